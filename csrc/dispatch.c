@@ -1,0 +1,98 @@
+/* Which instruction sets this processor and its operating system can run. */
+#include "logitless.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define LL_X86
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+/* Which sets were built is the build's knowledge: it defines LL_HAVE_*. */
+#if defined(LL_X86) && (defined(LL_HAVE_AVX2) || defined(LL_HAVE_AVX512))
+enum { EAX, EBX, ECX, EDX };
+
+static void cpuid(unsigned leaf, unsigned r[4])
+{
+    r[EAX] = r[EBX] = r[ECX] = r[EDX] = 0;
+#ifdef _MSC_VER
+    int info[4];
+    __cpuid(info, 0);
+    if ((unsigned)info[0] < leaf)
+        return;
+    __cpuidex(info, (int)leaf, 0);
+    for (int i = 0; i < 4; i++)
+        r[i] = (unsigned)info[i];
+#else
+    if (!__get_cpuid_count(leaf, 0, &r[EAX], &r[EBX], &r[ECX], &r[EDX]))
+        r[EAX] = r[EBX] = r[ECX] = r[EDX] = 0;
+#endif
+}
+
+/* Register files the operating system saves on a context switch; only valid with OSXSAVE. */
+static unsigned saved_registers(void)
+{
+#ifdef _MSC_VER
+    return (unsigned)_xgetbv(0);
+#else
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    (void)high;
+    return low;
+#endif
+}
+
+static int has(unsigned flags, unsigned wanted) { return (flags & wanted) == wanted; }
+
+#define XMM_YMM 0x06u
+
+static int avx2_supported(void)
+{
+    unsigned one[4], seven[4];
+    cpuid(1, one);
+    cpuid(7, seven);
+    return has(one[ECX], 1u << 27 /* OSXSAVE */ | 1u << 28 /* AVX */ | 1u << 12 /* FMA */)
+        && has(saved_registers(), XMM_YMM) && has(seven[EBX], 1u << 5 /* AVX2 */);
+}
+
+#ifdef LL_HAVE_AVX512
+#define XMM_YMM_ZMM_MASKS 0xe6u
+
+static int avx512_supported(void)
+{
+    unsigned seven[4];
+    cpuid(7, seven);
+    return avx2_supported() && has(saved_registers(), XMM_YMM_ZMM_MASKS)
+        && has(seven[EBX], 1u << 16 /* F */ | 1u << 17 /* DQ */);
+}
+#endif
+#endif
+
+static int always(void) { return 1; }
+
+#ifdef LL_HAVE_AVX512
+extern const ll_kernels ll_kernels_avx512_32, ll_kernels_avx512_64;
+#endif
+#ifdef LL_HAVE_AVX2
+extern const ll_kernels ll_kernels_avx2_32, ll_kernels_avx2_64;
+#endif
+#ifdef LL_HAVE_NEON
+extern const ll_kernels ll_kernels_neon_32, ll_kernels_neon_64;
+#endif
+extern const ll_kernels ll_kernels_scalar_32, ll_kernels_scalar_64;
+
+const ll_isa ll_isas[] = {
+#ifdef LL_HAVE_AVX512
+    { "avx512", avx512_supported, &ll_kernels_avx512_32, &ll_kernels_avx512_64 },
+#endif
+#ifdef LL_HAVE_AVX2
+    { "avx2", avx2_supported, &ll_kernels_avx2_32, &ll_kernels_avx2_64 },
+#endif
+#ifdef LL_HAVE_NEON
+    { "neon", always, &ll_kernels_neon_32, &ll_kernels_neon_64 },
+#endif
+    { "scalar", always, &ll_kernels_scalar_32, &ll_kernels_scalar_64 },
+};
+const int ll_isa_count = (int)(sizeof ll_isas / sizeof *ll_isas);

@@ -1,0 +1,95 @@
+/* From the row state to what the caller asked for, and functions of arrays. */
+
+/* 0 for a finite max; NaN for +inf, for a NaN, and for a row in which no class is possible. */
+static inline vec undefined(vec max) { return vsub(max, max); }
+
+static void finish(const ll_job *job, void *target_loss)
+{
+    const ll_state *state = &job->state;
+    real *max = field(state, LL_MAX), *norm = field(state, LL_REST);
+    real *zt = state->target_logit, *loss = target_loss;
+
+    for (ptrdiff_t i = 0; job->sums && i < job->rows; i += LL_LANES) {
+        vec m = vload(max + i), rest = vload(norm + i);
+        vec log_norm = vadd(vlog1p(rest), undefined(m));
+
+        vstore(norm + i, log_norm);
+        if (job->probs) {
+            vec sum = vload(field(state, LL_PROB_SUM) + i);
+            vec gap = vload(field(state, LL_PROB_GAP) + i);
+            vstore(field(state, LL_PROB_GAP) + i, vfma(sum, log_norm, gap));
+        }
+        if (job->entropy) {
+            vec mean = vdiv(vload(field(state, LL_MOMENT) + i), vadd(vset(1), rest));
+            vstore(field(state, LL_MOMENT) + i, vsub(log_norm, mean));
+        }
+        vstore(field(state, LL_PROB_SUM) + i, vadd(m, log_norm));
+    }
+    for (ptrdiff_t i = 0; job->n_targets && i < job->rows; i++) {
+        if (job->rank && job->targets[i * job->n_targets] < 0)
+            state->ints[LL_RANK * state->stride + i] = -1;
+        for (ptrdiff_t j = i * job->n_targets; j < (i + 1) * job->n_targets; j++) {
+            if (job->targets[j] < 0)
+                zt[j] = (real)NAN;
+            if (loss)
+                loss[j] = job->targets[j] < 0 ? 0 : (max[i] - zt[j]) + norm[i];
+        }
+    }
+}
+
+static void normalise(const ll_job *job, int log)
+{
+    real part[LL_LANES];
+
+    for (ptrdiff_t i = 0; i < job->rows; i++) {
+        real *z = (real *)job->out + i * job->out_row;
+        vec m = vset(field(&job->state, LL_MAX)[i]), rest = vset(field(&job->state, LL_REST)[i]);
+        vec log_norm = vadd(vlog1p(rest), undefined(m));
+        vec norm = vadd(vadd(vset(1), rest), undefined(m));
+
+        for (ptrdiff_t c = 0; c < job->n; c += LL_LANES) {
+            ptrdiff_t count = least(LL_LANES, job->n - c);
+            vec d = vsub(count == LL_LANES ? vload(z + c) : load_part(z + c, count), m);
+            vec p = log ? vsub(d, log_norm) : vdiv(vexp_nonpositive(d), norm);
+            if (count == LL_LANES)
+                vstore(z + c, p);
+            else {
+                vstore(part, p);
+                memcpy(z + c, part, (size_t)count * sizeof(real));
+            }
+        }
+    }
+}
+
+static void map_function(int function, ptrdiff_t count, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_, part[LL_LANES];
+
+    for (ptrdiff_t i = 0; i < count; i += LL_LANES) {
+        ptrdiff_t left = least(LL_LANES, count - i);
+        vec a = load_part(x + i, left);
+        vstore(part, function == 0 ? vexp(a) : function == 1 ? vlog(a)
+                   : function == 2 ? vlog1p(a) : vtanh(a));
+        memcpy(y + i, part, (size_t)left * sizeof(real));
+    }
+}
+
+/* Terms with t = 0 add nothing, whatever p is. */
+static void nll_rows(ptrdiff_t rows, ptrdiff_t n, const void *p_, ptrdiff_t p_row, ptrdiff_t p_col,
+                     const void *t_, ptrdiff_t t_row, ptrdiff_t t_col, void *loss)
+{
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const real *p = (const real *)p_ + i * p_row, *t = (const real *)t_ + i * t_row;
+        vec sum = vset(0);
+        for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
+            real pc[LL_LANES] = { 0 }, tc[LL_LANES] = { 0 };
+            for (ptrdiff_t j = 0; j < least(LL_LANES, n - c); j++) {
+                pc[j] = p[(c + j) * p_col];
+                tc[j] = t[(c + j) * t_col];
+            }
+            sum = vsub(sum, vmul_zero(vload(tc), vlog(vload(pc))));
+        }
+        ((real *)loss)[i] = vsum(sum);
+    }
+}

@@ -1,0 +1,110 @@
+/* The product: micro-kernel and the loops around it.
+ *
+ * One logit is a chain of fused multiply-adds over KC features in ascending order, started from
+ * zero; the chains' results are added in ascending order, then the bias. The micro-kernel holds
+ * `height` rows by `width` vectors of classes in registers:
+ *
+ *                 b panels: width * LL_LANES classes
+ *                 p -> |b b b b|b b b b|
+ *       a micro-    ---+---------------+
+ *       panel:    a a  | accumulators  |  -> tile, row by row
+ *       height    a a  |               |
+ *       rows      a a  +---------------+
+ */
+
+/* What becomes of the accumulators: `first` starts the logit, `bias` (or NULL) ends it. */
+static inline void store_sum(real *c, vec sum, int first, const real *bias)
+{
+    if (!first)
+        sum = vadd(vload(c), sum);
+    if (bias)
+        sum = vadd(sum, vload(bias));
+    vstore(c, sum);
+}
+
+static inline void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
+                                const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
+                                int first, const real *bias)
+{
+    vec sum[LL_MR][LL_NV];
+
+    for (int i = 0; i < height; i++)
+        for (int j = 0; j < width; j++)
+            sum[i][j] = vset(0);
+    for (ptrdiff_t p = 0; p < kc; p++) {
+        vec bj[LL_NV];
+        for (int j = 0; j < width; j++)
+            bj[j] = vload(b + j * b_panel + p * LL_LANES);
+        for (int i = 0; i < height; i++) {
+            vec ai = vset(a[p * height + i]);
+            for (int j = 0; j < width; j++)
+                sum[i][j] = vfma(ai, bj[j], sum[i][j]);
+        }
+    }
+    for (int i = 0; i < height; i++)
+        for (int j = 0; j < width; j++)
+            store_sum(c + i * c_row + j * LL_LANES, sum[i][j], first,
+                      bias ? bias + j * LL_LANES : NULL);
+}
+
+/* One function a shape: the compiler keeps its accumulators in registers. */
+#define LL_MICRO(height, width)                                                                  \
+    static void micro_##height##_##width(ptrdiff_t kc, const real *a, const real *b,             \
+                                         ptrdiff_t b_panel, real *c, ptrdiff_t c_row, int first, \
+                                         const real *bias)                                       \
+    {                                                                                            \
+        micro_kernel(height, width, kc, a, b, b_panel, c, c_row, first, bias);                   \
+    }
+typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
+                            int, const real *);
+LL_MICRO(1, 1)
+LL_MICRO(2, 1)
+LL_MICRO(4, 1)
+#if LL_MR == 6
+LL_MICRO(6, 1)
+#elif LL_MR == 12
+LL_MICRO(8, 1)
+LL_MICRO(12, 1)
+#endif
+#if LL_NV == 2
+LL_MICRO(1, 2)
+LL_MICRO(2, 2)
+LL_MICRO(4, 2)
+LL_MICRO(8, 2)
+LL_MICRO(12, 2)
+#endif
+
+static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
+{
+#if LL_NV == 2
+    if (width == 2)
+        return height == 12 ? micro_12_2 : height == 8 ? micro_8_2 : height == 4 ? micro_4_2
+             : height == 2 ? micro_2_2 : micro_1_2;
+#endif
+    (void)width;
+#if LL_MR == 12
+    if (height >= 8)
+        return height == 12 ? micro_12_1 : micro_8_1;
+#elif LL_MR == 6
+    if (height == 6)
+        return micro_6_1;
+#endif
+    return height == 4 ? micro_4_1 : height == 2 ? micro_2_1 : micro_1_1;
+}
+
+/* A block of KC features: `rows` packed rows by `vecs` panels of classes into the tile. The
+ * b panels of one micro-kernel stay in L1 while all rows pass by. */
+static void multiply(ptrdiff_t rows, ptrdiff_t vecs, ptrdiff_t kc, const real *a, const real *b,
+                     ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias)
+{
+    for (ptrdiff_t v = 0; v < vecs;) {
+        ptrdiff_t width = least(LL_NV, vecs - v), height;
+        for (ptrdiff_t i = 0; i < rows; i += height) {
+            height = panel_height(rows - i);
+            micro_for(height, width)(kc, a + i * kc, b + v * b_panel, b_panel,
+                                     tile + i * t_row + v * LL_LANES, t_row, first,
+                                     bias ? bias + v * LL_LANES : NULL);
+        }
+        v += width;
+    }
+}

@@ -1,0 +1,42 @@
+/* Everything of one instruction set and one precision: included by the ISA's file after
+ * LL_REAL (32 or 64, by the build) and LL_ISA. */
+#include <math.h>
+#include <string.h>
+
+#include "../logitless.h"
+
+#if LL_REAL == 32
+typedef float real;
+#define R(x) x##f
+#elif LL_REAL == 64
+typedef double real;
+#define R(x) x
+#else
+#error "LL_REAL must be 32 or 64"
+#endif
+
+#include LL_VOCABULARY
+
+#define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)
+#define LL_SPAN (LL_SPAN_BLOCKS * LL_BLOCK)
+#define LL_INF ((real)INFINITY)
+
+#include "elementary.inc.h"
+#include "pack.inc.h"
+#include "gemm.inc.h"
+#include "dot.inc.h"
+#include "topk.inc.h"
+#include "softmax.inc.h"
+#include "state.inc.h"
+#include "score.inc.h"
+#include "finish.inc.h"
+#include "limits.inc.h"
+
+#define LL_PASTE(isa, bits) ll_kernels_##isa##_##bits
+#define LL_TABLE(isa, bits) LL_PASTE(isa, bits)
+extern const ll_kernels LL_TABLE(LL_ISA, LL_REAL);
+const ll_kernels LL_TABLE(LL_ISA, LL_REAL) = {
+    LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
+    pack_x, pack_weight, scratch_bytes, init_state, score, target_logits, merge_rows,
+    merge_top, normalise, finish, sort_top, map_function, nll_rows, spin_fma, spin_read,
+};

@@ -1,0 +1,28 @@
+/* Loads that keep one unit of the core busy, to measure what the machine can do. */
+
+static double spin_fma(ptrdiff_t rounds)
+{
+    vec sum[LL_MR * LL_NV], a = vset(R(0.5)), b = vset(1);
+    vec all = vset(0);
+
+    for (int i = 0; i < LL_MR * LL_NV; i++)
+        sum[i] = vset((real)i);
+    for (ptrdiff_t r = 0; r < rounds; r++)
+        for (int i = 0; i < LL_MR * LL_NV; i++)
+            sum[i] = vfma(sum[i], a, b);
+    for (int i = 0; i < LL_MR * LL_NV; i++)
+        all = vadd(all, sum[i]);
+    /* The sum tends to 2 a chain: using it keeps the work alive. */
+    return 2.0 * LL_LANES * LL_MR * LL_NV * (double)rounds + (vsum(all) < 0 ? 1 : 0);
+}
+
+static double spin_read(ptrdiff_t count, const void *p_)
+{
+    const real *p = p_;
+    vec sum[4] = { vset(0), vset(0), vset(0), vset(0) };
+
+    for (ptrdiff_t i = 0; i + 4 * LL_LANES <= count; i += 4 * LL_LANES)
+        for (int j = 0; j < 4; j++)
+            sum[j] = vadd(sum[j], vload(p + i + j * LL_LANES));
+    return (double)vsum(vadd(vadd(sum[0], sum[1]), vadd(sum[2], sum[3])));
+}

@@ -1,0 +1,168 @@
+/* The loops: span of classes -> block of classes -> tile of rows -> product, then epilogue. */
+
+#define LL_TILE_ROWS 144 /* a multiple of every LL_MR: the tile stays in L2 */
+
+static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
+
+typedef struct {
+    ll_state span;
+    real *bias, *panels, *tile;
+    ptrdiff_t tile_rows, tile_row;
+    size_t bytes;
+} workspace;
+
+/* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
+ * all rows; otherwise a tile is finished before the next is begun. */
+static workspace lay_out(const ll_job *job)
+{
+    workspace w;
+    int few = job->n <= LL_SMALL_N && !job->logits, own_panels = !few && !job->packed
+                                                                 && !job->logits;
+    real *next = job->scratch;
+
+    w.tile_rows = own_panels && job->k > LL_KC ? job->rows : least(LL_TILE_ROWS, job->rows);
+    /* One vector more than the classes need, so that the rows do not share cache sets. */
+    w.tile_row = least(LL_BLOCK, vectors(job->n) * LL_LANES) + (few ? 0 : LL_LANES);
+    w.span = job->state;
+    w.span.stride = vectors(job->rows) * LL_LANES;
+    w.span.values = next;
+    next += LL_VALUES * w.span.stride;
+    w.span.ints = (int64_t *)(void *)next;
+    next += LL_INTS * w.span.stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
+    w.bias = next;
+    next += LL_BLOCK;
+    w.panels = next;
+    next += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
+    w.tile = next;
+    next += w.tile_rows * w.tile_row;
+    w.bytes = (size_t)((char *)next - (char *)job->scratch);
+    return w;
+}
+
+static size_t scratch_bytes(const ll_job *job) { return lay_out(job).bytes; }
+
+/* Logits at hand instead of a product. */
+static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t c,
+                        ptrdiff_t width, const workspace *w)
+{
+    const real *z = (const real *)job->logits + i * job->z_row + c * job->z_col;
+
+    for (ptrdiff_t r = 0; r < rows; r++, z += job->z_row)
+        for (ptrdiff_t j = 0; j < width; j++)
+            w->tile[r * w->tile_row + j] = z[j * job->z_col];
+}
+
+/* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first. */
+static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *weight,
+                    ptrdiff_t width, const workspace *w)
+{
+    ptrdiff_t vecs = vectors(width), pc = 0;
+
+    do { /* once even without features: the logit is the bias then */
+        ptrdiff_t kc = least(LL_KC, job->k - pc), b_panel = LL_LANES * kc;
+        const real *a = (const real *)job->x + pc * job->rows + i * kc, *b = w->panels;
+        int last = pc + LL_KC >= job->k;
+
+        if (job->packed) {
+            b = weight + pc * LL_LANES;
+            b_panel = LL_LANES * job->k;
+        } else if (i == 0 || job->k > LL_KC)
+            pack_panels(weight + pc * job->w_col, width, kc, job->w_row, job->w_col, w->panels);
+        multiply(rows, vecs, kc, a, b, b_panel, w->tile, w->tile_row, pc == 0,
+                 last ? w->bias : NULL);
+        pc += LL_KC;
+    } while (pc < job->k);
+}
+
+static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
+{
+    segment s;
+    const real *weight = (const real *)job->weight, *bias = (const real *)job->bias;
+    ptrdiff_t own = c - job->first;
+
+    s.first = c;
+    s.width = least(LL_BLOCK, job->last - c);
+    s.vecs = vectors(s.width);
+    memset(w->bias, 0, LL_BLOCK * sizeof(real));
+    if (bias)
+        memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
+    if (weight)
+        weight += own * (job->packed && job->n > LL_SMALL_N ? job->k : job->w_row);
+
+    for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {
+        ptrdiff_t rows = least(w->tile_rows, job->rows - i);
+        if (job->logits)
+            copy_logits(job, i, rows, c, s.width, w);
+        else if (job->n <= LL_SMALL_N)
+            dot_rows(rows, job->n, job->k, (const real *)job->x + i * job->x_row, job->x_row,
+                     weight, job->w_row, w->bias, w->tile, w->tile_row);
+        else
+            product(job, i, rows, weight, s.width, w);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            s.z = w->tile + r * w->tile_row;
+            if (job->softcap > 0 || job->temperature != 1)
+                transform(job, s.z, s.vecs);
+            for (ptrdiff_t j = s.width; j < s.vecs * LL_LANES; j++)
+                s.z[j] = -LL_INF;
+            epilogue(job, &w->span, i + r, &s);
+        }
+    }
+}
+
+static void score(const ll_job *job)
+{
+    workspace w = lay_out(job);
+
+    for (ptrdiff_t span = job->first; span < job->last; span += LL_SPAN) {
+        init_rows(&w.span, job->rows);
+        for (ptrdiff_t c = span; c < least(span + LL_SPAN, job->last); c += LL_BLOCK)
+            score_block(job, c, &w);
+        merge_rows(job, &w.span);
+    }
+}
+
+/* One weight, wherever it lies: packed panels or strides. */
+static inline real weight_at(const ll_job *job, int64_t c, ptrdiff_t p)
+{
+    const real *weight = job->weight;
+    if (job->packed)
+        return weight[c / LL_LANES * LL_LANES * job->k + p * LL_LANES + c % LL_LANES];
+    return weight[c * job->w_row + p * job->w_col];
+}
+
+/* The chains of product() for one target a row, LL_LANES rows at a time; here `first` is 0 and
+ * x is not packed. */
+static void target_logits(const ll_job *job)
+{
+    const real *x = job->x, *bias = job->bias;
+
+    for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
+        ptrdiff_t rows = least(LL_LANES, job->rows - i);
+        real logit[LL_LANES] = { 0 }, xp[LL_LANES] = { 0 }, wp[LL_LANES] = { 0 };
+        vec total = vset(0);
+
+        for (ptrdiff_t pc = 0; pc < job->k; pc += LL_KC) {
+            vec sum = vset(0);
+            for (ptrdiff_t p = pc; p < least(pc + LL_KC, job->k); p++) {
+                for (ptrdiff_t r = 0; r < rows; r++) {
+                    int64_t c = job->targets[(i + r) * job->n_targets];
+                    xp[r] = x[(i + r) * job->x_row + p];
+                    wp[r] = c < 0 ? 0 : weight_at(job, c, p);
+                }
+                sum = vfma(vload(xp), vload(wp), sum);
+            }
+            total = pc ? vadd(total, sum) : sum;
+        }
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            int64_t c = job->targets[(i + r) * job->n_targets];
+            wp[r] = c < 0 || !bias ? 0 : bias[c];
+            if (job->logits)
+                xp[r] = c < 0 ? 0
+                      : ((const real *)job->logits)[(i + r) * job->z_row + c * job->z_col];
+        }
+        vstore(logit, job->logits ? vload(xp) : vadd(total, vload(wp)));
+        transform(job, logit, 1);
+        for (ptrdiff_t r = 0; r < rows; r++)
+            ((real *)job->state.target_logit)[(i + r) * job->n_targets] = logit[r];
+    }
+}

@@ -1,0 +1,221 @@
+/* The epilogue: a finished tile of logits goes into the row state (online softmax).
+ *
+ * A row remembers its largest logit so far and, over all the *other* classes, rest = the sum of
+ * exp(z - max). Holding the largest class out keeps every digit of a loss near zero:
+ *     -log p[c] = (max - z[c]) + log1p(rest),  two numbers that are never negative.
+ * When a block brings a new largest logit, the old sum is scaled and the old largest class joins
+ * it: rest -> (1 + rest) * exp(old max - new max).
+ *
+ * With e = exp(z - max) the moment is the sum of e * (z - max), for the entropy
+ *     log(1 + rest) - moment / (1 + rest).
+ */
+
+/* Logits of one row in one block, ready for the epilogue: whole vectors, -inf behind the last
+ * class. */
+typedef struct {
+    real *z;
+    ptrdiff_t vecs, width; /* in vectors; in classes */
+    int64_t first;         /* class of z[0] */
+} segment;
+
+/* a is the new largest rather than b: larger, or the first NaN. */
+static inline int exceeds(real a, real b) { return a > b || (a != a && b == b); }
+
+static inline real vexp_one(real a)
+{
+    real e[LL_LANES];
+    vstore(e, vexp_nonpositive(vset(a)));
+    return e[0];
+}
+
+/* The largest logit, NaN where there is one. */
+static inline real largest(const segment *s)
+{
+    vec even = vload(s->z), odd = even;
+    mask nan = vunordered(even, even);
+
+    for (ptrdiff_t v = 1; v < s->vecs; v += 2) {
+        vec a = vload(s->z + v * LL_LANES);
+        vec b = vload(s->z + least(v + 1, s->vecs - 1) * LL_LANES);
+        nan = mor(nan, vunordered(a, b));
+        odd = vmax(odd, a);
+        even = vmax(even, b);
+    }
+    return mbits(nan) ? (real)NAN : vtop(vmax(even, odd));
+}
+
+/* Where `value` is, counted from the segment's first class: the first of equals. */
+static inline ptrdiff_t position(const segment *s, real value)
+{
+    ptrdiff_t c = 0;
+
+    if (value == value) {
+        while (!mbits(veq(vload(s->z + c), vset(value))))
+            c += LL_LANES;
+        while (s->z[c] != value)
+            c++;
+    } else
+        while (s->z[c] == s->z[c])
+            c++;
+    return c;
+}
+
+/* Sum of exp(z - max), and with `moment` of exp(z - max) * (z - max): lane by lane in ascending
+ * order of classes, then over the lanes. exp has vanished long before `floor`, which keeps
+ * -inf * 0 out of the moment. */
+static inline real sum_exp(const segment *s, real max, real *moment)
+{
+    const vec floor = vset(R(-1e4));
+    vec m = vset(max), sum = vset(0), product = vset(0);
+
+    if (moment) {
+        for (ptrdiff_t v = 0; v < s->vecs; v++) {
+            vec d = vmax(floor, vsub(vload(s->z + v * LL_LANES), m)), e = vexp_nonpositive(d);
+            sum = vadd(sum, e);
+            product = vfma(e, d, product);
+        }
+        *moment = vsum(product);
+    } else
+        for (ptrdiff_t v = 0; v < s->vecs; v++)
+            sum = vadd(sum, vexp_nonpositive(vsub(vload(s->z + v * LL_LANES), m)));
+    return vsum(sum);
+}
+
+/* The moment about a larger max: every z - max shrinks by the same `shift` <= 0, every e by
+ * `scale`; the old largest class had e = 1. */
+static inline real shifted_moment(real moment, real rest, real shift, real scale)
+{
+    return scale == 0 ? 0 : scale * (moment + shift * (1 + rest));
+}
+
+/* Fold a segment into max, argmax, rest, moment of row i. */
+static inline void fold_softmax(const segment *s, real top, ptrdiff_t i, int sums, int entropy,
+                                const ll_state *state)
+{
+    real *max = (real *)state->values + LL_MAX * state->stride + i;
+    real *rest = (real *)state->values + LL_REST * state->stride + i;
+    real *moment = (real *)state->values + LL_MOMENT * state->stride + i;
+    real add, add_moment = 0;
+    ptrdiff_t held = -1;
+
+    if (exceeds(top, *max)) {
+        held = position(s, top);
+        state->ints[LL_ARGMAX * state->stride + i] = s->first + held;
+        if (sums) {
+            real shift = *max - top, scale = vexp_one(shift);
+            if (entropy)
+                *moment = shifted_moment(*moment, *rest, shift, scale);
+            *rest = (1 + *rest) * scale;
+        }
+        *max = top;
+    } else if (top == -LL_INF)
+        return; /* nothing but impossible classes */
+    if (!sums)
+        return;
+    if (held >= 0)
+        s->z[held] = -LL_INF;
+    add = sum_exp(s, *max, entropy ? &add_moment : NULL);
+    if (held >= 0)
+        s->z[held] = top;
+    *rest += add;
+    if (entropy)
+        *moment += add_moment;
+}
+
+/* Classes of the segment that rank before class `target` with logit `zt`. */
+static inline int64_t count_before(const segment *s, real zt, int64_t target)
+{
+    static const real lane[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    vec count = vset(0), one = vset(1), zero = vset(0), t = vset(zt);
+    ptrdiff_t before = target < s->first ? 0 : least((ptrdiff_t)(target - s->first), s->width);
+
+    if (zt != zt) { /* only a NaN ranks before a NaN */
+        int64_t nans = 0;
+        for (ptrdiff_t c = 0; c < before; c++)
+            nans += s->z[c] != s->z[c];
+        return nans;
+    }
+    for (ptrdiff_t v = 0; v < s->vecs; v++) {
+        vec z = vload(s->z + v * LL_LANES);
+        mask earlier = vlt(vload(lane), vset((real)(before - v * LL_LANES)));
+        count = vadd(count, vselect(earlier, vselect(vlt(z, t), zero, one),
+                                    vselect(vle(z, t), zero, one)));
+    }
+    return (int64_t)vsum(count);
+}
+
+/* Sums of t and of t * (max - z), for a target distribution t, when the row's max has gone from
+ * `old` to `max`. A class with t = 0 adds nothing, whatever its logit. */
+static inline void fold_probs(const segment *s, const real *t, ptrdiff_t p_col, real old, real max,
+                              real *prob_sum, real *prob_gap)
+{
+    vec sum = vset(0), gap = vset(0), zero = vset(0), inf = vset(LL_INF), m = vset(max);
+
+    if (*prob_sum > 0 && max != old)
+        *prob_gap += *prob_sum * (max - old);
+    for (ptrdiff_t v = 0; v < s->vecs; v++) {
+        real part[LL_LANES] = { 0 };
+        const real *tv = t + v * LL_LANES * p_col;
+        ptrdiff_t count = least(LL_LANES, s->width - v * LL_LANES);
+        if (p_col != 1 || count < LL_LANES) {
+            for (ptrdiff_t j = 0; j < count; j++)
+                part[j] = tv[j * p_col];
+            tv = part;
+        }
+        vec tj = vload(tv), z = vload(s->z + v * LL_LANES);
+        vec away = vselect(veq(z, vset(-LL_INF)), inf, vsub(m, z));
+        sum = vadd(sum, tj);
+        gap = vadd(gap, vselect(veq(tj, zero), zero, vmul(tj, away)));
+    }
+    *prob_sum += vsum(sum);
+    *prob_gap += vsum(gap);
+}
+
+/* Everything that was asked about row i, from one segment of it. */
+static inline void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
+                            const segment *s)
+{
+    real *values = (real *)state->values + i;
+    real top = largest(s), old = values[LL_MAX * state->stride];
+
+    for (ptrdiff_t j = 0; j < job->n_targets; j++) {
+        int64_t c = job->targets[i * job->n_targets + j] - s->first;
+        if (c >= 0 && c < s->width)
+            ((real *)job->state.target_logit)[i * job->n_targets + j] = s->z[c];
+    }
+    if (job->rank) {
+        int64_t target = job->targets[i * job->n_targets];
+        if (target >= 0)
+            state->ints[LL_RANK * state->stride + i] +=
+                count_before(s, ((real *)job->state.target_logit)[i * job->n_targets], target);
+    }
+    if (job->top) {
+        real *logit = (real *)job->state.top_logit + i * job->top;
+        if (!(top <= logit[0]))
+            offer_block(s->z, s->width, s->first, logit, job->state.top_index + i * job->top,
+                        job->top);
+    }
+    if (job->out)
+        memcpy((real *)job->out + i * job->out_row + s->first, s->z,
+               (size_t)s->width * sizeof(real));
+    fold_softmax(s, top, i, job->sums, job->entropy, state);
+    if (job->probs)
+        fold_probs(s, (const real *)job->probs + i * job->p_row + s->first * job->p_col,
+                   job->p_col, old, values[LL_MAX * state->stride],
+                   values + LL_PROB_SUM * state->stride, values + LL_PROB_GAP * state->stride);
+}
+
+/* Softcap and temperature on `count` vectors. */
+static void transform(const ll_job *job, real *z, ptrdiff_t count)
+{
+    vec cap = vset((real)job->softcap), t = vset((real)job->temperature);
+
+    for (ptrdiff_t v = 0; v < count; v++, z += LL_LANES) {
+        vec a = vload(z);
+        if (job->softcap > 0)
+            a = vmul(cap, vtanh(vdiv(a, cap)));
+        if (job->temperature != 1)
+            a = vdiv(a, t);
+        vstore(z, a);
+    }
+}

@@ -1,0 +1,78 @@
+/* The best classes of a row, kept in a heap whose root is the worst of them.
+ *
+ * Order: a larger logit is better, a NaN better than any number, a lower index better among
+ * equals; an empty place (index -1, logit NaN) is worse than all. Nothing is rounded, so the
+ * kept classes do not depend on how classes were cut or in which order they came.
+ */
+
+static inline int outranks(real a, int64_t ia, real b, int64_t ib)
+{
+    if (ia < 0 || ib < 0)
+        return ib < 0 && ia >= 0;
+    if (a != a || b != b)
+        return (a != a && b != b) ? ia < ib : a != a;
+    return a > b || (a == b && ia < ib);
+}
+
+static void sift_down(real *logit, int64_t *index, ptrdiff_t count, real z, int64_t c)
+{
+    ptrdiff_t hole = 0, child;
+
+    while ((child = 2 * hole + 1) < count) {
+        if (child + 1 < count
+            && outranks(logit[child], index[child], logit[child + 1], index[child + 1]))
+            child++;
+        if (!outranks(z, c, logit[child], index[child]))
+            break;
+        logit[hole] = logit[child];
+        index[hole] = index[child];
+        hole = child;
+    }
+    logit[hole] = z;
+    index[hole] = c;
+}
+
+static inline void offer(real *logit, int64_t *index, ptrdiff_t top, real z, int64_t c)
+{
+    if (outranks(z, c, logit[0], index[0]))
+        sift_down(logit, index, top, z, c);
+}
+
+/* `width` logits of classes `first`, ... A vector is looked into only where a lane is not below
+ * the root; a root that is NaN or empty lets all through to the exact comparison. */
+static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *logit,
+                        int64_t *index, ptrdiff_t top)
+{
+    for (ptrdiff_t v = 0; v < width; v += LL_LANES) {
+        unsigned below = mbits(vle(vload(z + v), vset(logit[0])));
+        if (below == (1u << LL_LANES) - 1)
+            continue;
+        for (ptrdiff_t c = v; c < least(v + LL_LANES, width); c++)
+            offer(logit, index, top, z[c], first + c);
+    }
+}
+
+/* The best of other classes, heap to heap. */
+static void merge_top(const ll_job *job, const void *logit, const int64_t *index)
+{
+    for (ptrdiff_t i = 0; i < job->rows; i++)
+        for (ptrdiff_t j = i * job->top; j < (i + 1) * job->top; j++)
+            offer((real *)job->state.top_logit + i * job->top, job->state.top_index + i * job->top,
+                  job->top, ((const real *)logit)[j], index[j]);
+}
+
+/* Heap to list, best first: the worst goes last, again and again. */
+static void sort_top(const ll_job *job)
+{
+    real *logit = job->state.top_logit;
+    int64_t *index = job->state.top_index;
+
+    for (ptrdiff_t i = 0; i < job->rows; i++, logit += job->top, index += job->top)
+        for (ptrdiff_t last = job->top - 1; last > 0; last--) {
+            real z = logit[last];
+            int64_t c = index[last];
+            logit[last] = logit[0];
+            index[last] = index[0];
+            sift_down(logit, index, last, z, c);
+        }
+}

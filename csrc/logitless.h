@@ -1,0 +1,119 @@
+/* logitless: the logits of a linear layer and their softmax in one pass over the weights.
+ *
+ * Words: m rows (samples) of x, each of k features; weight of n classes by k features.
+ * A logit is x[i] . weight[c] + bias[c]. A tile is a patch of logits in scratch memory; the
+ * epilogue is what is done to a finished tile; the row state is what a row remembers between
+ * tiles. `real` is float or double; every pointer to void here points to reals of the table it
+ * is handed to. Sizes and strides count elements.
+ *
+ * Nothing here allocates, locks, prints or fails; memory comes in as pointers, and what could
+ * go wrong was checked by the caller.
+ */
+#ifndef LOGITLESS_H
+#define LOGITLESS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Constants of the arithmetic contract, in virtual vectors of 64 bytes (16 floats, 8 doubles).
+ * They decide the bits of a result and are the same on every machine. */
+#define LL_KC 256         /* features summed before the partial sum is added to the logit */
+#define LL_BLOCK_VECS 32  /* classes folded into the row state at once */
+#define LL_SPAN_BLOCKS 8  /* blocks to a span: each span starts a state afresh */
+#define LL_SMALL_N 16     /* up to here logits are summed with lanes along the features */
+
+/* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. */
+enum { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_VALUES };
+enum { LL_ARGMAX, LL_RANK, LL_INTS };
+/*  LL_MAX       largest logit so far
+ *  LL_REST      sum of exp(z - max) over every class but that one
+ *  LL_MOMENT    sum of exp(z - max) * (z - max)
+ *  LL_PROB_SUM  sum of the target probabilities t
+ *  LL_PROB_GAP  sum of t * (max - z)
+ *  LL_ARGMAX    the class of the largest logit: the lowest of equals
+ *  LL_RANK      classes before the target in order of rank
+ * ll_finish replaces them by what the caller wants to know:
+ *  LL_REST -> log1p(rest), LL_MOMENT -> entropy, LL_PROB_SUM -> lse, LL_PROB_GAP -> loss. */
+
+typedef struct {
+    void *values;          /* (LL_VALUES, stride) */
+    int64_t *ints;         /* (LL_INTS, stride) */
+    ptrdiff_t stride;      /* at least the rows rounded up to whole vectors */
+    void *target_logit;    /* (rows, n_targets) */
+    void *top_logit;       /* (rows, top): a heap until ll_sort_top */
+    int64_t *top_index;    /* (rows, top) */
+} ll_state;
+
+typedef struct {
+    ptrdiff_t rows, n, k;
+    /* Where logits come from: packed rows and weights, or `logits` at hand. */
+    const void *x;             /* n > LL_SMALL_N: made by pack_x; else (rows, x_row) */
+    ptrdiff_t x_row;
+    const void *weight;        /* its first class is `first` */
+    ptrdiff_t w_row, w_col;    /* strides; n <= LL_SMALL_N wants w_col = 1 */
+    int packed;                /* weight was made by pack_weight; strides do not matter */
+    const void *bias;          /* its first class is `first`; or NULL */
+    const void *logits;        /* (rows, n) with strides, or NULL */
+    ptrdiff_t z_row, z_col;
+    double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
+    double temperature;        /* then logit -> logit / t */
+    ptrdiff_t first, last;     /* classes [first, last): whole spans */
+    /* What is asked. */
+    int sums;                  /* LL_REST */
+    int entropy;               /* LL_MOMENT */
+    int rank;                  /* LL_RANK of targets[i * n_targets] */
+    const int64_t *targets;    /* (rows, n_targets), -1 for none; or NULL */
+    ptrdiff_t n_targets;
+    const void *probs;         /* (rows, n) of reals with strides, or NULL */
+    ptrdiff_t p_row, p_col;
+    ptrdiff_t top;             /* classes to keep */
+    void *out;                 /* logits are written to out[i * out_row + c], or NULL */
+    ptrdiff_t out_row;
+    ll_state state;
+    void *scratch;             /* scratch_bytes of it, 64-byte aligned */
+} ll_job;
+
+typedef struct {
+    ptrdiff_t lanes, mr, block, span;
+    /* Packed rows: rows * k + lanes reals. */
+    void (*pack_x)(const void *x, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row, void *packed);
+    /* Packed weights: ceil(n / lanes) panels of lanes * k reals, each feature by feature. */
+    void (*pack_weight)(const void *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+                        ptrdiff_t w_col, void *packed);
+    size_t (*scratch_bytes)(const ll_job *job);
+    /* Values and ints that have seen no class; heaps start as NaN and -1. */
+    void (*init)(const ll_job *job);
+    /* Score the rows against classes [first, last) and merge them into the state. */
+    void (*score)(const ll_job *job);
+    /* Logits of targets[i * n_targets] alone, where the rank needs them beforehand. */
+    void (*target_logits)(const ll_job *job);
+    /* Merge values and ints of later classes into those of earlier ones. */
+    void (*merge)(const ll_job *job, const ll_state *later);
+    /* Merge the best classes of other classes, earlier or later. */
+    void (*merge_top)(const ll_job *job, const void *top_logit, const int64_t *top_index);
+    /* Turn logits in `out` into log-probabilities (log = 1) or probabilities. */
+    void (*normalise)(const ll_job *job, int log);
+    /* Last step: see LL_VALUES; target_loss (rows, n_targets) may be NULL. */
+    void (*finish)(const ll_job *job, void *target_loss);
+    void (*sort_top)(const ll_job *job);
+    /* y[i] = f(x[i]): 0 exp, 1 log, 2 log1p, 3 tanh. */
+    void (*map)(int function, ptrdiff_t count, const void *x, void *y);
+    /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */
+    void (*nll)(ptrdiff_t rows, ptrdiff_t n, const void *p, ptrdiff_t p_row, ptrdiff_t p_col,
+                const void *t, ptrdiff_t t_row, ptrdiff_t t_col, void *loss);
+    /* Loads for machine_limits: returns flops done, or a sum that must be used. */
+    double (*spin_fma)(ptrdiff_t rounds);
+    double (*spin_read)(ptrdiff_t count, const void *p);
+} ll_kernels;
+
+typedef struct {
+    const char *name;
+    int (*supported)(void);
+    const ll_kernels *f32, *f64;
+} ll_isa;
+
+/* Instruction sets this build has, best first; the last is "scalar". */
+extern const ll_isa ll_isas[];
+extern const int ll_isa_count;
+
+#endif

@@ -1,0 +1,203 @@
+/* The vocabulary in AVX2 and FMA: two ymm registers are one vector of virtual lanes. */
+#ifndef LL_SIMD_AVX2_H
+#define LL_SIMD_AVX2_H
+
+#if !defined(__AVX2__) || (!defined(_MSC_VER) && !defined(__FMA__))
+#error "compile this file with AVX2 and FMA enabled"
+#endif
+#include <immintrin.h>
+
+/* Micro-kernel: 6 rows by 1 vector, 12 accumulators of 16 registers. */
+#define LL_MR 6
+#define LL_NV 1
+#define LL_DOT_ROWS 1
+#define LL_DOT_COLS 5
+
+#if LL_REAL == 32
+
+#define LL_LANES 16
+typedef __m256 half;
+#define H(op) _mm256_##op##_ps
+#define HALF 8
+static inline half ll_set(real a) { return _mm256_set1_ps(a); }
+
+static inline half ll_scale(half a, half n)
+{
+    __m256i e = _mm256_cvtps_epi32(n), e0 = _mm256_srai_epi32(e, 1), e1 = _mm256_sub_epi32(e, e0);
+    __m256i one = _mm256_set1_epi32(127);
+    half s0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e0, one), 23));
+    half s1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e1, one), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(a, s0), s1);
+}
+static inline half ll_exponent(half a)
+{
+    __m256i e = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)));
+}
+static inline void ll_transpose(const real *const *row, ptrdiff_t col, half *out)
+{
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        __m256 r0 = _mm256_loadu_ps(row[i] + col), r1 = _mm256_loadu_ps(row[i + 1] + col);
+        a[i] = _mm256_unpacklo_ps(r0, r1);
+        a[i + 1] = _mm256_unpackhi_ps(r0, r1);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
+            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
+        }
+    for (int j = 0; j < 4; j++) {
+        out[j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x20);
+        out[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
+    }
+}
+static inline real ll_sum(half b)
+{
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+}
+static inline real ll_top(half b)
+{
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
+}
+
+#else
+
+#define LL_LANES 8
+typedef __m256d half;
+#define H(op) _mm256_##op##_pd
+#define HALF 4
+static inline half ll_set(real a) { return _mm256_set1_pd(a); }
+
+static inline half ll_scale(half a, half n)
+{
+    __m128i e = _mm256_cvtpd_epi32(n), e0 = _mm_srai_epi32(e, 1), e1 = _mm_sub_epi32(e, e0);
+    __m128i one = _mm_set1_epi32(1023);
+    __m256i s0 = _mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_add_epi32(e0, one)), 52);
+    __m256i s1 = _mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_add_epi32(e1, one)), 52);
+    return _mm256_mul_pd(_mm256_mul_pd(a, _mm256_castsi256_pd(s0)), _mm256_castsi256_pd(s1));
+}
+static inline half ll_exponent(half a)
+{
+    /* The exponent's bits beside those of 2^52 are the number 2^52 + exponent. */
+    const half two52 = _mm256_set1_pd(0x1p52);
+    __m256i e = _mm256_srli_epi64(_mm256_castpd_si256(a), 52);
+    half biased = _mm256_or_pd(_mm256_castsi256_pd(e), two52);
+    return _mm256_sub_pd(biased, _mm256_set1_pd(0x1p52 + 1023));
+}
+static inline void ll_transpose(const real *const *row, ptrdiff_t col, half *out)
+{
+    __m256d r0 = _mm256_loadu_pd(row[0] + col), r1 = _mm256_loadu_pd(row[1] + col);
+    __m256d r2 = _mm256_loadu_pd(row[2] + col), r3 = _mm256_loadu_pd(row[3] + col);
+    __m256d a0 = _mm256_unpacklo_pd(r0, r1), a1 = _mm256_unpackhi_pd(r0, r1);
+    __m256d a2 = _mm256_unpacklo_pd(r2, r3), a3 = _mm256_unpackhi_pd(r2, r3);
+    out[0] = _mm256_permute2f128_pd(a0, a2, 0x20);
+    out[1] = _mm256_permute2f128_pd(a1, a3, 0x20);
+    out[2] = _mm256_permute2f128_pd(a0, a2, 0x31);
+    out[3] = _mm256_permute2f128_pd(a1, a3, 0x31);
+}
+static inline real ll_sum(half b)
+{
+    __m128d c = _mm_add_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(c, _mm_unpackhi_pd(c, c)));
+}
+static inline real ll_top(half b)
+{
+    __m128d c = _mm_max_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
+}
+
+#endif
+
+typedef struct { half lo, hi; } vec;
+typedef vec mask; /* all bits of a lane set, or none */
+
+static inline vec ll_vec(half lo, half hi)
+{
+    vec v;
+    v.lo = lo;
+    v.hi = hi;
+    return v;
+}
+static inline vec vset(real a) { return ll_vec(ll_set(a), ll_set(a)); }
+static inline vec vload(const real *p) { return ll_vec(H(loadu)(p), H(loadu)(p + HALF)); }
+static inline void vstore(real *p, vec a)
+{
+    H(storeu)(p, a.lo);
+    H(storeu)(p + HALF, a.hi);
+}
+static inline vec vadd(vec a, vec b) { return ll_vec(H(add)(a.lo, b.lo), H(add)(a.hi, b.hi)); }
+static inline vec vsub(vec a, vec b) { return ll_vec(H(sub)(a.lo, b.lo), H(sub)(a.hi, b.hi)); }
+static inline vec vmul(vec a, vec b) { return ll_vec(H(mul)(a.lo, b.lo), H(mul)(a.hi, b.hi)); }
+static inline vec vdiv(vec a, vec b) { return ll_vec(H(div)(a.lo, b.lo), H(div)(a.hi, b.hi)); }
+static inline vec vfma(vec a, vec b, vec c)
+{
+    return ll_vec(H(fmadd)(a.lo, b.lo, c.lo), H(fmadd)(a.hi, b.hi, c.hi));
+}
+static inline vec vnfma(vec a, vec b, vec c)
+{
+    return ll_vec(H(fnmadd)(a.lo, b.lo, c.lo), H(fnmadd)(a.hi, b.hi, c.hi));
+}
+static inline vec vmax(vec a, vec b) { return ll_vec(H(max)(a.lo, b.lo), H(max)(a.hi, b.hi)); }
+static inline vec vmin(vec a, vec b) { return ll_vec(H(min)(a.lo, b.lo), H(min)(a.hi, b.hi)); }
+static inline vec ll_and(vec a, vec b) { return ll_vec(H(and)(a.lo, b.lo), H(and)(a.hi, b.hi)); }
+static inline vec vabs(vec a)
+{
+    half sign = ll_set((real)-0.0);
+    return ll_vec(H(andnot)(sign, a.lo), H(andnot)(sign, a.hi));
+}
+static inline mask mor(mask a, mask b) { return ll_vec(H(or)(a.lo, b.lo), H(or)(a.hi, b.hi)); }
+static inline vec vcopysign(vec magnitude, vec sign)
+{
+    return mor(vabs(magnitude), ll_and(vset((real)-0.0), sign));
+}
+static inline vec vround(vec a) { return ll_vec(H(round)(a.lo, 0x08), H(round)(a.hi, 0x08)); }
+static inline vec vscale(vec a, vec n) { return ll_vec(ll_scale(a.lo, n.lo), ll_scale(a.hi, n.hi)); }
+static inline vec vexponent(vec a) { return ll_vec(ll_exponent(a.lo), ll_exponent(a.hi)); }
+static inline mask vlt(vec a, vec b)
+{
+    return ll_vec(H(cmp)(a.lo, b.lo, _CMP_LT_OQ), H(cmp)(a.hi, b.hi, _CMP_LT_OQ));
+}
+static inline mask vle(vec a, vec b)
+{
+    return ll_vec(H(cmp)(a.lo, b.lo, _CMP_LE_OQ), H(cmp)(a.hi, b.hi, _CMP_LE_OQ));
+}
+static inline mask veq(vec a, vec b)
+{
+    return ll_vec(H(cmp)(a.lo, b.lo, _CMP_EQ_OQ), H(cmp)(a.hi, b.hi, _CMP_EQ_OQ));
+}
+static inline mask vunordered(vec a, vec b)
+{
+    return ll_vec(H(cmp)(a.lo, b.lo, _CMP_UNORD_Q), H(cmp)(a.hi, b.hi, _CMP_UNORD_Q));
+}
+static inline unsigned mbits(mask a)
+{
+    return (unsigned)H(movemask)(a.lo) | (unsigned)H(movemask)(a.hi) << HALF;
+}
+static inline vec vselect(mask m, vec a, vec b)
+{
+    return ll_vec(H(blendv)(b.lo, a.lo, m.lo), H(blendv)(b.hi, a.hi, m.hi));
+}
+static inline real vsum(vec a) { return ll_sum(H(add)(a.lo, a.hi)); }
+static inline real vtop(vec a) { return ll_top(H(max)(a.lo, a.hi)); }
+
+static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
+{
+    half quarter[HALF];
+    for (int j = 0; j < LL_LANES; j += HALF) {
+        ll_transpose(row, col + j, quarter);
+        for (int i = 0; i < HALF; i++)
+            out[j + i].lo = quarter[i];
+        ll_transpose(row + HALF, col + j, quarter);
+        for (int i = 0; i < HALF; i++)
+            out[j + i].hi = quarter[i];
+    }
+}
+
+#undef H
+#undef HALF
+#endif

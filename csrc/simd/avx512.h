@@ -1,0 +1,169 @@
+/* The vocabulary in AVX-512: one zmm register is one vector of virtual lanes. */
+#ifndef LL_SIMD_AVX512_H
+#define LL_SIMD_AVX512_H
+
+#if !defined(_MSC_VER) && !(defined(__AVX512F__) && defined(__AVX512DQ__))
+#error "compile this file with AVX-512 F and DQ enabled"
+#endif
+#include <immintrin.h>
+
+/* Micro-kernel: 12 rows by 2 vectors, 24 accumulators of 32 registers. */
+#define LL_MR 12
+#define LL_NV 2
+/* Dot kernel: 2 rows by up to 8 classes, 16 accumulators. */
+#define LL_DOT_ROWS 2
+#define LL_DOT_COLS 8
+
+#if LL_REAL == 32
+
+#define LL_LANES 16
+typedef __m512 vec;
+typedef __mmask16 mask;
+
+static inline vec vset(real a) { return _mm512_set1_ps(a); }
+static inline vec vload(const real *p) { return _mm512_loadu_ps(p); }
+static inline void vstore(real *p, vec a) { _mm512_storeu_ps(p, a); }
+static inline vec vadd(vec a, vec b) { return _mm512_add_ps(a, b); }
+static inline vec vsub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+static inline vec vmul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+static inline vec vdiv(vec a, vec b) { return _mm512_div_ps(a, b); }
+static inline vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vec vnfma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
+static inline vec vmin(vec a, vec b) { return _mm512_min_ps(a, b); }
+static inline vec vabs(vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+static inline vec vcopysign(vec magnitude, vec sign)
+{
+    return _mm512_or_ps(vabs(magnitude), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign));
+}
+static inline vec vround(vec a) { return _mm512_roundscale_ps(a, 0x08); }
+static inline vec vscale(vec a, vec n) { return _mm512_scalef_ps(a, n); }
+static inline vec vexponent(vec a) { return _mm512_getexp_ps(a); }
+static inline mask vlt(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline mask vle(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+static inline mask veq(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline mask vunordered(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+static inline mask mor(mask a, mask b) { return (mask)(a | b); }
+static inline unsigned mbits(mask a) { return a; }
+static inline vec vselect(mask m, vec a, vec b) { return _mm512_mask_blend_ps(m, b, a); }
+
+static inline __m256 ll_fold(vec a, int max)
+{
+    __m256 low = _mm512_castps512_ps256(a), high = _mm512_extractf32x8_ps(a, 1);
+    return max ? _mm256_max_ps(low, high) : _mm256_add_ps(low, high);
+}
+static inline real vsum(vec a)
+{
+    __m256 b = ll_fold(a, 0);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+}
+static inline real vtop(vec a)
+{
+    __m256 b = ll_fold(a, 1);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
+}
+
+static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
+{
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        __m512 r0 = _mm512_loadu_ps(row[i] + col), r1 = _mm512_loadu_ps(row[i + 1] + col);
+        a[i] = _mm512_unpacklo_ps(r0, r1);
+        a[i + 1] = _mm512_unpackhi_ps(r0, r1);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm512_castpd_ps(
+                _mm512_unpacklo_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + 2 + j])));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(
+                _mm512_unpackhi_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + 2 + j])));
+        }
+    for (int j = 0; j < 4; j++) {
+        __m512 lo01 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88);
+        __m512 hi01 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+        __m512 lo23 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88);
+        __m512 hi23 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+        out[j] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
+        out[8 + j] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
+        out[4 + j] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);
+        out[12 + j] = _mm512_shuffle_f32x4(hi01, hi23, 0xdd);
+    }
+}
+
+#else
+
+#define LL_LANES 8
+typedef __m512d vec;
+typedef __mmask8 mask;
+
+static inline vec vset(real a) { return _mm512_set1_pd(a); }
+static inline vec vload(const real *p) { return _mm512_loadu_pd(p); }
+static inline void vstore(real *p, vec a) { _mm512_storeu_pd(p, a); }
+static inline vec vadd(vec a, vec b) { return _mm512_add_pd(a, b); }
+static inline vec vsub(vec a, vec b) { return _mm512_sub_pd(a, b); }
+static inline vec vmul(vec a, vec b) { return _mm512_mul_pd(a, b); }
+static inline vec vdiv(vec a, vec b) { return _mm512_div_pd(a, b); }
+static inline vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
+static inline vec vnfma(vec a, vec b, vec c) { return _mm512_fnmadd_pd(a, b, c); }
+static inline vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
+static inline vec vmin(vec a, vec b) { return _mm512_min_pd(a, b); }
+static inline vec vabs(vec a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a); }
+static inline vec vcopysign(vec magnitude, vec sign)
+{
+    return _mm512_or_pd(vabs(magnitude), _mm512_and_pd(_mm512_set1_pd(-0.0), sign));
+}
+static inline vec vround(vec a) { return _mm512_roundscale_pd(a, 0x08); }
+static inline vec vscale(vec a, vec n) { return _mm512_scalef_pd(a, n); }
+static inline vec vexponent(vec a) { return _mm512_getexp_pd(a); }
+static inline mask vlt(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
+static inline mask vle(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
+static inline mask veq(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+static inline mask vunordered(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
+static inline mask mor(mask a, mask b) { return (mask)(a | b); }
+static inline unsigned mbits(mask a) { return a; }
+static inline vec vselect(mask m, vec a, vec b) { return _mm512_mask_blend_pd(m, b, a); }
+
+static inline __m256d ll_fold(vec a, int max)
+{
+    __m256d low = _mm512_castpd512_pd256(a), high = _mm512_extractf64x4_pd(a, 1);
+    return max ? _mm256_max_pd(low, high) : _mm256_add_pd(low, high);
+}
+static inline real vsum(vec a)
+{
+    __m256d b = ll_fold(a, 0);
+    __m128d c = _mm_add_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(c, _mm_unpackhi_pd(c, c)));
+}
+static inline real vtop(vec a)
+{
+    __m256d b = ll_fold(a, 1);
+    __m128d c = _mm_max_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
+}
+
+static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
+{
+    __m512d a[8];
+    for (int i = 0; i < 8; i += 2) {
+        __m512d r0 = _mm512_loadu_pd(row[i] + col), r1 = _mm512_loadu_pd(row[i + 1] + col);
+        a[i] = _mm512_unpacklo_pd(r0, r1);
+        a[i + 1] = _mm512_unpackhi_pd(r0, r1);
+    }
+    for (int j = 0; j < 2; j++) {
+        __m512d lo01 = _mm512_shuffle_f64x2(a[j], a[2 + j], 0x88);
+        __m512d hi01 = _mm512_shuffle_f64x2(a[j], a[2 + j], 0xdd);
+        __m512d lo23 = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0x88);
+        __m512d hi23 = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0xdd);
+        out[j] = _mm512_shuffle_f64x2(lo01, lo23, 0x88);
+        out[4 + j] = _mm512_shuffle_f64x2(lo01, lo23, 0xdd);
+        out[2 + j] = _mm512_shuffle_f64x2(hi01, hi23, 0x88);
+        out[6 + j] = _mm512_shuffle_f64x2(hi01, hi23, 0xdd);
+    }
+}
+
+#endif
+#endif

@@ -1,0 +1,133 @@
+"""Build of the compiled core: one table says which files get which instruction-set flags.
+
+Environment: LOGITLESS_SANITIZE=address,undefined builds with sanitizers, LOGITLESS_DEBUG=1 with
+debug information and no optimisation, LOGITLESS_WERROR=1 turns warnings into errors.
+"""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+SANITIZE = os.environ.get("LOGITLESS_SANITIZE")
+DEBUG = os.environ.get("LOGITLESS_DEBUG") == "1"
+WERROR = os.environ.get("LOGITLESS_WERROR") == "1"
+
+# instruction set: (machines, flags of gcc and clang, flags of MSVC, a probe with its intrinsics)
+ISAS = {
+    "avx512": (
+        ("x86_64", "amd64"),
+        ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq"],
+        ["/arch:AVX512"],
+        "#include <immintrin.h>\n"
+        "int main(void) { __m512 a = _mm512_set1_ps(1.0f);\n"
+        "  a = _mm512_scalef_ps(_mm512_fmadd_ps(a, a, a), a);\n"
+        "  return (int)_mm256_cvtss_f32(_mm512_extractf32x8_ps(a, 1)); }\n",
+    ),
+    "avx2": (
+        ("x86_64", "amd64"),
+        ["-mavx2", "-mfma"],
+        ["/arch:AVX2"],
+        "#include <immintrin.h>\n"
+        "int main(void) { __m256 a = _mm256_set1_ps(1.0f);\n"
+        "  a = _mm256_fmadd_ps(a, a, a);\n"
+        "  return _mm256_movemask_epi8(_mm256_slli_epi32(_mm256_cvtps_epi32(a), 1)); }\n",
+    ),
+    "neon": (
+        ("aarch64", "arm64"),
+        [],
+        [],
+        "#include <arm_neon.h>\n"
+        "int main(void) { float32x4_t a = vdupq_n_f32(1.0f);\n"
+        "  return (int)vgetq_lane_f32(vrndnq_f32(vfmaq_f32(a, a, a)), 0); }\n",
+    ),
+    "scalar": ((), [], [], "int main(void) { return 0; }\n"),
+}
+UNIX_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise", "/W3"]
+
+
+class BuildKernels(build_ext):
+    """Compile every kernel file twice (float32, float64) with its flags, then the extension."""
+
+    def build_extension(self, ext):
+        """Build the kernels of this machine's instruction sets and link them in."""
+        msvc = self.compiler.compiler_type == "msvc"
+        common = MSVC_FLAGS if msvc else [*UNIX_FLAGS, *self.unix_switches()]
+        machine = platform.machine().lower()
+        built = []
+        for isa, (machines, unix, windows, probe) in ISAS.items():
+            flags = [*common, *(windows if msvc else unix)]
+            if (machines and machine not in machines) or not self.compiles(probe, flags):
+                continue
+            for bits in (32, 64):
+                ext.extra_objects += self.compiler.compile(
+                    [f"csrc/kernels/{isa}.c"],
+                    output_dir=str(Path(self.build_temp, f"{isa}{bits}")),
+                    macros=[("LL_REAL", str(bits))],
+                    extra_postargs=flags,
+                    depends=ext.depends,
+                )
+            built.append(isa)
+        print("instruction sets:", ", ".join(built))
+        ext.extra_objects += self.compiler.compile(
+            ["csrc/dispatch.c"],
+            output_dir=self.build_temp,
+            macros=[(f"LL_HAVE_{isa.upper()}", "1") for isa in built],
+            extra_postargs=common,
+            depends=ext.depends,
+        )
+        if SANITIZE and not msvc:
+            ext.extra_compile_args.append(f"-fsanitize={SANITIZE}")
+            ext.extra_link_args.append(f"-fsanitize={SANITIZE}")
+        super().build_extension(ext)
+
+    @staticmethod
+    def unix_switches():
+        """Flags that the environment asks for."""
+        switches = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+        if SANITIZE:
+            switches += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
+        if WERROR:
+            switches.append("-Werror")
+        return switches
+
+    def compiles(self, source, flags):
+        """Whether the compiler takes this program with these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "probe.c")
+            path.write_text(source)
+            try:
+                self.compiler.compile([str(path)], output_dir=folder, extra_postargs=flags)
+            except CompileError:
+                return False
+        return True
+
+
+core = Extension(
+    "logitless._core",
+    ["src/logitless/_core.pyx"],
+    include_dirs=["csrc", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    depends=[str(p) for p in sorted(Path("csrc").rglob("*.h"))],
+)
+
+setup(
+    ext_modules=cythonize(
+        [core],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "freethreading_compatible": True,
+        },
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,289 @@
+"""Thin wrapper of the C kernels: fills a job from checked arrays and calls without the GIL.
+
+Nothing is checked here. Whoever calls has made sure of dtypes, shapes, contiguity and labels.
+"""
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t
+from libc.stddef cimport size_t
+
+cdef extern from "logitless.h" nogil:
+    enum: LL_VALUES, LL_INTS, LL_KC, LL_SMALL_N
+    ctypedef struct ll_state:
+        void *values
+        int64_t *ints
+        ptrdiff_t stride
+        void *target_logit
+        void *top_logit
+        int64_t *top_index
+    ctypedef struct ll_job:
+        ptrdiff_t rows, n, k
+        const void *x
+        ptrdiff_t x_row
+        const void *weight
+        ptrdiff_t w_row, w_col
+        int packed
+        const void *bias
+        const void *logits
+        ptrdiff_t z_row, z_col
+        double softcap, temperature
+        ptrdiff_t first, last
+        int sums, entropy, rank
+        const int64_t *targets
+        ptrdiff_t n_targets
+        const void *probs
+        ptrdiff_t p_row, p_col
+        ptrdiff_t top
+        void *out
+        ptrdiff_t out_row
+        ll_state state
+        void *scratch
+    ctypedef struct ll_kernels:
+        ptrdiff_t lanes, mr, block, span
+        void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        void (*pack_weight)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        size_t (*scratch_bytes)(const ll_job *) noexcept nogil
+        void (*init)(const ll_job *) noexcept nogil
+        void (*score)(const ll_job *) noexcept nogil
+        void (*target_logits)(const ll_job *) noexcept nogil
+        void (*merge)(const ll_job *, const ll_state *) noexcept nogil
+        void (*merge_top)(const ll_job *, const void *, const int64_t *) noexcept nogil
+        void (*normalise)(const ll_job *, int) noexcept nogil
+        void (*finish)(const ll_job *, void *) noexcept nogil
+        void (*sort_top)(const ll_job *) noexcept nogil
+        void (*map)(int, ptrdiff_t, const void *, void *) noexcept nogil
+        void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
+                    const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        double (*spin_fma)(ptrdiff_t) noexcept nogil
+        double (*spin_read)(ptrdiff_t, const void *) noexcept nogil
+    ctypedef struct ll_isa:
+        const char *name
+        int (*supported)() noexcept nogil
+        const ll_kernels *f32
+        const ll_kernels *f64
+    const ll_isa ll_isas[]
+    const int ll_isa_count
+
+cnp.import_array()
+
+VALUES = LL_VALUES
+INTS = LL_INTS
+KC = LL_KC
+SMALL_N = LL_SMALL_N
+
+
+cdef inline void *data(cnp.ndarray a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(a)
+
+
+cdef inline ptrdiff_t step(cnp.ndarray a, int axis) noexcept:
+    """Stride in elements."""
+    return cnp.PyArray_STRIDES(a)[axis] // cnp.PyArray_ITEMSIZE(a)
+
+
+def instruction_sets():
+    """Names of the built instruction sets that this processor runs, best first."""
+    return tuple(
+        ll_isas[i].name.decode() for i in range(ll_isa_count) if ll_isas[i].supported()
+    )
+
+
+cdef class Kernels:
+    """The kernels of one instruction set and one precision (32 or 64 bits)."""
+
+    cdef const ll_kernels *table
+    cdef readonly ptrdiff_t lanes, mr, block, span
+    cdef readonly str isa
+    cdef readonly int bits
+
+    def __cinit__(self, str isa, int bits):
+        for i in range(ll_isa_count):
+            if ll_isas[i].name.decode() == isa:
+                self.table = ll_isas[i].f32 if bits == 32 else ll_isas[i].f64
+        self.isa, self.bits = isa, bits
+        self.lanes, self.mr = self.table.lanes, self.table.mr
+        self.block, self.span = self.table.block, self.table.span
+
+    def pack_weight(self, cnp.ndarray weight, cnp.ndarray out):
+        """Pack classes (n, k), n a multiple of the lanes or the last of them, into panels."""
+        cdef const void *w = data(weight)
+        cdef void *p = data(out)
+        cdef ptrdiff_t n = weight.shape[0], k = weight.shape[1]
+        cdef ptrdiff_t w_row = step(weight, 0), w_col = step(weight, 1)
+        with nogil:
+            self.table.pack_weight(w, n, k, w_row, w_col, p)
+
+    def map(self, int function, cnp.ndarray x, cnp.ndarray y):
+        """y = f(x), contiguous: 0 exp, 1 log, 2 log1p, 3 tanh."""
+        cdef const void *source = data(x)
+        cdef void *target = data(y)
+        cdef ptrdiff_t count = cnp.PyArray_SIZE(x)
+        with nogil:
+            self.table.map(function, count, source, target)
+
+    def nll(self, cnp.ndarray p, cnp.ndarray t, cnp.ndarray loss):
+        """loss = -sum(t * log(p)) for each row, any strides."""
+        cdef const void *pp = data(p)
+        cdef const void *tt = data(t)
+        cdef void *out = data(loss)
+        cdef ptrdiff_t rows = p.shape[0], n = p.shape[1]
+        cdef ptrdiff_t p_row = step(p, 0), p_col = step(p, 1)
+        cdef ptrdiff_t t_row = step(t, 0), t_col = step(t, 1)
+        with nogil:
+            self.table.nll(rows, n, pp, p_row, p_col, tt, t_row, t_col, out)
+
+    def spin_fma(self, ptrdiff_t rounds):
+        """Keep the fused multiply-add units busy; returns the flops done."""
+        cdef double flops
+        with nogil:
+            flops = self.table.spin_fma(rounds)
+        return flops
+
+    def spin_read(self, cnp.ndarray a):
+        """Read an array once."""
+        cdef const void *p = data(a)
+        cdef ptrdiff_t count = cnp.PyArray_SIZE(a)
+        cdef double total
+        with nogil:
+            total = self.table.spin_read(count, p)
+        return total
+
+
+cdef class Job:
+    """One range of rows to score: `ll_job` of logitless.h with owners for its pointers."""
+
+    cdef ll_job job
+    cdef const ll_kernels *table
+    cdef object owners
+
+    def __cinit__(self, Kernels kernels, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
+                  double softcap, double temperature):
+        self.table = kernels.table
+        self.job.rows, self.job.n, self.job.k = rows, n, k
+        self.job.softcap, self.job.temperature = softcap, temperature
+        self.job.packed = 0
+        self.owners = []
+
+    def ask(self, bint sums, bint entropy, bint rank, cnp.ndarray targets, cnp.ndarray probs,
+            ptrdiff_t top, cnp.ndarray out):
+        """What to find out; arrays are those of these rows."""
+        self.job.sums, self.job.entropy, self.job.rank = sums, entropy, rank
+        self.job.top = top
+        if targets is not None:
+            self.job.targets = <const int64_t *>data(targets)
+            self.job.n_targets = targets.shape[1]
+        if probs is not None:
+            self.job.probs = data(probs)
+            self.job.p_row, self.job.p_col = step(probs, 0), step(probs, 1)
+        if out is not None:
+            self.job.out = data(out)
+            self.job.out_row = step(out, 0)
+        self.owners.append((targets, probs, out))
+
+    def remember(self, cnp.ndarray values, cnp.ndarray ints, cnp.ndarray target_logit,
+                 cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Where the state lives: `values` and `ints` start at the first of these rows."""
+        self.fill(&self.job.state, values, ints, target_logit, top_logit, top_index)
+        self.owners.append((values, ints, target_logit, top_logit, top_index))
+
+    cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
+                   cnp.ndarray target_logit, cnp.ndarray top_logit,
+                   cnp.ndarray top_index) noexcept:
+        state.values = data(values)
+        state.ints = <int64_t *>data(ints)
+        state.stride = step(values, 0)
+        state.target_logit = data(target_logit)
+        state.top_logit = data(top_logit)
+        state.top_index = <int64_t *>data(top_index)
+
+    def rows(self, cnp.ndarray x):
+        """Rows of x as they are, columns contiguous."""
+        self.job.x = data(x)
+        self.job.x_row = step(x, 0)
+        self.owners.append(x)
+
+    def pack_rows(self, cnp.ndarray packed):
+        """Replace the rows by their packed form, made in `packed`."""
+        cdef const void *x = self.job.x
+        cdef void *p = data(packed)
+        with nogil:
+            self.table.pack_x(x, self.job.rows, self.job.k, self.job.x_row, p)
+        self.packed_rows(packed)
+
+    def packed_rows(self, cnp.ndarray packed):
+        """Use rows that are packed already."""
+        self.job.x = data(packed)
+        self.owners.append(packed)
+
+    def logits(self, cnp.ndarray z):
+        """Logits at hand, (rows, n)."""
+        self.job.logits = data(z)
+        self.job.z_row, self.job.z_col = step(z, 0), step(z, 1)
+        self.owners.append(z)
+
+    def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
+        """Classes from `first` on: (.., k) with strides, or packed panels."""
+        self.job.weight, self.job.bias, self.job.packed = data(weight), data(bias), packed
+        self.job.first = first
+        if not packed:
+            self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
+        self.owners.append((weight, bias))
+
+    def scratch_bytes(self):
+        """Bytes of scratch that score needs."""
+        return self.table.scratch_bytes(&self.job)
+
+    def scratch(self, cnp.ndarray memory):
+        """Scratch memory, 64-byte aligned."""
+        self.job.scratch = data(memory)
+        self.owners.append(memory)
+
+    def init(self):
+        """Forget all classes."""
+        with nogil:
+            self.table.init(&self.job)
+
+    def score(self, ptrdiff_t first, ptrdiff_t last):
+        """Fold classes [first, last), whole spans, into the state."""
+        cdef ll_job job = self.job
+        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8, skip = first - job.first
+        job.first, job.last = first, last
+        if job.weight != NULL:
+            job.weight = <const char *>job.weight + item * skip * (
+                job.k if job.packed else job.w_row)
+        if job.bias != NULL:
+            job.bias = <const char *>job.bias + item * skip
+        with nogil:
+            self.table.score(&job)
+
+    def target_logits(self):
+        """Logits of the first target of each row, from unpacked rows."""
+        with nogil:
+            self.table.target_logits(&self.job)
+
+    def merge(self, cnp.ndarray values, cnp.ndarray ints):
+        """Merge the state of later classes, all but the best ones."""
+        cdef ll_state later
+        self.fill(&later, values, ints, None, None, None)
+        with nogil:
+            self.table.merge(&self.job, &later)
+
+    def merge_top(self, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Merge the best of other classes."""
+        cdef const void *logit = data(top_logit)
+        cdef const int64_t *index = <const int64_t *>data(top_index)
+        with nogil:
+            self.table.merge_top(&self.job, logit, index)
+
+    def normalise(self, bint log):
+        """Logits in `out` become probabilities or their logarithms."""
+        with nogil:
+            self.table.normalise(&self.job, log)
+
+    def finish(self, cnp.ndarray target_loss):
+        """State to results; best classes in order."""
+        cdef void *loss = data(target_loss)
+        with nogil:
+            self.table.finish(&self.job, loss)
+            if self.job.top:
+                self.table.sort_top(&self.job)

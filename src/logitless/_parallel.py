@@ -1,0 +1,215 @@
+"""Threads: how many, and a pool of them that survives fork and Ctrl-C.
+
+The kernels hold no GIL, so plain Python threads run them side by side. The calling thread takes
+part in every run: work goes on when the pool is busy or gone, and a call from within a pool, from
+several threads at once, or in a forked child needs no special care.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+
+MAX_THREADS = 256
+
+_chosen: ContextVar[int | None] = ContextVar("logitless_threads", default=None)
+_pool = None
+_pool_lock = threading.Lock()
+
+
+def check_threads(n, name: str = "n_threads") -> int:
+    """Return a thread count as int, or say what is wrong with it."""
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"`{name}` must be an int, got {type(n).__name__}")
+    n = n.__index__()
+    if n < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {n}")
+    return n
+
+
+@contextmanager
+def threads(n):
+    """Use `n` threads in calls of this thread or task, for the length of a with block.
+
+    Parameters
+    ----------
+    n : int
+        Number of threads, at least 1. It goes before the default and the environment, and
+        after an ``n_threads`` given to a head or a call.
+
+    Raises
+    ------
+    TypeError
+        `n` is not an int.
+    ValueError
+        `n` is below 1.
+
+    Notes
+    -----
+    Results are the same bits for every number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> with ll.threads(1):
+    ...     ll.linear_argmax(np.eye(2), np.eye(2)).tolist()
+    [0, 1]
+    """
+    token = _chosen.set(check_threads(n, "n"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def resolve(n_threads: int | None = None) -> int:
+    """Threads for a call: its own number, that of `threads`, or the default."""
+    if n_threads is None:
+        n_threads = _chosen.get()
+    if n_threads is None:
+        n_threads = default_threads()
+    return min(n_threads, MAX_THREADS)
+
+
+def default_threads() -> int:
+    """LOGITLESS_NUM_THREADS, else OMP_NUM_THREADS, else what the process may use."""
+    value = os.environ.get("LOGITLESS_NUM_THREADS")
+    if value:
+        return _from_environment(value)
+    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if value.isdigit() and int(value) > 0:
+        return int(value)
+    return usable_cores()
+
+
+@cache
+def _from_environment(value: str) -> int:
+    if not value.strip().isdigit() or int(value) < 1:
+        raise ValueError(f"LOGITLESS_NUM_THREADS must be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+@cache
+def usable_cores() -> int:
+    """Cores by affinity and by the quota of the control group, whichever is less."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota() or cores))
+
+
+def _quota() -> int | None:
+    """Cores that the control group grants, rounded up; None where there is no limit."""
+    quotas = []
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            quotas += _walk("/sys/fs/cgroup", path, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            quotas += _walk(f"/sys/fs/cgroup/{controllers}", path, _quota_v1)
+    return min(quotas, default=None)
+
+
+def _walk(root: str, path: str, read) -> list[int]:
+    """Quotas of a group and of all groups above it; in a container the root is its own."""
+    folder = Path(root, path.lstrip("/"))
+    found = []
+    for place in [folder, *folder.parents]:
+        if not place.is_relative_to(root):
+            break
+        try:
+            found += read(place)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _quota_v2(place: Path) -> list[int]:
+    quota, period = (place / "cpu.max").read_text().split()
+    return [] if quota == "max" else [-(-int(quota) // int(period))]
+
+
+def _quota_v1(place: Path) -> list[int]:
+    quota = int((place / "cpu.cfs_quota_us").read_text())
+    period = int((place / "cpu.cfs_period_us").read_text())
+    return [] if quota <= 0 else [-(-quota // period)]
+
+
+def _executor():
+    """Return the pool, made when first needed: importing it is not free."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            _pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="logitless")
+        return _pool
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork: the child makes its own."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def run(work, count: int, n_threads: int) -> None:
+    """Call ``work(tasks)`` in up to `n_threads` threads; together they take tasks 0 .. count - 1.
+
+    Parameters
+    ----------
+    work : callable
+        Iterates over the tasks it is given and does them. What it raises ends the run.
+    count : int
+        Number of tasks; they are started in ascending order.
+    n_threads : int
+        Threads including the calling one.
+
+    Notes
+    -----
+    An exception, KeyboardInterrupt included, leaves the calling thread after the tasks that other
+    threads have begun are done.
+    """
+    if n_threads == 1:
+        work(range(count))
+        return
+    tasks = deque(range(count))
+    helpers = []
+    try:
+        for _ in range(min(n_threads, count) - 1):
+            try:
+                helpers.append(_executor().submit(work, _claim(tasks)))
+            except RuntimeError:  # the interpreter is going down: no more threads
+                break
+        work(_claim(tasks))
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    except BaseException:
+        tasks.clear()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.exception()
+        raise
+
+
+def _claim(tasks: deque):
+    while True:
+        try:
+            yield tasks.popleft()
+        except IndexError:
+            return

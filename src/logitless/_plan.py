@@ -1,0 +1,84 @@
+"""How a pass is cut: rows to a block, spans to a call, and what the threads share out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
+MAX_ROWS = 1008
+WORKSPACE = 5 << 20  # bytes of packed rows, copies and tiles a thread may hold
+SMALL_N_ROWS = 8 * MAX_ROWS
+FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
+FLOPS_PER_CALL_VECTOR = 1 << 32
+FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Blocks of one pass.
+
+    Attributes
+    ----------
+    row_block : int
+        Rows that are packed and scored together.
+    class_step : int
+        Classes that one call takes, whole spans.
+    by_class : bool
+        Threads share out the classes of all rows rather than blocks of rows.
+    n_threads : int
+        Threads that take part.
+    """
+
+    row_block: int
+    class_step: int
+    by_class: bool
+    n_threads: int
+
+
+def round_up(count: int, step: int) -> int:
+    """Round up to a multiple of `step`."""
+    return -(-count // step) * step
+
+
+def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, tiles_rows: bool,
+         n_threads: int) -> Plan:
+    """Cut m rows by n classes of k features into calls.
+
+    Results do not depend on any of it: rows are independent, and classes are cut at spans.
+
+    Parameters
+    ----------
+    kernels
+        The kernels in use: name, lanes and span matter.
+    m, n, k : int
+        Rows, classes, features (0 when logits are given).
+    small_n : bool
+        The kernel for few classes runs: rows are not packed.
+    copies_rows : bool
+        Rows must be copied before they are used.
+    tiles_rows : bool
+        Weights are packed on the way, so a tile holds all rows of a block.
+    n_threads : int
+        Threads to plan for.
+    """
+    flops = 2 * m * n * max(k, 16)
+    n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
+    if n_threads == 1 and m <= ROW_STEP and n <= kernels.span:
+        return Plan(max(m, 1), kernels.span, False, 1)
+
+    item = kernels.bits // 8
+    row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
+                            + (kernels.block if tiles_rows else 0))
+    rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, WORKSPACE // row_bytes)
+    per_call = FLOPS_PER_CALL.get(kernels.isa, FLOPS_PER_CALL_VECTOR)
+    span_flops = 2 * min(n, kernels.span) * max(k, 16)
+    rows = min(rows, max(per_call // span_flops, ROW_STEP))
+    rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
+    by_class = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP and n > kernels.span
+    if not by_class:
+        # Equal shares: as many blocks as a multiple of the threads.
+        blocks = round_up(-(-m // rows), n_threads)
+        rows = max(min(rows, round_up(-(-m // blocks), ROW_STEP)), ROW_STEP)
+        n_threads = min(n_threads, -(-m // rows))
+    spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
+    return Plan(rows, spans * kernels.span, by_class, max(1, n_threads))

@@ -1,0 +1,92 @@
+"""What a scoring pass is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(slots=True)
+class Request:
+    """What one pass over the classes should find out about each row.
+
+    Everything here has been checked. The largest logit and its class are
+    always found; the rest costs only where asked for.
+
+    Attributes
+    ----------
+    sums : bool
+        Find the softmax denominator. Whatever needs it (`lse`, `loss`,
+        `entropy`, log-probabilities, a `write` other than "logits") sets it.
+    targets : ndarray of int64, shape (m, j), or None
+        Classes whose logits are wanted; -1 stands for an ignored row.
+    rank : bool
+        Count the classes ranked before ``targets[:, 0]``.
+    probs : ndarray of float, shape (m, n), or None
+        Target distributions; any float dtype and layout.
+    k : int
+        Keep the k best classes.
+    entropy : bool
+        Entropy of the softmax.
+    write : {None, "logits", "log_proba", "proba"}
+        What to put in `out`.
+    out : ndarray, shape (m, n), or None
+        In the dtype of the computation, rows contiguous.
+    """
+
+    sums: bool = True
+    targets: np.ndarray | None = None
+    rank: bool = False
+    probs: np.ndarray | None = None
+    k: int = 0
+    entropy: bool = False
+    write: str | None = None
+    out: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """What a pass found out: arrays over the rows, None where not asked for.
+
+    The softmax is held relative to the largest logit, and the class that has
+    it is left out of the running sum: with ``rest = sum(exp(z - max))`` over
+    all the other classes, ``-log p[c] = (max - z[c]) + log1p(rest)`` is a sum
+    of two numbers that are not negative, so no digit cancels however sure the
+    model is and however large an offset the logits share.
+
+    Attributes
+    ----------
+    max : (m,)
+        Largest logit; NaN in a row with a NaN.
+    argmax : (m,) intp
+        Its class: the lowest of equals, the first NaN where there is one.
+    log_norm : (m,)
+        ``log1p(rest)``, that is ``lse - max``. NaN where the row has a NaN or
+        +inf, or nothing but -inf.
+    lse : (m,)
+        ``max + log_norm``.
+    entropy : (m,)
+    target_logit, target_loss : (m, j)
+        NaN and 0 for target -1.
+    target_rank : (m,) int64
+        Classes with a larger logit, or an equal one and a lower index; a NaN
+        ranks before every number. -1 for target -1.
+    prob_loss : (m,)
+        ``sum(t * -log p)``; classes with ``t = 0`` contribute nothing.
+    top_index : (m, k) int64
+    top_logit : (m, k)
+        Best first, the lowest index among equals, a NaN before every number.
+    """
+
+    max: np.ndarray | None = None
+    argmax: np.ndarray | None = None
+    log_norm: np.ndarray | None = None
+    lse: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+    target_logit: np.ndarray | None = None
+    target_loss: np.ndarray | None = None
+    target_rank: np.ndarray | None = None
+    prob_loss: np.ndarray | None = None
+    top_index: np.ndarray | None = None
+    top_logit: np.ndarray | None = None

@@ -1,0 +1,421 @@
+"""The engine over the compiled kernels: memory, blocks and threads; the kernels do the arithmetic.
+
+Same interface as `reference`. Everything that comes in has been checked.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from . import _core, _parallel
+from ._core import KC, SMALL_N, Job, Kernels
+from ._plan import Plan, plan, round_up
+from ._request import Request, State
+from ._validate import compute_dtype
+
+MAX, REST, MOMENT, PROB_SUM, PROB_GAP = range(_core.VALUES)
+ARGMAX, RANK = range(_core.INTS)
+WRITES = {"proba": 0, "log_proba": 1}
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets built and runnable, best first."""
+    return _core.instruction_sets()
+
+
+def _select() -> str:
+    asked = os.environ.get("LOGITLESS_ISA", "").strip().lower()
+    isas = available_isas()
+    if asked and asked not in isas:
+        raise ValueError(f"LOGITLESS_ISA must be one of {', '.join(isas)} here, got {asked!r}")
+    return asked or isas[0]
+
+
+_ISA = _select()
+KERNELS = {np.dtype(np.float32): Kernels(_ISA, 32), np.dtype(np.float64): Kernels(_ISA, 64)}
+
+
+def active_isa() -> str:
+    """The instruction set in use."""
+    return _ISA
+
+
+def _in_place(a: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether the kernels can read these elements where they are."""
+    item = dtype.itemsize
+    return (
+        a.dtype == dtype
+        and a.dtype.isnative
+        and a.flags.aligned
+        and a.strides[0] % item == 0
+        and a.strides[1] % item == 0
+    )
+
+
+def _has_rows(a: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether the kernels can read these rows where they are: columns next to each other."""
+    return _in_place(a, dtype) and (a.strides[1] == dtype.itemsize or a.shape[1] == 1)
+
+
+def _bytes(count: int) -> np.ndarray:
+    """Uninitialised memory that starts at a cache line."""
+    memory = np.empty(count + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :] if count else memory
+
+
+class Layer:
+    """A linear layer ready to be scored.
+
+    Attributes
+    ----------
+    n_classes, n_features : int
+    dtype : dtype
+        float32 or float64: the weights' dtype of computation.
+    nbytes : int
+        What this object holds itself: packed weights and bias.
+    """
+
+    __slots__ = ("bias", "dtype", "n_classes", "n_features", "packed", "softcap", "temperature",
+                 "weight")
+
+    def __init__(self, weight, bias, softcap, temperature, pack):
+        self.n_classes, self.n_features = weight.shape
+        self.dtype = compute_dtype(weight.dtype, "weight")
+        self.bias = None if bias is None else np.ascontiguousarray(bias, self.dtype)
+        self.softcap = softcap or 0.0
+        self.temperature = temperature
+        self.weight, self.packed = weight, None
+        if self.n_classes <= SMALL_N:
+            if pack:
+                self.weight = np.array(weight, self.dtype, order="C")
+            elif not _has_rows(weight, self.dtype):
+                self.weight = np.ascontiguousarray(weight, self.dtype)
+        elif pack:
+            self.packed = self._pack()
+            self.weight = None
+
+    @property
+    def nbytes(self) -> int:
+        own = self.packed if self.packed is not None else self.weight
+        if own.base is not None or not own.flags.owndata:
+            own = None
+        return sum(a.nbytes for a in (own, self.bias) if a is not None)
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """A weight and a bias that make this layer again."""
+        return self.classes(0, self.n_classes, self.dtype), self.bias
+
+    def _pack(self) -> np.ndarray:
+        kernels = KERNELS[self.dtype]
+        lanes, k = kernels.lanes, self.n_features
+        packed = np.empty(round_up(self.n_classes, lanes) * k, self.dtype)
+        if k:
+            for first in range(0, self.n_classes, kernels.span):
+                part = self.weight[first : first + kernels.span]
+                if not _in_place(part, self.dtype):
+                    part = np.ascontiguousarray(part, self.dtype)
+                kernels.pack_weight(part, packed[first * k :])
+        return packed
+
+    def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
+        """Weights of some classes as an array of `dtype`, a copy where it must be one."""
+        if self.weight is None:
+            lanes = KERNELS[self.dtype].lanes
+            panels = self.packed.reshape(-1, self.n_features, lanes)
+            panels = panels[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
+            part = panels.reshape(-1, self.n_features)[: last - first]
+        else:
+            part = self.weight[first:last]
+        return part if _in_place(part, dtype) else np.ascontiguousarray(part, dtype)
+
+    def targets(self, index: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Weights of some classes in any order, as an array of `dtype`."""
+        if self.weight is not None:
+            return np.ascontiguousarray(self.weight[index], dtype)
+        lanes = KERNELS[self.dtype].lanes
+        panels = self.packed.reshape(-1, self.n_features, lanes)
+        return np.ascontiguousarray(panels[index // lanes, :, index % lanes], dtype)
+
+
+def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
+    """Weights and what is done to their logits, ready for `score`."""
+    return Layer(weight, bias, softcap, temperature, pack)
+
+
+class _Scoring:
+    """One pass: the state of all rows, and what is done to a block of them."""
+
+    def __init__(self, request: Request, dtype: np.dtype, m: int, n: int, k: int):
+        self.request, self.dtype = request, dtype
+        self.m, self.n, self.k = m, n, k
+        self.kernels = KERNELS[dtype]
+        self.softcap, self.temperature = 0.0, 1.0
+        stride = round_up(max(m, 1), self.kernels.lanes)
+        self.values = np.empty((_core.VALUES, stride), dtype)
+        self.ints = np.empty((_core.INTS, stride), np.int64)
+        j = 0 if request.targets is None else request.targets.shape[1]
+        self.target_logit = np.empty((m, j), dtype) if j else None
+        self.target_loss = np.empty((m, j), dtype) if j and request.sums else None
+        self.top_logit, self.top_index = self.top(m)
+
+    def top(self, rows: int):
+        """Empty heaps for the best classes of some rows."""
+        k = self.request.k
+        if not k:
+            return None, None
+        return np.full((rows, k), np.nan, self.dtype), np.full((rows, k), -1, np.int64)
+
+    def job(self, lo: int, hi: int) -> Job:
+        """What is to be found out about rows [lo, hi), and where it goes."""
+        q = self.request
+        job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
+        probs = None if q.probs is None else q.probs[lo:hi]
+        if probs is not None and not _in_place(probs, self.dtype):
+            probs = np.ascontiguousarray(probs, self.dtype)
+        job.ask(
+            q.sums,
+            q.entropy,
+            q.rank,
+            None if q.targets is None else np.ascontiguousarray(q.targets[lo:hi], np.int64),
+            probs,
+            q.k,
+            None if q.out is None else q.out[lo:hi],
+        )
+        job.remember(
+            self.values[:, lo:],
+            self.ints[:, lo:],
+            None if self.target_logit is None else self.target_logit[lo:hi],
+            None if self.top_logit is None else self.top_logit[lo:hi],
+            None if self.top_index is None else self.top_index[lo:hi],
+        )
+        return job
+
+    def finish(self, job: Job, lo: int, hi: int) -> None:
+        """Rows that have met all classes."""
+        if self.request.write in WRITES:
+            job.normalise(WRITES[self.request.write])
+        job.finish(None if self.target_loss is None else self.target_loss[lo:hi])
+
+    def state(self) -> State:
+        """Everything that was asked."""
+        q, m = self.request, self.m
+        value = self.values[:, :m]
+        return State(
+            max=value[MAX],
+            argmax=self.ints[ARGMAX, :m].astype(np.intp, copy=False),
+            log_norm=value[REST] if q.sums else None,
+            lse=value[PROB_SUM] if q.sums else None,
+            entropy=value[MOMENT] if q.entropy else None,
+            target_logit=self.target_logit,
+            target_loss=self.target_loss,
+            target_rank=self.ints[RANK, :m] if q.rank else None,
+            prob_loss=value[PROB_GAP] if q.probs is not None else None,
+            top_index=self.top_index,
+            top_logit=self.top_logit,
+        )
+
+
+class _LinearScoring(_Scoring):
+    """Rows of x against a layer."""
+
+    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int):
+        dtype = max(layer.dtype, compute_dtype(x.dtype, "x"), key=lambda d: d.itemsize)
+        super().__init__(request, dtype, *x.shape[:1], layer.n_classes, layer.n_features)
+        self.layer, self.x = layer, x
+        self.softcap, self.temperature = layer.softcap, layer.temperature
+        self.bias = layer.bias
+        if self.bias is not None and self.bias.dtype != dtype:
+            self.bias = self.bias.astype(dtype)
+        self.small = self.n <= SMALL_N
+        self.packed = layer.packed if layer.dtype == dtype else None
+        # Weights the kernels can read where they are; else they come span by span.
+        self.weight = None
+        if self.small:
+            self.weight = np.ascontiguousarray(layer.weight, dtype)
+        elif self.packed is not None:
+            self.weight = self.packed.reshape(1, -1)
+        elif layer.weight is not None and _in_place(layer.weight, dtype):
+            self.weight = layer.weight
+        self.copies_rows = not _has_rows(x, dtype)
+        self.cut = plan(
+            self.kernels, self.m, self.n, self.k,
+            small_n=self.small,
+            copies_rows=self.copies_rows,
+            tiles_rows=not self.small and self.packed is None and self.k > KC,
+            n_threads=n_threads,
+        )
+
+    def rows(self, lo: int, hi: int) -> np.ndarray:
+        """Rows of x as the kernels read them."""
+        x = self.x[lo:hi]
+        return np.ascontiguousarray(x, self.dtype) if self.copies_rows else x
+
+    def open(self, job: Job, lo: int, hi: int, packed_x: np.ndarray | None = None) -> None:
+        """Give a job its rows, packed unless they are packed already."""
+        if packed_x is not None:
+            job.packed_rows(packed_x)
+            return
+        job.rows(self.rows(lo, hi))
+        if not self.small:
+            packed = np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
+            job.pack_rows(packed)
+
+    def give_weights(self, job: Job, first: int, last: int) -> None:
+        """Give a job the weights of a range of classes."""
+        if self.weight is not None:
+            if first == 0:
+                job.weights(self.weight, self.bias, self.packed is not None, 0)
+            return
+        bias = None if self.bias is None else self.bias[first:last]
+        job.weights(self.layer.classes(first, last, self.dtype), bias, False, first)
+
+    def target_logits(self, lo: int, hi: int) -> None:
+        """Logits of the targets, before the classes are gone through: ranks need them."""
+        job = self.job(lo, hi)
+        job.rows(self.rows(lo, hi))
+        if self.weight is not None:
+            job.weights(self.weight, self.bias, self.packed is not None, 0)
+        else:
+            index = np.maximum(self.request.targets[lo:hi, 0], 0)
+            weight = self.layer.targets(index, self.dtype)
+            bias = None if self.bias is None else self.bias[index]
+            own = np.where(self.request.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
+            job.ask(False, False, True, own.astype(np.int64), None, 0, None)
+            job.weights(weight, bias, False, 0)
+        job.target_logits()
+
+
+class _LogitScoring(_Scoring):
+    """Logits at hand."""
+
+    def __init__(self, logits: np.ndarray, request: Request, n_threads: int):
+        dtype = compute_dtype(logits.dtype, "logits")
+        super().__init__(request, dtype, *logits.shape, 0)
+        self.logits, self.in_place = logits, _in_place(logits, dtype)
+        self.cut = plan(
+            self.kernels, self.m, self.n, 0,
+            small_n=False, copies_rows=False, tiles_rows=False, n_threads=n_threads,
+        )
+        if not self.in_place:
+            few = max(1, (1 << 21) // (dtype.itemsize * max(self.n, 1)))
+            self.cut = Plan(min(self.cut.row_block, round_up(few, 16)), self.cut.class_step,
+                            False, self.cut.n_threads)
+
+    def open(self, job: Job, lo: int, hi: int, packed_x=None) -> None:
+        """Give a job its logits."""
+        z = self.logits[lo:hi]
+        job.logits(z if self.in_place else np.ascontiguousarray(z, self.dtype))
+
+    def give_weights(self, job: Job, first: int, last: int) -> None:
+        """Logits need no weights."""
+
+    def target_logits(self, lo: int, hi: int) -> None:
+        """Logits of the targets, before the classes are gone through: ranks need them."""
+        job = self.job(lo, hi)
+        self.open(job, lo, hi)
+        job.target_logits()
+
+
+def _score_rows(scoring) -> None:
+    """Threads share out blocks of rows."""
+    cut, m, n = scoring.cut, scoring.m, scoring.n
+    needs_targets = scoring.request.rank and n > scoring.kernels.block
+
+    def work(blocks):
+        memory = None
+        for block in blocks:
+            lo = block * cut.row_block
+            hi = min(lo + cut.row_block, m)
+            job = scoring.job(lo, hi)
+            job.init()
+            if needs_targets:
+                scoring.target_logits(lo, hi)
+            scoring.open(job, lo, hi)
+            for first in range(0, n, cut.class_step):
+                last = min(first + cut.class_step, n)
+                scoring.give_weights(job, first, last)
+                if memory is None:  # the first block is the largest
+                    memory = _bytes(job.scratch_bytes())
+                if first == 0:
+                    job.scratch(memory)
+                job.score(first, last)
+            scoring.finish(job, lo, hi)
+
+    _parallel.run(work, -(-m // cut.row_block), cut.n_threads)
+
+
+def _score_classes(scoring) -> None:
+    """Threads share out spans of classes: few rows, many classes. Each span has a state of its
+    own, and they are merged in order, as one thread would have met them."""
+    cut, m, n, kernels = scoring.cut, scoring.m, scoring.n, scoring.kernels
+    spans = -(-n // kernels.span)
+    stride = scoring.values.shape[1]
+    values = np.empty((spans, _core.VALUES, stride), scoring.dtype)
+    ints = np.empty((spans, _core.INTS, stride), np.int64)
+    tops = []
+
+    job = scoring.job(0, m)
+    job.init()
+    if scoring.request.rank:
+        scoring.target_logits(0, m)
+    packed_x = np.empty(m * scoring.k + kernels.lanes, scoring.dtype)
+    job.rows(scoring.rows(0, m))
+    job.pack_rows(packed_x)
+
+    def work(mine):
+        best = scoring.top(m)
+        tops.append(best)
+        memory = None
+        for span in mine:
+            first = span * kernels.span
+            last = min(first + kernels.span, n)
+            part = scoring.job(0, m)
+            part.remember(values[span], ints[span], scoring.target_logit, *best)
+            part.init()
+            scoring.open(part, 0, m, packed_x)
+            scoring.give_weights(part, first, last)
+            memory = _bytes(part.scratch_bytes()) if memory is None else memory
+            part.scratch(memory)
+            part.score(first, last)
+
+    _parallel.run(work, spans, cut.n_threads)
+    for span in range(spans):
+        job.merge(values[span], ints[span])
+    for best in tops:
+        if scoring.request.k:
+            job.merge_top(*best)
+    scoring.finish(job, 0, m)
+
+
+def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """What `request` asks for, about the rows of x (m, k)."""
+    return _score(_LinearScoring(layer, x, request, _parallel.resolve(n_threads)))
+
+
+def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """What `request` asks for, about the rows of logits (m, n)."""
+    return _score(_LogitScoring(logits, request, _parallel.resolve(n_threads)))
+
+
+def _score(scoring) -> State:
+    if scoring.cut.by_class:
+        _score_classes(scoring)
+    else:
+        _score_rows(scoring)
+    return scoring.state()
+
+
+def neg_log(p: np.ndarray) -> np.ndarray:
+    """``-log(p)``, contiguous in one dimension."""
+    loss = np.empty_like(p)
+    KERNELS[p.dtype].map(1, p, loss)
+    return np.subtract(0, loss, out=loss)
+
+
+def neg_log_sum(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """``-sum(t * log(p))`` of each row; entries with t = 0 contribute nothing."""
+    loss = np.empty(len(p), p.dtype)
+    KERNELS[p.dtype].nll(p, t, loss)
+    return loss
