@@ -33,7 +33,7 @@ enum { LL_ARGMAX, LL_RANK, LL_INTS };
  *  LL_ARGMAX    the class of the largest logit: the lowest of equals
  *  LL_RANK      classes before the target in order of rank
  * ll_finish replaces them by what the caller wants to know:
- *  LL_REST -> log1p(rest), LL_MOMENT -> entropy, LL_PROB_SUM -> lse, LL_PROB_GAP -> loss. */
+ *  LL_REST -> log1p(rest), LL_MOMENT -> entropy, LL_PROB_GAP -> loss. */
 
 typedef struct {
     void *values;          /* (LL_VALUES, stride) */

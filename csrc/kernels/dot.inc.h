@@ -2,8 +2,15 @@
  *
  * One logit is, lane by lane, a chain of fused multiply-adds over the features lane, lane +
  * LL_LANES, ... in ascending order, started from zero; then the sum over the lanes, then the
- * bias. Which rows and classes share a kernel does not matter to the bits.
+ * bias. Which rows, classes and features share a kernel does not matter to the bits.
+ *
+ * A group of rows passes by a block of features at a time, so that the weights of the block stay
+ * in L1; the chains wait in memory between blocks.
  */
+
+#define LL_DOT_GROUP 32                         /* rows */
+#define LL_DOT_SUMS (LL_DOT_GROUP * LL_SMALL_N) /* chains of a group */
+#define LL_DOT_BLOCK (32 * LL_LANES)            /* features */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -13,45 +20,46 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
-static inline void dot_kernel(const int rows, const int cols, ptrdiff_t k, const real *x,
-                              ptrdiff_t x_row, const real *w, ptrdiff_t w_row, const real *bias,
-                              real *tile, ptrdiff_t t_row)
+LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const real *x,
+                            ptrdiff_t x_row, const real *w, ptrdiff_t w_row, real *sums,
+                            ptrdiff_t s_row, int first)
 {
     vec sum[LL_DOT_ROWS][LL_DOT_COLS];
     ptrdiff_t p = 0;
 
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
-            sum[i][j] = vset(0);
-    for (; p + LL_LANES <= k; p += LL_LANES) {
+            sum[i][j] = first ? vset(0) : vload(sums + i * s_row + j * LL_LANES);
+    for (; p + LL_LANES <= kc; p += LL_LANES) {
         vec xi[LL_DOT_ROWS];
-        for (int i = 0; i < rows; i++)
+        for (int i = 0; i < rows; i++) {
+            prefetch(x + (i + 2 * rows) * x_row + p);
             xi[i] = vload(x + i * x_row + p);
+        }
         for (int j = 0; j < cols; j++) {
             vec wj = vload(w + j * w_row + p);
             for (int i = 0; i < rows; i++)
                 sum[i][j] = vfma(xi[i], wj, sum[i][j]);
         }
     }
-    if (p < k)
+    if (p < kc)
         for (int i = 0; i < rows; i++) {
-            vec xi = load_part(x + i * x_row + p, k - p);
+            vec xi = load_part(x + i * x_row + p, kc - p);
             for (int j = 0; j < cols; j++)
-                sum[i][j] = vfma(xi, load_part(w + j * w_row + p, k - p), sum[i][j]);
+                sum[i][j] = vfma(xi, load_part(w + j * w_row + p, kc - p), sum[i][j]);
         }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
-            tile[i * t_row + j] = vsum(sum[i][j]) + bias[j];
+            vstore(sums + i * s_row + j * LL_LANES, sum[i][j]);
 }
 
-typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t,
-                          const real *, real *, ptrdiff_t);
+typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t, real *,
+                          ptrdiff_t, int);
 #define LL_DOT(rows, cols)                                                                       \
-    static void dot_##rows##_##cols(ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,  \
-                                    ptrdiff_t w_row, const real *bias, real *tile,               \
-                                    ptrdiff_t t_row)                                             \
+    static void dot_##rows##_##cols(ptrdiff_t kc, const real *x, ptrdiff_t x_row, const real *w, \
+                                    ptrdiff_t w_row, real *sums, ptrdiff_t s_row, int first)     \
     {                                                                                            \
-        dot_kernel(rows, cols, k, x, x_row, w, w_row, bias, tile, t_row);                        \
+        dot_kernel(rows, cols, kc, x, x_row, w, w_row, sums, s_row, first);                      \
     }
 #define LL_DOT_UP_TO_4(rows) LL_DOT(rows, 1) LL_DOT(rows, 2) LL_DOT(rows, 3) LL_DOT(rows, 4)
 #define LL_DOT_NAMES_4(rows) dot_##rows##_1, dot_##rows##_2, dot_##rows##_3, dot_##rows##_4
@@ -84,18 +92,41 @@ static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
 #endif
 };
 
-/* All n classes for `rows` rows. Classes are cut into equal groups that fit the registers. */
-static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
-                     const real *w, ptrdiff_t w_row, const real *bias, real *tile,
-                     ptrdiff_t t_row)
+/* Chains over KC features of `rows` <= LL_DOT_GROUP rows; classes are cut into equal groups that
+ * fit the registers. sums[i * n + c] is the vector of row i and class c. */
+static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x, ptrdiff_t x_row,
+                       const real *w, ptrdiff_t w_row, real *sums, int first)
 {
     ptrdiff_t groups = (n + LL_DOT_COLS - 1) / LL_DOT_COLS, cols = (n + groups - 1) / groups;
 
     for (ptrdiff_t i = 0, step; i < rows; i += step) {
         step = least(LL_DOT_ROWS, rows - i);
         for (ptrdiff_t c = 0; c < n; c += cols)
-            dot_functions[step - 1][least(cols, n - c) - 1](k, x + i * x_row, x_row, w + c * w_row,
-                                                            w_row, bias + c,
-                                                            tile + i * t_row + c, t_row);
+            dot_functions[step - 1][least(cols, n - c) - 1](
+                kc, x + i * x_row, x_row, w + c * w_row, w_row, sums + (i * n + c) * LL_LANES,
+                n * LL_LANES, first);
+    }
+}
+
+/* All n logits of `rows` rows into the tile, whose rows have room for whole vectors. */
+static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
+                     const real *w, ptrdiff_t w_row, const real *bias, real *sums, real *tile,
+                     ptrdiff_t t_row)
+{
+    real logits[LL_DOT_SUMS + LL_SMALL_N];
+
+    for (ptrdiff_t i = 0; i < rows; i += LL_DOT_GROUP) {
+        ptrdiff_t group = least(LL_DOT_GROUP, rows - i), pc = 0;
+
+        do {
+            dot_chains(group, n, least(LL_DOT_BLOCK, k - pc), x + i * x_row + pc, x_row, w + pc,
+                       w_row, sums, pc == 0);
+            pc += LL_DOT_BLOCK;
+        } while (pc < k);
+        for (ptrdiff_t s = 0; s < group * n; s += LL_LANES)
+            vsums(sums + s * LL_LANES, logits + s);
+        for (ptrdiff_t r = 0; r < group; r++)
+            for (ptrdiff_t c = 0; c < n; c += LL_LANES)
+                vstore(tile + (i + r) * t_row + c, vadd(vload(logits + r * n + c), vload(bias + c)));
     }
 }

@@ -23,7 +23,6 @@ static void finish(const ll_job *job, void *target_loss)
             vec mean = vdiv(vload(field(state, LL_MOMENT) + i), vadd(vset(1), rest));
             vstore(field(state, LL_MOMENT) + i, vsub(log_norm, mean));
         }
-        vstore(field(state, LL_PROB_SUM) + i, vadd(m, log_norm));
     }
     for (ptrdiff_t i = 0; job->n_targets && i < job->rows; i++) {
         if (job->rank && job->targets[i * job->n_targets] < 0)

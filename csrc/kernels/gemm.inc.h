@@ -22,9 +22,9 @@ static inline void store_sum(real *c, vec sum, int first, const real *bias)
     vstore(c, sum);
 }
 
-static inline void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
-                                const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
-                                int first, const real *bias)
+LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
+                              const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
+                              int first, const real *bias)
 {
     vec sum[LL_MR][LL_NV];
 
@@ -92,19 +92,13 @@ static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
     return height == 4 ? micro_4_1 : height == 2 ? micro_2_1 : micro_1_1;
 }
 
-/* A block of KC features: `rows` packed rows by `vecs` panels of classes into the tile. The
- * b panels of one micro-kernel stay in L1 while all rows pass by. */
-static void multiply(ptrdiff_t rows, ptrdiff_t vecs, ptrdiff_t kc, const real *a, const real *b,
+/* KC features: `rows` packed rows by `width` panels of classes into the tile. The b panels stay in
+ * L1 while all rows pass by. */
+static void multiply(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a, const real *b,
                      ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias)
 {
-    for (ptrdiff_t v = 0; v < vecs;) {
-        ptrdiff_t width = least(LL_NV, vecs - v), height;
-        for (ptrdiff_t i = 0; i < rows; i += height) {
-            height = panel_height(rows - i);
-            micro_for(height, width)(kc, a + i * kc, b + v * b_panel, b_panel,
-                                     tile + i * t_row + v * LL_LANES, t_row, first,
-                                     bias ? bias + v * LL_LANES : NULL);
-        }
-        v += width;
+    for (ptrdiff_t i = 0, height; i < rows; i += height) {
+        height = panel_height(rows - i);
+        micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row, t_row, first, bias);
     }
 }

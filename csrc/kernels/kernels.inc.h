@@ -3,6 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#ifdef _MSC_VER
+#include <intrin.h>
+#endif
+
 #include "../logitless.h"
 
 #if LL_REAL == 32
@@ -14,6 +18,27 @@ typedef double real;
 #else
 #error "LL_REAL must be 32 or 64"
 #endif
+
+/* For functions that are templates: their constant arguments must reach the loops. */
+#if defined(_MSC_VER)
+#define LL_TEMPLATE static __forceinline
+#elif defined(__GNUC__)
+#define LL_TEMPLATE static inline __attribute__((always_inline))
+#else
+#define LL_TEMPLATE static inline
+#endif
+
+/* A hint; the address need not be readable. */
+static inline void prefetch(const void *p)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#elif defined(_M_X64)
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+#else
+    (void)p;
+#endif
+}
 
 #include LL_VOCABULARY
 

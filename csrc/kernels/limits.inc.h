@@ -1,19 +1,22 @@
 /* Loads that keep one unit of the core busy, to measure what the machine can do. */
 
+/* As many chains as the micro-kernel has accumulators. */
 static double spin_fma(ptrdiff_t rounds)
 {
-    vec sum[LL_MR * LL_NV], a = vset(R(0.5)), b = vset(1);
-    vec all = vset(0);
+    vec sum[LL_MR][LL_NV], a = vset(R(0.5)), b = vset(1), all = vset(0);
 
-    for (int i = 0; i < LL_MR * LL_NV; i++)
-        sum[i] = vset((real)i);
+    for (int i = 0; i < LL_MR; i++)
+        for (int j = 0; j < LL_NV; j++)
+            sum[i][j] = vset((real)(i + j));
     for (ptrdiff_t r = 0; r < rounds; r++)
-        for (int i = 0; i < LL_MR * LL_NV; i++)
-            sum[i] = vfma(sum[i], a, b);
-    for (int i = 0; i < LL_MR * LL_NV; i++)
-        all = vadd(all, sum[i]);
-    /* The sum tends to 2 a chain: using it keeps the work alive. */
-    return 2.0 * LL_LANES * LL_MR * LL_NV * (double)rounds + (vsum(all) < 0 ? 1 : 0);
+        for (int i = 0; i < LL_MR; i++)
+            for (int j = 0; j < LL_NV; j++)
+                sum[i][j] = vfma(sum[i][j], a, b);
+    for (int i = 0; i < LL_MR; i++)
+        for (int j = 0; j < LL_NV; j++)
+            all = vadd(all, sum[i][j]);
+    /* Every chain tends to 2, so the sum is positive: looking at it keeps the work alive. */
+    return vsum(all) < 0 ? 0 : 2.0 * LL_LANES * LL_MR * LL_NV * (double)rounds;
 }
 
 static double spin_read(ptrdiff_t count, const void *p_)

@@ -32,7 +32,7 @@ static workspace lay_out(const ll_job *job)
     w.bias = next;
     next += LL_BLOCK;
     w.panels = next;
-    next += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
+    next += own_panels ? LL_BLOCK * least(LL_KC, job->k) : few ? LL_DOT_SUMS * LL_LANES : 0;
     w.tile = next;
     next += w.tile_rows * w.tile_row;
     w.bytes = (size_t)((char *)next - (char *)job->scratch);
@@ -52,26 +52,38 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
             w->tile[r * w->tile_row + j] = z[j * job->z_col];
 }
 
-/* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first. */
+/* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
+ * Unpacked weights are packed just before the first rows that need them. */
 static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *weight,
                     ptrdiff_t width, const workspace *w)
 {
     ptrdiff_t vecs = vectors(width), pc = 0;
 
     do { /* once even without features: the logit is the bias then */
-        ptrdiff_t kc = least(LL_KC, job->k - pc), b_panel = LL_LANES * kc;
-        const real *a = (const real *)job->x + pc * job->rows + i * kc, *b = w->panels;
-        int last = pc + LL_KC >= job->k;
+        ptrdiff_t kc = least(LL_KC, job->k - pc);
+        ptrdiff_t b_panel = LL_LANES * (job->packed ? job->k : kc);
+        const real *a = (const real *)job->x + pc * job->rows + i * kc;
+        int pack = !job->packed && (i == 0 || job->k > LL_KC), last = pc + LL_KC >= job->k;
 
-        if (job->packed) {
-            b = weight + pc * LL_LANES;
-            b_panel = LL_LANES * job->k;
-        } else if (i == 0 || job->k > LL_KC)
-            pack_panels(weight + pc * job->w_col, width, kc, job->w_row, job->w_col, w->panels);
-        multiply(rows, vecs, kc, a, b, b_panel, w->tile, w->tile_row, pc == 0,
-                 last ? w->bias : NULL);
+        for (ptrdiff_t v = 0, group; v < vecs; v += group) {
+            real *own = w->panels + v * b_panel;
+            ptrdiff_t c = v * LL_LANES;
+            group = least(LL_NV, vecs - v);
+            if (pack)
+                pack_panels(weight + c * job->w_row + pc * job->w_col,
+                            least(group * LL_LANES, width - c), kc, job->w_row, job->w_col, own);
+            multiply(rows, group, kc, a, job->packed ? weight + c * job->k + pc * LL_LANES : own,
+                     b_panel, w->tile + c, w->tile_row, pc == 0, last ? w->bias + c : NULL);
+        }
         pc += LL_KC;
     } while (pc < job->k);
+}
+
+/* -inf behind the last class, in one store: the epilogue loads the whole vector at once. */
+static inline void mask_tail(real *z, ptrdiff_t count)
+{
+    mask real_class = vlt(vload(lane_index), vset((real)count));
+    vstore(z, vselect(real_class, vload(z), vset(-LL_INF)));
 }
 
 static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
@@ -95,15 +107,15 @@ static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
             copy_logits(job, i, rows, c, s.width, w);
         else if (job->n <= LL_SMALL_N)
             dot_rows(rows, job->n, job->k, (const real *)job->x + i * job->x_row, job->x_row,
-                     weight, job->w_row, w->bias, w->tile, w->tile_row);
+                     weight, job->w_row, w->bias, w->panels, w->tile, w->tile_row);
         else
             product(job, i, rows, weight, s.width, w);
         for (ptrdiff_t r = 0; r < rows; r++) {
             s.z = w->tile + r * w->tile_row;
             if (job->softcap > 0 || job->temperature != 1)
                 transform(job, s.z, s.vecs);
-            for (ptrdiff_t j = s.width; j < s.vecs * LL_LANES; j++)
-                s.z[j] = -LL_INF;
+            if (s.width % LL_LANES)
+                mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
             epilogue(job, &w->span, i + r, &s);
         }
     }
@@ -113,8 +125,14 @@ static void score(const ll_job *job)
 {
     workspace w = lay_out(job);
 
+    if (job->n <= LL_SPAN) { /* merging the only span would leave its bits as they are */
+        w.span = job->state;
+        for (ptrdiff_t c = 0; c < job->n; c += LL_BLOCK)
+            score_block(job, c, &w);
+        return;
+    }
     for (ptrdiff_t span = job->first; span < job->last; span += LL_SPAN) {
-        init_rows(&w.span, job->rows);
+        init_rows(job, &w.span);
         for (ptrdiff_t c = span; c < least(span + LL_SPAN, job->last); c += LL_BLOCK)
             score_block(job, c, &w);
         merge_rows(job, &w.span);

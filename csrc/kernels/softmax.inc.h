@@ -18,6 +18,24 @@ typedef struct {
     int64_t first;         /* class of z[0] */
 } segment;
 
+static const real lane_index[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+
+static inline ptrdiff_t lowest_bit(unsigned bits)
+{
+#if defined(_MSC_VER)
+    unsigned long place;
+    _BitScanForward(&place, bits);
+    return (ptrdiff_t)place;
+#elif defined(__GNUC__)
+    return __builtin_ctz(bits);
+#else
+    ptrdiff_t place = 0;
+    while (!(bits >> place & 1u))
+        place++;
+    return place;
+#endif
+}
+
 /* a is the new largest rather than b: larger, or the first NaN. */
 static inline int exceeds(real a, real b) { return a > b || (a != a && b == b); }
 
@@ -47,37 +65,39 @@ static inline real largest(const segment *s)
 /* Where `value` is, counted from the segment's first class: the first of equals. */
 static inline ptrdiff_t position(const segment *s, real value)
 {
-    ptrdiff_t c = 0;
+    const vec wanted = vset(value);
+    unsigned found = 0;
 
-    if (value == value) {
-        while (!mbits(veq(vload(s->z + c), vset(value))))
-            c += LL_LANES;
-        while (s->z[c] != value)
-            c++;
-    } else
-        while (s->z[c] == s->z[c])
-            c++;
-    return c;
+    for (ptrdiff_t c = 0;; c += LL_LANES) {
+        vec z = vload(s->z + c);
+        found = mbits(value == value ? veq(z, wanted) : vunordered(z, z));
+        if (found)
+            return c + lowest_bit(found);
+    }
 }
 
-/* Sum of exp(z - max), and with `moment` of exp(z - max) * (z - max): lane by lane in ascending
- * order of classes, then over the lanes. exp has vanished long before `floor`, which keeps
- * -inf * 0 out of the moment. */
-static inline real sum_exp(const segment *s, real max, real *moment)
+/* Sum of exp(z - max) over all classes but the one at `held` (-1 for none), and with `moment` of
+ * exp(z - max) * (z - max): lane by lane in ascending order of classes, then over the lanes. exp
+ * has vanished long before `floor`, which keeps -inf * 0 out of the moment. */
+LL_TEMPLATE real sum_exp(const segment *s, real max, ptrdiff_t held, real *moment)
 {
-    const vec floor = vset(R(-1e4));
-    vec m = vset(max), sum = vset(0), product = vset(0);
+    const vec floor = vset(R(-1e4)), m = vset(max);
+    vec sum = vset(0), product = vset(0);
+    ptrdiff_t held_vec = held < 0 ? -1 : held / LL_LANES;
 
-    if (moment) {
-        for (ptrdiff_t v = 0; v < s->vecs; v++) {
-            vec d = vmax(floor, vsub(vload(s->z + v * LL_LANES), m)), e = vexp_nonpositive(d);
-            sum = vadd(sum, e);
+    for (ptrdiff_t v = 0; v < s->vecs; v++) {
+        vec d = vsub(vload(s->z + v * LL_LANES), m), e;
+        if (moment)
+            d = vmax(floor, d);
+        e = vexp_nonpositive(d);
+        if (v == held_vec)
+            e = vselect(veq(vload(lane_index), vset((real)(held % LL_LANES))), vset(0), e);
+        sum = vadd(sum, e);
+        if (moment)
             product = vfma(e, d, product);
-        }
+    }
+    if (moment)
         *moment = vsum(product);
-    } else
-        for (ptrdiff_t v = 0; v < s->vecs; v++)
-            sum = vadd(sum, vexp_nonpositive(vsub(vload(s->z + v * LL_LANES), m)));
     return vsum(sum);
 }
 
@@ -95,13 +115,13 @@ static inline void fold_softmax(const segment *s, real top, ptrdiff_t i, int sum
     real *max = (real *)state->values + LL_MAX * state->stride + i;
     real *rest = (real *)state->values + LL_REST * state->stride + i;
     real *moment = (real *)state->values + LL_MOMENT * state->stride + i;
-    real add, add_moment = 0;
+    real add_moment = 0;
     ptrdiff_t held = -1;
 
     if (exceeds(top, *max)) {
         held = position(s, top);
         state->ints[LL_ARGMAX * state->stride + i] = s->first + held;
-        if (sums) {
+        if (sums && *max != -LL_INF) {
             real shift = *max - top, scale = vexp_one(shift);
             if (entropy)
                 *moment = shifted_moment(*moment, *rest, shift, scale);
@@ -112,20 +132,16 @@ static inline void fold_softmax(const segment *s, real top, ptrdiff_t i, int sum
         return; /* nothing but impossible classes */
     if (!sums)
         return;
-    if (held >= 0)
-        s->z[held] = -LL_INF;
-    add = sum_exp(s, *max, entropy ? &add_moment : NULL);
-    if (held >= 0)
-        s->z[held] = top;
-    *rest += add;
-    if (entropy)
+    if (entropy) {
+        *rest += sum_exp(s, *max, held, &add_moment);
         *moment += add_moment;
+    } else
+        *rest += sum_exp(s, *max, held, NULL);
 }
 
 /* Classes of the segment that rank before class `target` with logit `zt`. */
 static inline int64_t count_before(const segment *s, real zt, int64_t target)
 {
-    static const real lane[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
     vec count = vset(0), one = vset(1), zero = vset(0), t = vset(zt);
     ptrdiff_t before = target < s->first ? 0 : least((ptrdiff_t)(target - s->first), s->width);
 
@@ -137,7 +153,7 @@ static inline int64_t count_before(const segment *s, real zt, int64_t target)
     }
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
         vec z = vload(s->z + v * LL_LANES);
-        mask earlier = vlt(vload(lane), vset((real)(before - v * LL_LANES)));
+        mask earlier = vlt(vload(lane_index), vset((real)(before - v * LL_LANES)));
         count = vadd(count, vselect(earlier, vselect(vlt(z, t), zero, one),
                                     vselect(vle(z, t), zero, one)));
     }

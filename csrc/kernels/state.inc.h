@@ -6,16 +6,24 @@ static inline real *field(const ll_state *state, int which)
     return (real *)state->values + which * state->stride;
 }
 
-static void init_rows(const ll_state *state, ptrdiff_t rows)
+/* Fields that the job asks about. */
+static inline int uses(const ll_job *job, int which)
 {
-    for (ptrdiff_t i = 0; i < rows; i += LL_LANES)
-        for (int which = 0; which < LL_VALUES; which++)
-            vstore(field(state, which) + i, vset(which == LL_MAX ? -LL_INF : 0));
-    for (int which = 0; which < LL_INTS; which++)
-        memset(state->ints + which * state->stride, 0, (size_t)rows * sizeof(int64_t));
+    return which == LL_MAX || (which == LL_REST && job->sums)
+        || (which == LL_MOMENT && job->entropy) || (which >= LL_PROB_SUM && job->probs);
 }
 
-static void init_state(const ll_job *job) { init_rows(&job->state, job->rows); }
+static void init_rows(const ll_job *job, const ll_state *state)
+{
+    for (int which = 0; which < LL_VALUES; which++)
+        if (uses(job, which))
+            for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES)
+                vstore(field(state, which) + i, vset(which == LL_MAX ? -LL_INF : 0));
+    for (int which = 0; which < LL_INTS; which++)
+        memset(state->ints + which * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
+}
+
+static void init_state(const ll_job *job) { init_rows(job, &job->state); }
 
 /* a * b, and 0 where a is 0 though b is infinite. */
 static inline vec vmul_zero(vec a, vec b)

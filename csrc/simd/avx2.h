@@ -185,6 +185,13 @@ static inline vec vselect(mask m, vec a, vec b)
 static inline real vsum(vec a) { return ll_sum(H(add)(a.lo, a.hi)); }
 static inline real vtop(vec a) { return ll_top(H(max)(a.lo, a.hi)); }
 
+/* The sums of LL_LANES vectors that follow each other. */
+static inline void vsums(const real *p, real *sums)
+{
+    for (int i = 0; i < LL_LANES; i++)
+        sums[i] = vsum(vload(p + i * LL_LANES));
+}
+
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 {
     half quarter[HALF];

@@ -67,6 +67,28 @@ static inline real vtop(vec a)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
+/* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
+static inline void vsums(const real *p, real *sums)
+{
+    __m512 a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++) { /* lanes i + (i + 8): two vectors to one */
+        __m512 r0 = vload(p + 32 * i), r1 = vload(p + 32 * i + 16);
+        a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r0, r1, 0x44),
+                             _mm512_shuffle_f32x4(r0, r1, 0xee));
+    }
+    for (int i = 0; i < 4; i++) /* i + (i + 4) */
+        b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
+                             _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
+    for (int i = 0; i < 2; i++) /* i + (i + 2) */
+        c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
+                             _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
+    /* i + (i + 1): sums 0 4 8 12, 1 5 9 13, ... */
+    __m512 d = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88),
+                             _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    vstore(sums, _mm512_permutexvar_ps(order, d));
+}
+
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 {
     __m512 a[16], b[16];
@@ -143,6 +165,24 @@ static inline real vtop(vec a)
     __m256d b = ll_fold(a, 1);
     __m128d c = _mm_max_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
     return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
+}
+
+/* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
+static inline void vsums(const real *p, real *sums)
+{
+    __m512d a[4], b[2];
+    for (int i = 0; i < 4; i++) { /* lanes i + (i + 4): two vectors to one */
+        __m512d r0 = vload(p + 16 * i), r1 = vload(p + 16 * i + 8);
+        a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r0, r1, 0x44),
+                             _mm512_shuffle_f64x2(r0, r1, 0xee));
+    }
+    for (int i = 0; i < 2; i++) /* i + (i + 2) */
+        b[i] = _mm512_add_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),
+                             _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));
+    /* i + (i + 1): sums 0 4 1 5 2 6 3 7 */
+    __m512d c = _mm512_add_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    vstore(sums, _mm512_permutexvar_pd(order, c));
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

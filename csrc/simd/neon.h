@@ -164,6 +164,13 @@ static inline real vtop(vec a)
             lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
     return lane[0];
 }
+/* The sums of LL_LANES vectors that follow each other. */
+static inline void vsums(const real *p, real *sums)
+{
+    for (int i = 0; i < LL_LANES; i++)
+        sums[i] = vsum(vload(p + i * LL_LANES));
+}
+
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 {
     quad square[QUAD];

@@ -94,6 +94,13 @@ static inline real vtop(vec a)
             a.at[i] = a.at[i] > a.at[i + half] ? a.at[i] : a.at[i + half];
     return a.at[0];
 }
+/* The sums of LL_LANES vectors that follow each other. */
+static inline void vsums(const real *p, real *sums)
+{
+    for (int i = 0; i < LL_LANES; i++)
+        sums[i] = vsum(vload(p + i * LL_LANES));
+}
+
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 {
     for (int j = 0; j < LL_LANES; j++)

@@ -64,8 +64,6 @@ class State:
     log_norm : (m,)
         ``log1p(rest)``, that is ``lse - max``. NaN where the row has a NaN or
         +inf, or nothing but -inf.
-    lse : (m,)
-        ``max + log_norm``.
     entropy : (m,)
     target_logit, target_loss : (m, j)
         NaN and 0 for target -1.
@@ -82,7 +80,6 @@ class State:
     max: np.ndarray | None = None
     argmax: np.ndarray | None = None
     log_norm: np.ndarray | None = None
-    lse: np.ndarray | None = None
     entropy: np.ndarray | None = None
     target_logit: np.ndarray | None = None
     target_loss: np.ndarray | None = None
@@ -90,3 +87,8 @@ class State:
     prob_loss: np.ndarray | None = None
     top_index: np.ndarray | None = None
     top_logit: np.ndarray | None = None
+
+    @property
+    def lse(self) -> np.ndarray:
+        """Log of the sum of exp(z), (m,)."""
+        return self.max + self.log_norm

@@ -15,7 +15,7 @@ from ._plan import Plan, plan, round_up
 from ._request import Request, State
 from ._validate import compute_dtype
 
-MAX, REST, MOMENT, PROB_SUM, PROB_GAP = range(_core.VALUES)
+MAX, REST, MOMENT, _, PROB_GAP = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
 WRITES = {"proba": 0, "log_proba": 1}
 
@@ -77,15 +77,20 @@ class Layer:
         What this object holds itself: packed weights and bias.
     """
 
-    __slots__ = ("bias", "dtype", "n_classes", "n_features", "packed", "softcap", "temperature",
-                 "weight")
+    __slots__ = ("_own", "bias", "dtype", "n_classes", "n_features", "packed", "softcap",
+                 "temperature", "weight")
 
     def __init__(self, weight, bias, softcap, temperature, pack):
         self.n_classes, self.n_features = weight.shape
         self.dtype = compute_dtype(weight.dtype, "weight")
-        self.bias = None if bias is None else np.ascontiguousarray(bias, self.dtype)
+        # In a precision of its own: it may be wider than the weights.
+        self.bias = None
+        if bias is not None:
+            own = compute_dtype(bias.dtype, "bias")
+            self.bias = np.array(bias, own) if pack else np.ascontiguousarray(bias, own)
         self.softcap = softcap or 0.0
         self.temperature = temperature
+        given = weight, bias
         self.weight, self.packed = weight, None
         if self.n_classes <= SMALL_N:
             if pack:
@@ -95,13 +100,12 @@ class Layer:
         elif pack:
             self.packed = self._pack()
             self.weight = None
+        held = self.packed, self.weight, self.bias
+        self._own = [a for a in held if not any(a is b for b in given)]
 
     @property
     def nbytes(self) -> int:
-        own = self.packed if self.packed is not None else self.weight
-        if own.base is not None or not own.flags.owndata:
-            own = None
-        return sum(a.nbytes for a in (own, self.bias) if a is not None)
+        return sum(a.nbytes for a in self._own if a is not None)
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """A weight and a bias that make this layer again."""
@@ -119,13 +123,17 @@ class Layer:
                 kernels.pack_weight(part, packed[first * k :])
         return packed
 
+    def panels(self) -> np.ndarray:
+        """The packed weights: (panel, feature, class in it)."""
+        lanes = KERNELS[self.dtype].lanes
+        return self.packed.reshape(-(-self.n_classes // lanes), self.n_features, lanes)
+
     def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes as an array of `dtype`, a copy where it must be one."""
         if self.weight is None:
             lanes = KERNELS[self.dtype].lanes
-            panels = self.packed.reshape(-1, self.n_features, lanes)
-            panels = panels[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
-            part = panels.reshape(-1, self.n_features)[: last - first]
+            panels = self.panels()[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
+            part = panels.reshape(lanes * len(panels), self.n_features)[: last - first]
         else:
             part = self.weight[first:last]
         return part if _in_place(part, dtype) else np.ascontiguousarray(part, dtype)
@@ -135,8 +143,7 @@ class Layer:
         if self.weight is not None:
             return np.ascontiguousarray(self.weight[index], dtype)
         lanes = KERNELS[self.dtype].lanes
-        panels = self.packed.reshape(-1, self.n_features, lanes)
-        return np.ascontiguousarray(panels[index // lanes, :, index % lanes], dtype)
+        return np.ascontiguousarray(self.panels()[index // lanes, :, index % lanes], dtype)
 
 
 def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
@@ -155,9 +162,9 @@ class _Scoring:
         stride = round_up(max(m, 1), self.kernels.lanes)
         self.values = np.empty((_core.VALUES, stride), dtype)
         self.ints = np.empty((_core.INTS, stride), np.int64)
-        j = 0 if request.targets is None else request.targets.shape[1]
-        self.target_logit = np.empty((m, j), dtype) if j else None
-        self.target_loss = np.empty((m, j), dtype) if j and request.sums else None
+        shape = None if request.targets is None else request.targets.shape
+        self.target_logit = np.empty(shape, dtype) if shape else None
+        self.target_loss = np.empty(shape, dtype) if shape and request.sums else None
         self.top_logit, self.top_index = self.top(m)
 
     def top(self, rows: int):
@@ -206,7 +213,6 @@ class _Scoring:
             max=value[MAX],
             argmax=self.ints[ARGMAX, :m].astype(np.intp, copy=False),
             log_norm=value[REST] if q.sums else None,
-            lse=value[PROB_SUM] if q.sums else None,
             entropy=value[MOMENT] if q.entropy else None,
             target_logit=self.target_logit,
             target_loss=self.target_loss,
@@ -265,8 +271,7 @@ class _LinearScoring(_Scoring):
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes."""
         if self.weight is not None:
-            if first == 0:
-                job.weights(self.weight, self.bias, self.packed is not None, 0)
+            job.weights(self.weight, self.bias, self.packed is not None, 0)
             return
         bias = None if self.bias is None else self.bias[first:last]
         job.weights(self.layer.classes(first, last, self.dtype), bias, False, first)
@@ -419,3 +424,13 @@ def neg_log_sum(p: np.ndarray, t: np.ndarray) -> np.ndarray:
     loss = np.empty(len(p), p.dtype)
     KERNELS[p.dtype].nll(p, t, loss)
     return loss
+
+
+def spin_fma(dtype: np.dtype, rounds: int) -> float:
+    """Keep one core's multiply-add units busy; returns the flops done."""
+    return KERNELS[dtype].spin_fma(rounds)
+
+
+def spin_read(memory: np.ndarray) -> None:
+    """Read an array of float64 once."""
+    KERNELS[memory.dtype].spin_read(memory)

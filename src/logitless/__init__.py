@@ -1,0 +1,41 @@
+"""The softmax head of a classifier, scored in one pass without its logits."""
+
+from ._backend import active_isa, available_isas
+from ._limits import machine_limits
+from ._logits import cross_entropy, log_softmax, logsumexp, nll, softmax
+from ._parallel import threads
+from ._results import Scores, TopK
+from .functional import (
+    linear_argmax,
+    linear_cross_entropy,
+    linear_log_softmax,
+    linear_logsumexp,
+    linear_score,
+    linear_softmax,
+    linear_topk,
+)
+from .head import LinearHead
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LinearHead",
+    "Scores",
+    "TopK",
+    "active_isa",
+    "available_isas",
+    "cross_entropy",
+    "linear_argmax",
+    "linear_cross_entropy",
+    "linear_log_softmax",
+    "linear_logsumexp",
+    "linear_score",
+    "linear_softmax",
+    "linear_topk",
+    "log_softmax",
+    "logsumexp",
+    "machine_limits",
+    "nll",
+    "softmax",
+    "threads",
+]

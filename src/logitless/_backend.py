@@ -1,0 +1,68 @@
+"""Picks the engine that does the arithmetic: the compiled one or plain NumPy."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import ModuleType
+
+from . import reference
+
+
+def _pick() -> ModuleType:
+    asked = os.environ.get("LOGITLESS_BACKEND", "")
+    if asked == "numpy":
+        return reference
+    if asked not in ("", "compiled"):
+        raise ValueError(f"LOGITLESS_BACKEND must be 'numpy' or 'compiled', got {asked!r}")
+    try:
+        from . import compiled
+    except ImportError as error:
+        if asked:
+            raise
+        warnings.warn(
+            f"the compiled engine of logitless is missing ({error}); plain NumPy takes its "
+            "place: the same results to rounding, much slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return reference
+    return compiled
+
+
+engine = _pick()
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets this build has kernels for and this machine can run, best first.
+
+    Returns
+    -------
+    tuple of str
+        Of "scalar", "avx2", "avx512", "neon"; ``("numpy",)`` where plain NumPy
+        does the work.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> ll.active_isa() in ll.available_isas()
+    True
+    """
+    return tuple(engine.available_isas())
+
+
+def active_isa() -> str:
+    """Name the instruction set in use: the best available, or what ``LOGITLESS_ISA`` asks for.
+
+    Returns
+    -------
+    str
+        One of `available_isas`.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> isinstance(ll.active_isa(), str)
+    True
+    """
+    return engine.active_isa()

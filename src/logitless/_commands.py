@@ -1,0 +1,302 @@
+"""The commands behind `logitless`: what the words mean and what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+import logitless as ll
+
+from . import _demo, _parallel
+from .io import NpzWriter, open_array, read_head
+
+# Unless told otherwise a block of rows grows until it takes about this long, so that the
+# progress is seen to move, or is this many bytes to read; but the weights, which are read
+# once a block, are never read for fewer rows than these.
+BLOCK_SECONDS = (0.1, 0.4)
+MIN_BLOCK_ROWS = 1024
+MAX_BLOCK_BYTES = 32 << 20
+
+InputFile = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class InputError(click.ClickException):
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def input_errors(where: str = "") -> Iterator[None]:
+    """Turn what the library says about its input into a line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, MemoryError, OSError) as error:
+        raise InputError(f"{where}{error}") from error
+
+
+def run(args: list[str] | None) -> int:
+    """Run a command and return its exit code; KeyboardInterrupt passes through."""
+    try:
+        return group.main(args, prog_name="logitless", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _version() -> str:
+    try:
+        return metadata.version("logitless")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="logitless", message="%(prog)s %(version)s")
+def group() -> None:
+    """Softmax losses, predictions and top k of a linear layer, in one pass over its weights."""
+
+
+@group.command()
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH",
+              default="logitless-demo.png", show_default=True,
+              help="Where the picture of the hardest digits goes, if matplotlib is installed.")
+def demo(plot: Path) -> None:
+    """Score handwritten digits that ship here, beside NumPy."""
+    with input_errors():
+        _parallel.resolve()  # or a message about what the environment asks for
+    _demo.run(Console(highlight=False, markup=False), plot)
+
+
+@group.command()
+@click.argument("head", type=InputFile)
+@click.argument("x", type=InputFile)
+@click.argument("target", type=InputFile, required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT.npz",
+              help="Written when all is done; an existing file is replaced.")
+@click.option("--topk", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Also the K best classes of each row.", metavar="K")
+@click.option("--softcap", type=float, metavar="C", help="Logits become C tanh(z / C).")
+@click.option("--temperature", type=float, metavar="T", help="Logits are divided by T.")
+@click.option("--ignore-index", type=int, default=-100, show_default=True, metavar="I",
+              help="Rows with this target have loss 0 and do not count.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="As many as the process may use unless given.")
+@click.option("--block-rows", type=click.IntRange(min=1), metavar="N",
+              help="Rows read and scored at a time; found by their speed unless given.")
+def score(head: Path, x: Path, target: Path | None, out: Path, topk: int, softcap: float | None,
+          temperature: float | None, ignore_index: int, threads: int | None,
+          block_rows: int | None) -> None:
+    """Score the rows of X with HEAD, against TARGET if given.
+
+    HEAD is a linear layer: a .npz with weight (n, k) and, if it has them, bias (n,),
+    softcap and temperature; or a .npy with the weight. X (m, k) and TARGET (class
+    indices (m,), or probabilities (m, n)) are .npy files, read a block of rows at a
+    time, or .npz files with a single array or one named x or target.
+
+    OUT gets loss (with TARGET), predicted, max_logit and lse, each (m,), and with
+    --topk top_index and top_log_prob (m, K). The probability of the prediction is
+    exp(max_logit - lse). Losses are in nats.
+    """
+    start = time.perf_counter()
+    with input_errors():
+        _refuse_input_as_output(out, [head, x, target])
+        stored = read_head(head)
+        layer = ll.LinearHead(
+            stored.weight, stored.bias, n_threads=threads,
+            softcap=stored.softcap if softcap is None else softcap,
+            temperature=next(t for t in (temperature, stored.temperature, 1.0) if t is not None))
+        job = Job(layer, open_array(x, key="x"),
+                  None if target is None else open_array(target, key="target"),
+                  ignore_index=ignore_index, k=topk)
+        writer = NpzWriter(out, job.leading_shape)
+    with input_errors(), writer, _progress() as progress:
+        totals = job.run(writer, block_rows, progress)
+    _summarise(totals, time.perf_counter() - start, target is not None, out)
+
+
+@dataclass
+class Totals:
+    """Sums over the rows: `counted` are those whose target is not ignored."""
+
+    rows: int = 0
+    counted: int = 0
+    loss: float = 0.0
+    correct: int | None = 0  # None with targets that are no single class
+
+    def add(self, scores: ll.Scores) -> None:
+        self.rows += scores.predicted.size
+        if scores.loss is None:
+            return
+        self.loss += float(scores.loss.sum(dtype=np.float64))
+        rank = scores.target_rank
+        if rank is None:
+            self.correct = None
+        elif self.correct is not None:
+            self.correct += int(np.count_nonzero(rank == 0))
+        self.counted += scores.loss.size if rank is None else int(np.count_nonzero(rank >= 0))
+
+
+class Job:
+    """Rows of `x` to score with `head`, checked; leading axes are kept in the results."""
+
+    def __init__(self, head: ll.LinearHead, x: np.ndarray, target: np.ndarray | None, *,
+                 ignore_index: int, k: int):
+        if x.ndim == 0 or x.shape[-1] != head.n_features:
+            raise ValueError(f"X must have shape (..., {head.n_features}), which is what HEAD "
+                             f"takes, got {x.shape}")
+        self.head, self.ignore_index, self.k = head, ignore_index, k
+        self.leading_shape = x.shape[:-1]
+        self.rows = int(np.prod(self.leading_shape, dtype=np.int64))
+        self.x = x.reshape(self.rows, head.n_features)
+        self.target = None
+        if target is not None:
+            of_classes = target.dtype.kind in "iu"
+            tail = () if of_classes else (head.n_classes,)
+            if target.shape != self.leading_shape + tail:
+                what = "class indices" if of_classes else "class probabilities"
+                raise ValueError(f"TARGET of {what} ({target.dtype}) must have shape "
+                                 f"{self.leading_shape + tail}, got {target.shape}")
+            self.target = target.reshape(self.rows, *tail)
+            if of_classes:
+                self._check_labels()
+
+    def _check_labels(self) -> None:
+        # All of them before the first block is scored, by the number of their row in the file.
+        for begin in range(0, self.rows, 1 << 20):
+            t = self.target[begin : begin + (1 << 20)]
+            bad = ((t < 0) | (t >= self.head.n_classes)) & (t != self.ignore_index)
+            if bad.any():
+                row = int(bad.argmax())
+                raise IndexError(f"TARGET must be in [0, {self.head.n_classes}) or "
+                                 f"{self.ignore_index} (ignored), got {t[row]} at row "
+                                 f"{begin + row}")
+
+    def run(self, writer: NpzWriter, block_rows: int | None, progress: Progress) -> Totals:
+        """Score block after block into `writer`."""
+        totals = Totals()
+        task = progress.add_task("", total=self.rows)
+        step = block_rows or MIN_BLOCK_ROWS
+        end = 0
+        while True:  # of no rows: one empty block, for the dtypes of the results
+            begin, end = end, min(end + step, self.rows)
+            start = time.perf_counter()
+            with input_errors(f"rows {begin} to {end}: " if end - begin < self.rows else ""):
+                self._block(slice(begin, end), writer, totals)
+            progress.advance(task, end - begin)
+            if end == self.rows:
+                return totals
+            if block_rows is None:
+                step = self._next_step(step, time.perf_counter() - start)
+
+    def _next_step(self, step: int, seconds: float) -> int:
+        if seconds > BLOCK_SECONDS[1]:
+            return max(step // 2, MIN_BLOCK_ROWS)
+        row_bytes = self.x[:1].nbytes + (0 if self.target is None else self.target[:1].nbytes)
+        if seconds < BLOCK_SECONDS[0] and 2 * step * row_bytes <= MAX_BLOCK_BYTES:
+            return 2 * step
+        return step
+
+    def _block(self, rows: slice, writer: NpzWriter, totals: Totals) -> None:
+        t = None if self.target is None else self.target[rows]
+        scores = self.head.score(self.x[rows], t, k=self.k, ignore_index=self.ignore_index)
+        writer.append(predicted=scores.predicted, max_logit=scores.max_logit, lse=scores.lse)
+        if self.k:
+            writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
+        if t is not None:
+            writer.append(loss=scores.loss)
+        totals.add(scores)
+
+
+def _refuse_input_as_output(out: Path, inputs: list[Path | None]) -> None:
+    for path in inputs:
+        if path is not None and out.exists() and os.path.samefile(out, path):
+            raise ValueError(f"{out}: OUT must not be one of the inputs")
+
+
+class RateColumn(ProgressColumn):
+    """Rows a second."""
+
+    def render(self, task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
+
+
+def _progress() -> Progress:
+    return Progress(BarColumn(), TextColumn("{task.percentage:>3.0f} %"), RateColumn(),
+                    TimeRemainingColumn(), console=Console(stderr=True),
+                    disable=not sys.stderr.isatty(), transient=True)
+
+
+def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> None:
+    lines = [("rows", f"{totals.rows:,}")]
+    if with_loss and totals.counted != totals.rows:
+        lines.append(("counted", f"{totals.counted:,}"))
+    if with_loss and totals.counted:
+        mean = totals.loss / totals.counted
+        with np.errstate(over="ignore"):
+            lines += [("mean loss", f"{mean:.6g} nats"), ("perplexity", f"{np.exp(mean):.6g}")]
+        if totals.correct is not None:
+            lines.append(("accuracy", f"{totals.correct / totals.counted:.2%}"))
+    lines += [("time", f"{seconds:.3g} s, {totals.rows / seconds:,.0f} rows/s"),
+              ("written to", str(out))]
+    _print_pairs(lines)
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(as_json: bool) -> None:
+    """Tell the engine, instruction sets, threads and limits."""
+    facts = _facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    lines = [("logitless", facts["version"]), ("NumPy", facts["numpy"]),
+             ("Python", facts["python"]), ("engine", facts["engine"]),
+             ("instruction set", f"{facts['isa']} (available: {', '.join(facts['isas'])})"),
+             ("threads", f"{facts['threads']} ({facts['threads_reason']})")]
+    limits = facts["limits"]
+    lines += [("FMA peak", f"{limits['fma_gflops_float32']:,.1f} GFLOP/s in float32, "
+                           f"{limits['fma_gflops_float64']:,.1f} in float64, of these threads"),
+              ("memory read", f"{limits['read_gb_s']:,.1f} GB/s")]
+    _print_pairs(lines)
+
+
+def _facts() -> dict:
+    isa = ll.active_isa()
+    with input_errors():  # what the environment asks for may be wrong
+        threads = _parallel.resolve()
+    return {"version": _version(), "numpy": np.__version__,
+            "python": platform.python_version(),
+            "engine": "numpy" if isa == "numpy" else "compiled",
+            "isa": isa, "isas": list(ll.available_isas()),
+            "threads": threads, "threads_reason": _threads_reason(),
+            "limits": asdict(ll.machine_limits())}
+
+
+def _threads_reason() -> str:
+    if value := os.environ.get("LOGITLESS_NUM_THREADS"):
+        return f"LOGITLESS_NUM_THREADS={value}"
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    if value.split(",")[0].strip().strip("0").isdigit():
+        return f"OMP_NUM_THREADS={value}"
+    return "the CPUs this process may use"
+
+
+def _print_pairs(lines: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines) + 2
+    for name, value in lines:
+        click.echo(f"{name:<{width}}{value}")

@@ -1,0 +1,231 @@
+"""Functions of logits or probabilities already at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._backend import engine
+from ._pass import Pass, losses_of, reduced_loss
+from ._request import Request, State
+from ._validate import (
+    Rows,
+    Targets,
+    as_array,
+    check_axis,
+    check_classes,
+    compute_dtype,
+    row_blocks,
+)
+
+
+def softmax(logits, axis=-1):
+    """``exp(logits) / sum(exp(logits))`` along `axis`.
+
+    Parameters
+    ----------
+    logits : array_like
+        Any layout; dtypes as for `LinearHead`.
+    axis : int, tuple of int or None, default -1
+        Over what to normalise; None is everything.
+
+    Returns
+    -------
+    ndarray of the shape of `logits`
+        float32 or float64. Special values as in `LinearHead`.
+
+    Raises
+    ------
+    ValueError
+        No class along `axis`, or an `axis` that does not exist.
+    TypeError
+        A dtype that cannot be used.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> ll.softmax([1.0, 2.0, 3.0]).round(2)
+    array([0.09, 0.24, 0.67])
+    """
+    return _normalized(logits, axis, "proba")
+
+
+def log_softmax(logits, axis=-1):
+    """``logits - log(sum(exp(logits)))`` along `axis`.
+
+    Parameters
+    ----------
+    logits : array_like
+        Any layout; dtypes as for `LinearHead`.
+    axis : int, tuple of int or None, default -1
+
+    Returns
+    -------
+    ndarray of the shape of `logits`
+        In nats, float32 or float64; as precise near 0 as anywhere.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `softmax`.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> ll.log_softmax([1.0, 2.0, 3.0]).round(4)
+    array([-2.4076, -1.4076, -0.4076])
+    >>> ll.log_softmax([50.0, 0.0])
+    array([-1.92874985e-22, -5.00000000e+01])
+    """
+    return _normalized(logits, axis, "log_proba")
+
+
+def logsumexp(logits, axis=-1):
+    """``log(sum(exp(logits)))`` along `axis`.
+
+    Parameters
+    ----------
+    logits : array_like
+        Any layout; dtypes as for `LinearHead`.
+    axis : int, tuple of int or None, default -1
+
+    Returns
+    -------
+    ndarray or scalar
+        The shape of `logits` without `axis`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `softmax`.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> float(ll.logsumexp([1000.0, 1000.0]).round(4))
+    1000.6931
+    """
+    rows, _, _ = _along(logits, axis)
+    return rows.shaped(rows.run(Request()).lse)
+
+
+def cross_entropy(logits, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
+    """``-log(softmax(logits)[target])`` of each row.
+
+    With class probabilities `t` as target it is
+    ``sum(t) * logsumexp(logits) - sum(t * logits)``.
+
+    Parameters
+    ----------
+    logits : array_like, shape (m, n)
+        Any leading shape and layout; dtypes as for `LinearHead`.
+    target : array_like
+        Class indices (m,) or float class probabilities (m, n); see
+        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+
+    Returns
+    -------
+    ndarray, shape (m,), or scalar
+        In nats.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead.loss`.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> ll.cross_entropy([[1.0, 2.0, 3.0]], [2]).round(4)
+    array([0.4076])
+    >>> ll.cross_entropy([[1.0, 2.0, 3.0]], [[0.0, 0.0, 1.0]]).round(4)
+    array([0.4076])
+    """
+    logits = check_classes(as_array(logits, "logits"), "logits")
+    return _logit_pass(Rows(logits)).loss(target, reduction, ignore_index, out)
+
+
+def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
+    """``-log(p[target])``; with class probabilities `t` as target ``-sum(t * log(p))``.
+
+    Parameters
+    ----------
+    p : array_like, shape (m, n)
+        Taken as given: neither checked nor normalised. Any leading shape and
+        layout; dtypes as for `LinearHead`.
+    target : array_like
+        Class indices (m,) or float class probabilities (m, n); see
+        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+
+    Returns
+    -------
+    ndarray, shape (m,), or scalar
+        In nats. +inf where p is 0, NaN where it is negative; entries whose
+        target is 0 contribute nothing, whatever they are.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead.loss`.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> float(ll.nll([0.2, 0.3, 0.4, 0.6, 0.5], 3).round(4))
+    0.5108
+    >>> float(ll.nll([0.25, 0.75], [0.5, 0.5]).round(4))
+    0.837
+    """
+    p = check_classes(as_array(p, "p"), "p")
+    dtype = compute_dtype(p.dtype, "p")
+    rows = Rows(p)
+
+    def losses(targets: Targets) -> np.ndarray:
+        return _nll(rows, targets, dtype)
+
+    return reduced_loss(losses, target, rows.lead, p.shape[-1], dtype, reduction, ignore_index, out)
+
+
+def _nll(rows: Rows, targets: Targets, dtype: np.dtype) -> np.ndarray:
+    """Find the loss of each row of the probabilities `rows`, (m,)."""
+    state = State()
+    if targets.index is not None:
+        index = targets.index[:, 0]
+        counts = index >= 0
+        chosen = np.ones(rows.m, dtype)  # whose logarithm is the loss of ignored rows, 0
+        for block in row_blocks(rows.m, rows):
+            picked = np.take_along_axis(rows[block], np.maximum(targets.index[block], 0), 1)
+            np.copyto(chosen[block], picked[:, 0], casting="unsafe", where=counts[block])
+        state.target_loss = engine.neg_log(chosen)[:, None]
+    if targets.probs is not None:
+        state.prob_loss = np.empty(rows.m, dtype)
+        for block in row_blocks(rows.m, rows, targets.probs):
+            with np.errstate(all="ignore"):
+                p = np.require(rows[block], dtype, ["C", "A"])
+                t = np.require(targets.probs[block], dtype, ["C", "A"])
+            state.prob_loss[block] = engine.neg_log_sum(p, t)
+    return losses_of(state, targets)
+
+
+def _logit_pass(rows: Rows) -> Pass:
+    dtype = compute_dtype(rows.dtype, "logits")
+    return Pass(rows, rows.n, dtype, engine.score_logits, None)
+
+
+def _along(logits, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
+    """Give a pass whose classes lie along `axis`, the axes in its order, and their lengths."""
+    logits = as_array(logits, "logits")
+    compute_dtype(logits.dtype, "logits")
+    axes = check_axis(axis, logits.ndim)
+    order = tuple(a for a in range(logits.ndim) if a not in axes) + axes
+    moved = logits.transpose(order)
+    rows = Rows(moved, len(axes))
+    if rows.n == 0:
+        raise ValueError(
+            f"`logits` must have at least one class along axis {axis}, got shape {logits.shape}"
+        )
+    return _logit_pass(rows), order, moved.shape
+
+
+def _normalized(logits, axis, write: str) -> np.ndarray:
+    rows, order, shape = _along(logits, axis)
+    return rows.columns(write).reshape(shape).transpose(np.argsort(order))[()]

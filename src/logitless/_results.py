@@ -1,0 +1,147 @@
+"""What calls give back, and how the losses of rows become one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._request import State
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The k best classes of each row: best first, the lowest index among equals.
+
+    Attributes
+    ----------
+    index : ndarray of intp, shape (m, k)
+        The classes. A class whose logit is NaN comes before every number.
+    logit : ndarray, shape (m, k)
+        Their logits.
+    log_prob : ndarray, shape (m, k), or None
+        Their log-probabilities in nats; None with ``normalize=False``.
+    """
+
+    index: np.ndarray
+    logit: np.ndarray
+    log_prob: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one pass found out about each row; None where it was not asked for.
+
+    Arrays have the leading shape of `x`, written (m,) here, and the dtype of
+    the computation; losses are in nats.
+
+    Attributes
+    ----------
+    loss : ndarray, shape (m,), or None
+        ``-log softmax(logits)[target]``; 0 for ignored rows.
+    lse : ndarray, shape (m,)
+        ``log(sum(exp(logits)))``.
+    target_logit : ndarray, shape (m,), or None
+        Logit of the target class; NaN for ignored rows. None where the targets
+        are class probabilities that are not all one-hot.
+    target_rank : ndarray of int64, shape (m,), or None
+        How many classes come before the target, 0 where it is the prediction;
+        -1 for ignored rows. None where `target_logit` is.
+    predicted : ndarray of intp, shape (m,)
+        Class of the largest logit, the lowest of equals.
+    max_logit : ndarray, shape (m,)
+        The largest logit.
+    entropy : ndarray, shape (m,), or None
+        ``-sum(p * log(p))`` of the softmax.
+    top : TopK or None
+        The best classes.
+    """
+
+    loss: np.ndarray | None = None
+    lse: np.ndarray | None = None
+    target_logit: np.ndarray | None = None
+    target_rank: np.ndarray | None = None
+    predicted: np.ndarray | None = None
+    max_logit: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+    top: TopK | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """``exp`` of the mean loss over the rows that count; NaN where none does.
+
+        Raises
+        ------
+        ValueError
+            The pass had no target.
+        """
+        if self.loss is None:
+            raise ValueError("`perplexity` needs scores made with a target, got none")
+        rank = self.target_rank
+        counted = np.size(self.loss) if rank is None else np.count_nonzero(np.asarray(rank) >= 0)
+        with np.errstate(over="ignore"):
+            return float(np.exp(_mean(self.loss, counted, np.dtype(np.float64), 3)))
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the rows that count whose target is the prediction; NaN where none does.
+
+        Raises
+        ------
+        ValueError
+            The pass had no target, or class probabilities that are not one-hot.
+        """
+        if self.target_rank is None:
+            raise ValueError("`accuracy` needs scores made with one target class a row, got none")
+        rank = np.asarray(self.target_rank)
+        counted = np.count_nonzero(rank >= 0)
+        return float(_mean(rank == 0, counted, np.dtype(np.float64), 3))
+
+
+def reduce(losses: np.ndarray, reduction: str, counted: int) -> np.ndarray | np.generic:
+    """Losses (m,) by `reduction`: added up in float64, in an order that threads do not change."""
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return _divided(losses, 1, losses.dtype)
+    return _mean(losses, counted if reduction == "mean" else losses.size, losses.dtype, 6)
+
+
+def _mean(values: np.ndarray, count: int, dtype: np.dtype, stacklevel: int) -> np.generic:
+    if count == 0:
+        message = "the mean of no rows that count is NaN"
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+        return dtype.type(np.nan)
+    return _divided(values, count, dtype)
+
+
+def _divided(values: np.ndarray, count: int, dtype: np.dtype) -> np.generic:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return dtype.type(np.sum(values, dtype=np.float64) / count)
+
+
+def gathered(m: int, parts: Iterable[tuple[slice, State]]) -> State:
+    """Join the states of successive ranges of m rows."""
+    whole = State()
+    for rows, part in parts:
+        if rows.stop - rows.start == m:
+            return part
+        for name in State.__slots__:
+            values = getattr(part, name)
+            if values is None:
+                continue
+            if rows.start == 0:
+                setattr(whole, name, np.empty((m, *values.shape[1:]), values.dtype))
+            getattr(whole, name)[rows] = values
+    return whole
+
+
+def top_of(state: State, normalize: bool) -> TopK:
+    """TopK of rows (m,)."""
+    log_prob = None
+    if normalize:
+        with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
+            log_prob = (state.top_logit - state.max[:, None]) - state.log_norm[:, None]
+    return TopK(state.top_index.astype(np.intp, copy=False), state.top_logit, log_prob)

@@ -1,0 +1,257 @@
+"""One-shot functions: the results of a `LinearHead` made for one call."""
+
+from __future__ import annotations
+
+from ._results import Scores, TopK
+from .head import LinearHead
+
+
+def _head(weight, bias, options: dict) -> LinearHead:
+    options.setdefault("pack", False)  # a copy of the weights would not pay for one call
+    return LinearHead(weight, bias, **options)
+
+
+def linear_cross_entropy(
+    x,
+    weight,
+    target,
+    bias=None,
+    *,
+    reduction: str = "none",
+    ignore_index: int = -100,
+    out=None,
+    **options,
+):
+    """``-log(softmax(x @ weight.T + bias)[target])`` without the logits in memory.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+        Any leading shape; see `LinearHead` for dtypes, layouts and memory.
+    weight : array_like, shape (n, k)
+    target : array_like
+        Class indices (m,) or float class probabilities (m, n); see
+        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+    bias : array_like, shape (n,), optional
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray, shape (m,), or scalar
+        In nats, bit for bit as `LinearHead.loss`.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead` and `LinearHead.loss`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_cross_entropy([[1.0, 2.0, 3.0]], np.eye(3), [2]).round(4)
+    array([0.4076])
+    """
+    head = _head(weight, bias, options)
+    return head.loss(x, target, reduction=reduction, ignore_index=ignore_index, out=out)
+
+
+def linear_score(
+    x,
+    weight,
+    target=None,
+    bias=None,
+    *,
+    k: int = 0,
+    entropy: bool = False,
+    ignore_index: int = -100,
+    **options,
+) -> Scores:
+    """Everything about each row of ``x @ weight.T + bias``, as `LinearHead.score`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    target : array_like, optional
+    bias : array_like, shape (n,), optional
+    k, entropy, ignore_index
+        As `LinearHead.score`.
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead` and `LinearHead.score`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> scores = ll.linear_score([[1.0, 2.0, 3.0]], np.eye(3), [1])
+    >>> scores.predicted, scores.target_rank
+    (array([2]), array([1]))
+    """
+    head = _head(weight, bias, options)
+    return head.score(x, target, k=k, entropy=entropy, ignore_index=ignore_index)
+
+
+def linear_topk(x, weight, k: int, bias=None, *, normalize: bool = True, **options) -> TopK:
+    """Find the `k` largest of ``x @ weight.T + bias`` in each row, as `LinearHead.topk`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, d)
+    weight : array_like, shape (n, d)
+    k : int
+        1 to n.
+    bias : array_like, shape (n,), optional
+    normalize : bool, default True
+        Give log-probabilities too.
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    TopK
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearHead` and `LinearHead.topk`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_topk([[1.0, 2.0, 3.0]], np.eye(3), 2).index
+    array([[2, 1]])
+    """
+    return _head(weight, bias, options).topk(x, k, normalize=normalize)
+
+
+def linear_softmax(x, weight, bias=None, **options):
+    """``softmax(x @ weight.T + bias)``, as `LinearHead.predict_proba`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    bias : array_like, shape (n,), optional
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray, shape (m, n)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearHead`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_softmax([1.0, 2.0, 3.0], np.eye(3)).round(2)
+    array([0.09, 0.24, 0.67])
+    """
+    return _head(weight, bias, options).predict_proba(x)
+
+
+def linear_log_softmax(x, weight, bias=None, **options):
+    """``log(softmax(x @ weight.T + bias))``, as `LinearHead.predict_log_proba`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    bias : array_like, shape (n,), optional
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray, shape (m, n)
+        In nats.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearHead`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_log_softmax([1.0, 2.0, 3.0], np.eye(3)).round(4)
+    array([-2.4076, -1.4076, -0.4076])
+    """
+    return _head(weight, bias, options).predict_log_proba(x)
+
+
+def linear_logsumexp(x, weight, bias=None, **options):
+    """``log(sum(exp(x @ weight.T + bias)))`` of each row, as `LinearHead.logsumexp`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    bias : array_like, shape (n,), optional
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray, shape (m,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearHead`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_logsumexp([[1.0, 2.0, 3.0]], np.eye(3)).round(4)
+    array([3.4076])
+    """
+    return _head(weight, bias, options).logsumexp(x)
+
+
+def linear_argmax(x, weight, bias=None, **options):
+    """``argmax(x @ weight.T + bias)`` of each row, as `LinearHead.predict`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    bias : array_like, shape (n,), optional
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray of intp, shape (m,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `LinearHead`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_argmax([[1.0, 2.0, 3.0]], np.eye(3))
+    array([2])
+    """
+    return _head(weight, bias, options).predict(x)

@@ -1,0 +1,325 @@
+"""Arrays from files, and files that appear only when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import secrets
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+_UNREADABLE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
+
+
+class HeadArrays(NamedTuple):
+    """What a file says about a head; None where it says nothing.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (n, k)
+    bias : ndarray, shape (n,), or None
+    softcap, temperature : float or None
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    softcap: float | None = None
+    temperature: float | None = None
+
+
+def open_array(path: str | os.PathLike, *, key: str | None = None) -> np.ndarray:
+    """Open the array in a .npy or .npz file.
+
+    A .npy file is memory-mapped read-only: nothing is read yet, and what is
+    read later can be dropped again. An array in a .npz file is a member of a
+    zip archive and is read whole.
+
+    Parameters
+    ----------
+    path : path-like
+        Which of the two kinds it is, the first bytes tell, not the name.
+    key : str, optional
+        Which array of a .npz file that holds several. One that holds a single
+        array needs no key.
+
+    Returns
+    -------
+    ndarray
+        Read-only if memory-mapped.
+
+    Raises
+    ------
+    OSError
+        The file is missing or cannot be read.
+    ValueError
+        It is neither .npy nor .npz by its first bytes, is damaged, holds
+        Python objects, or has no such key.
+    """
+    if _kind(path) == "npy":
+        return _load_npy(path)
+    names = _npz_names(path)
+    if key not in names:
+        if len(names) != 1:
+            wanted = "one array" + (f", or several with one named {key!r}" if key else "")
+            raise ValueError(f"{os.fspath(path)}: expected {wanted}, found {_listed(names)}")
+        key = names[0]
+    return _load_npz(path, [key])[key]
+
+
+def read_head(path: str | os.PathLike) -> HeadArrays:
+    """Read the weights of a head.
+
+    Parameters
+    ----------
+    path : path-like
+        A .npz file with `weight` and, if the head has them, `bias`, `softcap`
+        and `temperature`; other keys are left alone. Or a .npy file with the
+        weight only, which is memory-mapped.
+
+    Returns
+    -------
+    HeadArrays
+        As they stand in the file: `LinearHead` checks shapes and dtypes.
+
+    Raises
+    ------
+    OSError
+        The file is missing or cannot be read.
+    ValueError
+        It is neither .npy nor .npz, is damaged, has no `weight`, or its
+        `softcap` or `temperature` is not a single number.
+    """
+    if _kind(path) == "npy":
+        return HeadArrays(_load_npy(path))
+    names = _npz_names(path)
+    if "weight" not in names:
+        raise ValueError(f"{os.fspath(path)}: expected an array named 'weight', found "
+                         f"{_listed(names)}")
+    arrays = _load_npz(path, [name for name in HeadArrays._fields if name in names])
+    for name in ("softcap", "temperature"):
+        if name in arrays:
+            arrays[name] = _number(path, name, arrays[name])
+    return HeadArrays(**arrays)
+
+
+def open_packaged(name: str) -> dict[str, np.ndarray]:
+    """Read a .npz file of the package's `data` folder, wheel or zip alike.
+
+    Parameters
+    ----------
+    name : str
+        "digits.npz" or "digits_head.npz"; `data/README.md` says what they hold.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Examples
+    --------
+    >>> from logitless.io import open_packaged
+    >>> digits = open_packaged("digits.npz")
+    >>> digits["x"].shape, digits["x"].dtype, digits["target"][:5]
+    ((1797, 64), dtype('uint8'), array([0, 1, 2, 3, 4], dtype=uint8))
+    """
+    path = resources.files("logitless") / "data" / name
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` only when all went well.
+
+    The bytes go to a temporary name in the same folder, reach the disk, and
+    are renamed in one step, so a reader sees the old file or the whole new
+    one. After an error or Ctrl-C the temporary file is gone and `path` is as
+    it was. A link is followed.
+
+    Parameters
+    ----------
+    path : path-like
+        The name that the file has in the end.
+
+    Yields
+    ------
+    binary file
+        Writable and seekable.
+
+    Raises
+    ------
+    OSError
+        The folder is missing or not writable, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        # Not mkstemp, whose files nobody but the owner could read.
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class NpzWriter:
+    """Writes arrays that arrive a block of rows at a time into one .npz file.
+
+    A zip archive takes one member after the other, so each array grows in an
+    unnamed file of the same folder, which the system removes whatever happens,
+    and all of them are put together under the final name at the end. Memory
+    is that of one block.
+
+    Parameters
+    ----------
+    path : path-like
+        Must end in ".npz". An existing file is replaced at the end.
+    leading_shape : tuple of int
+        What takes the place of the rows in the shapes of the arrays: (m,), or
+        the leading shape of an `x` (..., k) that is scored row by row.
+
+    Raises
+    ------
+    ValueError
+        `path` does not end in ".npz" or is not a plain file, or at the end
+        the rows of an array do not fill `leading_shape`.
+    OSError
+        The folder is missing or not writable, or the disk is full.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from logitless.io import NpzWriter
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "out.npz")
+    ...     with NpzWriter(path, (5,)) as out:
+    ...         out.append(loss=np.zeros(3))
+    ...         out.append(loss=np.ones(2))
+    ...     np.load(path)["loss"]
+    array([0., 0., 0., 1., 1.])
+    """
+
+    def __init__(self, path: str | os.PathLike, leading_shape: tuple[int, ...]):
+        self.path = Path(os.path.realpath(path))
+        self.leading_shape = leading_shape
+        self._columns: dict[str, _Column] = {}
+        self._spools = contextlib.ExitStack()
+        if Path(path).suffix != ".npz":
+            raise ValueError(f"{os.fspath(path)}: expected a name that ends in .npz")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{os.fspath(path)}: expected the name of a plain file")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{os.fspath(path)}: its folder does not exist")
+
+    def append(self, **blocks: np.ndarray) -> None:
+        """Add rows to the arrays of these names.
+
+        Parameters
+        ----------
+        **blocks : ndarray, shape (rows, ...)
+            The first block of a name fixes its dtype and its further axes.
+        """
+        for name, block in blocks.items():
+            if name not in self._columns:
+                spool = self._spools.enter_context(_unnamed_file(self.path.parent))
+                self._columns[name] = _Column(spool, block.dtype, block.shape[1:])
+            column = self._columns[name]
+            if (block.dtype, block.shape[1:]) != column[1:]:
+                raise ValueError(f"{name}: expected blocks of {column.dtype} and shape "
+                                 f"(rows, *{column.tail}), got {block.dtype} {block.shape}")
+            # Not ndarray.tofile, which loses the cause of a failed write.
+            column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        with self._spools:
+            if kind is None:
+                self._assemble()
+
+    def _assemble(self) -> None:
+        with replacing(self.path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, column in self._columns.items():
+                shape = self.leading_shape + column.tail
+                n_bytes = column.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+                if column.spool.tell() != n_bytes:
+                    raise ValueError(f"{name}: expected {n_bytes} bytes for shape {shape}, "
+                                     f"got {column.spool.tell()}")
+                header = {"descr": np.lib.format.dtype_to_descr(column.dtype),
+                          "fortran_order": False, "shape": shape}
+                column.spool.seek(0)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, header)
+                    shutil.copyfileobj(column.spool, member, 1 << 20)
+
+
+class _Column(NamedTuple):
+    spool: BinaryIO
+    dtype: np.dtype
+    tail: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def _unnamed_file(folder: Path) -> Iterator[BinaryIO]:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield file
+
+
+def _kind(path) -> str:
+    """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    if magic == b"\x93NUMPY":
+        return "npy"
+    if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "npz"
+    raise ValueError(f"{os.fspath(path)}: expected a NumPy .npy or .npz file, "
+                     f"but it starts with {magic!r}")
+
+
+def _load_npy(path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except _UNREADABLE as error:
+        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npy array of "
+                         f"numbers: {error}") from error
+
+
+def _npz_names(path) -> list[str]:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return archive.files
+    except _UNREADABLE as error:
+        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npz archive: "
+                         f"{error}") from error
+
+
+def _load_npz(path, names: list[str]) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except _UNREADABLE as error:
+        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npz archive of arrays "
+                         f"of numbers: {error}") from error
+
+
+def _number(path, name: str, value: np.ndarray) -> float:
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise ValueError(f"{os.fspath(path)}: expected {name} to be a single number, got "
+                         f"shape {value.shape}, dtype {value.dtype}")
+    return float(value.item())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "nothing"

@@ -1,0 +1,207 @@
+"""Every forward call on fixed inputs, and a hash of every result.
+
+Run as a script it prints ``{case/result: hash}`` as JSON, so that the results of
+different instruction sets, machines and versions can be held side by side. Given the
+name of an ``.npz`` file it saves the results themselves there; given that of a ``.json``
+file, one hash for each of a few cases: the golden ones. The
+inputs are exact multiples of powers of two made by integer arithmetic: they are
+the same everywhere, whatever random generator or math library is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+
+import numpy as np
+
+import logitless as ll
+
+MASK = (1 << 64) - 1
+
+
+def exact(shape, seed, dtype=np.float32, scale=1.0):
+    """Numbers in [-scale, scale), multiples of ``scale / 2**19``; `scale` a power of two."""
+    z = np.arange(math.prod(shape), dtype=np.uint64)
+    z = z * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1342543DE82EF95 + 1) & MASK)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    top = ((z ^ (z >> np.uint64(31))) >> np.uint64(44)).astype(np.float64)
+    return ((top / 2**19 - 1) * scale).astype(dtype).reshape(shape)
+
+
+def labels(m, n, seed):
+    return ((exact((m,), seed, np.float64) + 1) / 2 * n).astype(np.int64)
+
+
+def distributions(m, n, seed, dtype=np.float32):
+    """Targets (m, n): every third row one-hot, the others arbitrary, some entries zero."""
+    t = np.maximum(exact((m, n), seed, dtype), 0)
+    t[::3] = 0
+    t[np.arange(0, m, 3), labels(len(t[::3]), n, seed)] = 1
+    return t
+
+
+def everything(head, x, target, *, soft=None, k=5):
+    """All forward results of a head, by name."""
+    k = min(k, head.n_classes)
+    top = head.topk(x, k)
+    plain = head.topk(x, k, normalize=False)
+    score = head.score(x, target, k=k, entropy=True)
+    out = {
+        "loss": head.loss(x, target),
+        "predict": head.predict(x),
+        "predict_proba": head.predict_proba(x),
+        "predict_log_proba": head.predict_log_proba(x),
+        "logits": head.logits(x),
+        "logsumexp": head.logsumexp(x),
+        "target_log_prob": head.target_log_prob(x, target),
+        "topk.index": top.index,
+        "topk.logit": top.logit,
+        "topk.log_prob": top.log_prob,
+        "topk.plain.index": plain.index,
+        "topk.plain.logit": plain.logit,
+        "score.loss": score.loss,
+        "score.lse": score.lse,
+        "score.target_logit": score.target_logit,
+        "score.target_rank": score.target_rank,
+        "score.predicted": score.predicted,
+        "score.max_logit": score.max_logit,
+        "score.entropy": score.entropy,
+        "score.top.index": score.top.index,
+        "score.top.logit": score.top.logit,
+        "score.top.log_prob": score.top.log_prob,
+    }
+    if soft is not None:
+        out["soft"] = head.loss(x, soft)
+    return out
+
+
+def from_logits(z, target, soft):
+    return {
+        "softmax": ll.softmax(z),
+        "log_softmax": ll.log_softmax(z),
+        "ll.logsumexp": ll.logsumexp(z),
+        "cross_entropy": ll.cross_entropy(z, target),
+        "cross_entropy.soft": ll.cross_entropy(z, soft),
+    }
+
+
+def digest(a):
+    a = np.array(a, order="C")
+    if a.dtype.kind == "f":
+        a[np.isnan(a)] = np.nan
+    little = a.astype(a.dtype.newbyteorder("<"))
+    head = f"{little.dtype.str}{little.shape}".encode()
+    return hashlib.sha256(head + little.tobytes()).hexdigest()[:16]
+
+
+# Rows, classes, features: around vector widths, register tiles, feature blocks, class spans.
+SHAPES = (
+    [(3, n, 7) for n in (1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64)]
+    + [(2, n, 5) for n in (255, 256, 257, 511, 512, 513, 1021, 4095, 4096, 4097, 8193)]
+    + [(4, 10, k) for k in (0, 1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 511, 512, 513, 1600)]
+    + [(m, 37, 19) for m in (1, 2, 5, 6, 7, 8, 11, 12, 13, 23, 24, 25, 97, 144, 257)]
+    + [(1, 1000, 300), (1, 7, 1031), (70, 7, 130), (13, 600, 270), (1100, 3, 2), (1, 16400, 3)]
+)
+
+
+def cases():
+    """Yield (name, results) for the whole battery."""
+    for dtype in (np.float32, np.float64):
+        tag = np.dtype(dtype).name
+        for m, n, k in SHAPES:
+            x, w = exact((m, k), 1, dtype), exact((n, k), 2, dtype, 2.0)
+            bias = exact((n,), 3, dtype, 4.0)
+            head = ll.LinearHead(w, bias)
+            t, soft = labels(m, n, 4), distributions(m, n, 5, dtype)
+            yield f"{tag}/{m}x{n}x{k}", everything(head, x, t, soft=soft)
+        for name, results in options(dtype):
+            yield f"{tag}/{name}", results
+        for scale in (1.0, 64.0, 1024.0):
+            z = exact((9, 777), 6, dtype, scale)
+            yield (
+                f"{tag}/logits*{scale:g}",
+                from_logits(z, labels(9, 777, 7), distributions(9, 777, 8, dtype)),
+            )
+        p = (exact((4099,), 9, dtype) + 1) / 2
+        yield f"{tag}/nll", {"nll": ll.nll(p[:, None], np.zeros(4099, np.int64))}
+    yield from narrow()
+
+
+def options(dtype):
+    """Options, large logits and special values."""
+    m, n, k = 9, 131, 40
+    x, w, bias = exact((m, k), 11, dtype), exact((n, k), 12, dtype), exact((n,), 13, dtype)
+    t, soft = labels(m, n, 14), distributions(m, n, 15, dtype)
+    for name, kw in {
+        "softcap": {"softcap": 3.0},
+        "temperature": {"temperature": 0.37},
+        "both": {"softcap": 30.0, "temperature": 1.7},
+        "unpacked": {"pack": False},
+    }.items():
+        yield name, everything(ll.LinearHead(w, bias, **kw), x, t, soft=soft)
+    yield "large", everything(ll.LinearHead(w * 64, bias), x, t, soft=soft)
+    yield "offset", everything(ll.LinearHead(w, bias + dtype(1e6)), x, t, soft=soft)
+    special = bias.copy()
+    special[[0, 7, 50, 130]] = -np.inf
+    bad = x.copy()
+    bad[2, 3] = np.nan
+    bad[5, 39] = np.inf
+    bad[6] = 0
+    yield "minus infinity", everything(ll.LinearHead(w, special), bad, t, soft=soft)
+    tiny = dtype(np.finfo(dtype).tiny)
+    yield "denormal", everything(ll.LinearHead(w * tiny), x, t, soft=soft)
+
+
+def values_of(kind, shape, seed):
+    """Whole numbers every type can hold, negative ones where there are any."""
+    v = np.floor(exact(shape, seed, np.float64, 64.0))
+    if kind == "?":
+        v = v % 2
+    elif kind[0] == "u":
+        v = v + 64
+    return v.astype(kind)
+
+
+def narrow():
+    """Types that are widened on the way."""
+    for kind in ("f2", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">f4", ">f8"):
+        x, w = values_of(kind, (7, 33), 21), exact((19, 33), 22, np.float32, 0.125)
+        yield f"x {kind}", everything(ll.LinearHead(w), x, labels(7, 19, 23))
+        w, x = values_of(kind, (19, 33), 24), exact((7, 33), 25, np.float32, 0.125)
+        yield f"weight {kind}", everything(ll.LinearHead(w), x, labels(7, 19, 26))
+
+
+def results():
+    return {f"{name}/{key}": a for name, res in cases() for key, a in res.items()}
+
+
+GOLDEN = [
+    *("3x1x7", "3x7x7", "3x17x7", "2x513x5", "2x8193x5", "4x10x0", "4x10x1600", "97x37x19"),
+    *("1x1000x300", "1x7x1031", "70x7x130", "13x600x270", "softcap", "temperature", "large"),
+    *("offset", "minus infinity", "denormal", "logits*1", "logits*64", "nll"),
+]
+
+
+def golden():
+    """One hash for each golden case, over all its results."""
+    hashes = {}
+    for name, res in cases():
+        if name.partition("/")[2] in GOLDEN:
+            together = " ".join(f"{key} {digest(a)}" for key, a in sorted(res.items()))
+            hashes[name] = hashlib.sha256(together.encode()).hexdigest()[:16]
+    return hashes
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1].endswith(".json"):
+        with open(sys.argv[1], "w") as f:
+            f.write(json.dumps(golden(), indent=0) + "\n")
+    elif sys.argv[1:]:
+        np.savez(sys.argv[1], **{key.replace("/", "|"): a for key, a in results().items()})
+    else:
+        hashes = {key: digest(a) for key, a in results().items()}
+        json.dump(hashes, sys.stdout, indent=0, sort_keys=True)

@@ -1,0 +1,445 @@
+"""The `logitless` command: what it computes, what it writes, what it says, how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+import logitless as ll
+from logitless import _commands, _demo, cli
+from logitless._limits import MachineLimits
+from logitless.io import open_packaged
+
+M, N, K = 37, 7, 5
+
+
+@pytest.fixture
+def command(capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*args):
+        code = cli.main([str(arg) for arg in args])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A head, samples and targets in the current folder, which is made empty for the test."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(7)
+    arrays = {"weight": rng.standard_normal((N, K), np.float32),
+              "bias": rng.standard_normal(N, np.float32),
+              "x": rng.standard_normal((M, K), np.float32),
+              "target": rng.integers(N, size=M)}
+    np.savez("head.npz", weight=arrays["weight"], bias=arrays["bias"])
+    np.save("x.npy", arrays["x"])
+    np.save("target.npy", arrays["target"])
+    return arrays
+
+
+def load(path="out.npz"):
+    with np.load(path) as written:
+        return dict(written)
+
+
+def truth(weight, bias, x, softcap=None, temperature=1.0):
+    """Logits and log-probabilities in float64."""
+    z = x.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    if softcap is not None:
+        z = softcap * np.tanh(z / softcap)
+    z /= temperature
+    return z, z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
+
+
+def assert_truth(out, logits, log_p, target=None):
+    rows = np.arange(len(logits))
+    np.testing.assert_array_equal(out["predicted"], logits.argmax(axis=1))
+    np.testing.assert_allclose(out["max_logit"], logits.max(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out["lse"], np.logaddexp.reduce(logits, axis=1), rtol=1e-5)
+    if target is not None:
+        np.testing.assert_allclose(out["loss"], -log_p[rows, target], rtol=1e-5)
+
+
+@pytest.mark.parametrize("block_rows", [None, 1, 5, M])
+def test_score(command, files, block_rows):
+    more = [] if block_rows is None else ["--block-rows", block_rows]
+    code, stdout, stderr = command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz",
+                                   *more)
+    assert (code, stderr) == (0, "")
+    out = load()
+    assert sorted(out) == ["loss", "lse", "max_logit", "predicted"]
+    z, log_p = truth(files["weight"], files["bias"], files["x"])
+    assert_truth(out, z, log_p, files["target"])
+    mean = -log_p[np.arange(M), files["target"]].mean()
+    said = dict(re.split(r"  +", line, maxsplit=1) for line in stdout.splitlines())
+    assert said["rows"] == str(M)
+    assert float(said["mean loss"].removesuffix(" nats")) == pytest.approx(mean, rel=1e-5)
+    assert float(said["perplexity"]) == pytest.approx(np.exp(mean), rel=1e-5)
+    assert said["accuracy"] == f"{(z.argmax(axis=1) == files['target']).mean():.2%}"
+    assert said["written to"] == "out.npz"
+    assert sorted(os.listdir()) == ["head.npz", "out.npz", "target.npy", "x.npy"]
+
+
+def test_blocks_do_not_change_the_bits(command, files):
+    if ll.active_isa() == "numpy":
+        pytest.skip("BLAS may add in another order for another batch")
+    for name, rows in (("a.npz", 3), ("b.npz", M)):
+        assert command("score", "head.npz", "x.npy", "target.npy", "-o", name,
+                       "--block-rows", rows, "--topk", 3)[0] == 0
+    a, b = load("a.npz"), load("b.npz")
+    assert all(a[key].tobytes() == b[key].tobytes() for key in a)
+
+
+def test_score_without_target_and_with_top_k(command, files):
+    code, stdout, _ = command("score", "head.npz", "x.npy", "-o", "out.npz", "--topk", 3,
+                              "--block-rows", 10, "--threads", 1)
+    assert code == 0
+    assert "loss" not in stdout
+    assert "accuracy" not in stdout
+    out = load()
+    assert sorted(out) == ["lse", "max_logit", "predicted", "top_index", "top_log_prob"]
+    z, log_p = truth(files["weight"], files["bias"], files["x"])
+    assert_truth(out, z, log_p)
+    best = np.argsort(-z, axis=1)[:, :3]
+    np.testing.assert_array_equal(out["top_index"], best)
+    np.testing.assert_allclose(out["top_log_prob"], np.take_along_axis(log_p, best, 1), rtol=1e-5)
+
+
+def test_ignored_rows_do_not_count(command, files):
+    target = files["target"].copy()
+    target[::3] = 2
+    np.save("target.npy", target)
+    code, stdout, _ = command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz",
+                              "--ignore-index", 2)
+    assert code == 0
+    z, log_p = truth(files["weight"], files["bias"], files["x"])
+    counts = target != 2
+    assert (load()["loss"][~counts] == 0).all()
+    assert re.search(rf"^counted +{counts.sum()}$", stdout, re.M)
+    right = (z.argmax(axis=1) == target)[counts].mean()
+    assert re.search(rf"^accuracy +{right:.2%}$", stdout, re.M)
+    mean = -log_p[np.arange(M), target][counts].mean()
+    said = float(re.search(r"^mean loss +(\S+) nats$", stdout, re.M)[1])
+    assert said == pytest.approx(mean, rel=1e-5)
+
+
+def test_all_rows_ignored(command, files):
+    np.save("target.npy", np.full(M, -100))
+    code, stdout, _ = command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz")
+    assert code == 0
+    assert re.search(r"^counted +0$", stdout, re.M)
+    assert "mean loss" not in stdout
+
+
+def test_targets_that_are_probabilities(command, files):
+    t = np.random.default_rng(1).dirichlet(np.ones(N), M).astype(np.float32)
+    np.save("target.npy", t)
+    code, stdout, _ = command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz",
+                              "--block-rows", 8)
+    assert code == 0
+    _, log_p = truth(files["weight"], files["bias"], files["x"])
+    np.testing.assert_allclose(load()["loss"], -(t * log_p).sum(axis=1), rtol=1e-5)
+    assert "mean loss" in stdout
+    assert "accuracy" not in stdout
+
+
+def test_softcap_and_temperature_are_read_and_overridden(command, files):
+    np.savez("head.npz", weight=files["weight"], bias=files["bias"], softcap=2.0,
+             temperature=0.5)
+    for args, options in (((), {"softcap": 2.0, "temperature": 0.5}),
+                          (("--softcap", 3, "--temperature", 2),
+                           {"softcap": 3.0, "temperature": 2.0})):
+        assert command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz", *args)[0] == 0
+        logits_and_log_p = truth(files["weight"], files["bias"], files["x"], **options)
+        assert_truth(load(), *logits_and_log_p, files["target"])
+
+
+@pytest.mark.parametrize("layout", ["fortran", "npz", "big-endian", "float16", "uint8"])
+def test_layouts_of_x(command, files, layout):
+    x = files["x"]
+    if layout == "npz":
+        np.savez("x.npz", x=x, other=np.zeros(3))
+        os.remove("x.npy")
+    else:
+        x = {"fortran": np.asfortranarray, "big-endian": lambda a: a.astype(">f4"),
+             "float16": lambda a: a.astype(np.float16),
+             "uint8": lambda a: (abs(a) * 3).astype(np.uint8)}[layout](x)
+        np.save("x.npy", x)
+    code, _, stderr = command("score", "head.npz", "x.npz" if layout == "npz" else "x.npy",
+                              "target.npy", "-o", "out.npz", "--block-rows", 8)
+    assert (code, stderr) == (0, "")
+    assert_truth(load(), *truth(files["weight"], files["bias"], x), files["target"])
+
+
+def test_head_of_weights_only_and_leading_axes(command, files):
+    np.save("head.npy", files["weight"])
+    np.save("x.npy", files["x"][:36].reshape(3, 12, K))
+    np.save("target.npy", files["target"][:36].reshape(3, 12))
+    code, _, _ = command("score", "head.npy", "x.npy", "target.npy", "-o", "out.npz",
+                         "--topk", 2, "--block-rows", 5)
+    assert code == 0
+    out = load()
+    assert out["loss"].shape == (3, 12)
+    assert out["top_index"].shape == (3, 12, 2)
+    out = {key: value.reshape(36, *value.shape[2:]) for key, value in out.items()}
+    assert_truth(out, *truth(files["weight"], 0, files["x"][:36]), files["target"][:36])
+
+
+def test_no_rows(command, files):
+    np.save("x.npy", files["x"][:0])
+    np.save("target.npy", files["target"][:0])
+    code, _, stderr = command("score", "head.npz", "x.npy", "target.npy", "-o", "out.npz",
+                              "--topk", 2)
+    assert (code, stderr) == (0, "")
+    assert load()["loss"].shape == (0,)
+    assert load()["top_index"].shape == (0, 2)
+
+
+def bad_label(files):
+    files["target"][20] = N
+    np.save("target.npy", files["target"])
+
+
+def bad_probability(files):
+    t = np.full((M, N), 1 / N)
+    t[20, 1] = -1
+    np.save("target.npy", t)
+
+
+def save(name, array):
+    return lambda files: np.save(name, array)
+
+
+@pytest.mark.parametrize(("spoil", "args", "message"), [
+    (None, ["nothing.npy"], r"TARGET.*nothing.npy"),
+    (save("target.npy", np.zeros(M + 1, int)), [],
+     r"TARGET of class indices \(int64\) must have shape \(37,\), got \(38,\)"),
+    (save("target.npy", np.zeros(M)), [],
+     r"TARGET of class probabilities \(float64\) must have shape \(37, 7\), got \(37,\)"),
+    (bad_label, ["--block-rows", "8"], r"\[0, 7\).*-100.* 7 at row 20"),
+    (bad_probability, ["--block-rows", "8"], r"rows 16 to 24: .*-1"),
+    (save("x.npy", np.zeros((M, K + 1))), [], r"X must have shape \(\.\.\., 5\).*\(37, 6\)"),
+    (save("x.npy", np.zeros((M, K), "S3")), [], r"S3"),
+    (save("head.npz.npy", np.zeros(3)), ["HEAD", "head.npz.npy"], r"weight.*\(3,\)"),
+    (None, ["--temperature", "0"], r"temperature.*0"),
+    (None, ["--softcap", "-1"], r"softcap.*-1"),
+    (None, ["--topk", "8"], r"8"),
+    (None, ["--threads", "0"], r"--threads"),
+    (None, ["-o", "out.txt"], r"out.txt: expected a name that ends in .npz"),
+    (None, ["-o", "no/out.npz"], r"its folder does not exist"),
+    (None, ["-o", "head.npz"], r"head.npz: OUT must not be one of the inputs"),
+])
+def test_bad_input_is_one_message_and_code_2(command, files, spoil, args, message):
+    if spoil is not None:
+        spoil(files)
+    words = ["score", "head.npz", "x.npy", "target.npy", "-o", "out.npz"]
+    if args[:1] == ["HEAD"]:
+        words[1] = args[1]
+    elif args and not args[0].startswith("-"):
+        words[3] = args[0]
+    else:
+        words += args
+    before = sorted(os.listdir())
+    code, stdout, stderr = command(*words)
+    assert (code, stdout) == (2, "")
+    assert re.search(message, stderr), stderr
+    assert "Traceback" not in stderr
+    assert sorted(os.listdir()) == before
+
+
+def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeypatch):
+    with open("out.npz", "w") as old:
+        old.write("the old result")
+    blocks = []
+
+    def block(self, rows, writer, totals):
+        blocks.append(rows)
+        with open("out.npz") as old:
+            assert old.read() == "the old result"
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
+        score_block(self, rows, writer, totals)
+
+    score_block = _commands.Job._block
+    monkeypatch.setattr(_commands.Job, "_block", block)
+    before = sorted(os.listdir())
+    assert command("score", "head.npz", "x.npy", "-o", "out.npz", "--block-rows", 9)[0] == 130
+    assert len(blocks) == 3
+    assert sorted(os.listdir()) == before
+    with open("out.npz") as old:
+        assert old.read() == "the old result"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_leaves_no_trace(files, tmp_path, pytestconfig):
+    np.save("x.npy", np.zeros((4_000_000, K), np.uint8))
+    before = sorted(os.listdir())
+    code = ("import sys; from logitless import _commands, cli; print('ready', flush=True);"
+            "sys.exit(cli.main(sys.argv[1:]))")
+    words = ["score", tmp_path / "head.npz", tmp_path / "x.npy", "-o", tmp_path / "out.npz",
+             "--block-rows", "1"]
+    with subprocess.Popen([sys.executable, "-c", code, *words], text=True,
+                          cwd=pytestconfig.invocation_params.dir,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        assert process.poll() is None
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - start < 5
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert sorted(os.listdir()) == before
+
+
+def test_progress_is_shown_on_a_terminal_only(command, files, monkeypatch):
+    quiet = command("score", "head.npz", "x.npy", "-o", "out.npz", "--block-rows", 1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = command("score", "head.npz", "x.npy", "-o", "out.npz", "--block-rows", 1)
+    assert quiet[2] == ""
+    assert "100 %" in shown[2]
+    assert "rows/s" in shown[2]
+
+
+@pytest.fixture
+def quick_demo(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(_demo, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(_demo, "TILED_ROWS", 2000)
+
+
+def test_demo(command, quick_demo):
+    code, stdout, stderr = command("demo")
+    assert (code, stderr) == (0, "")
+    digits, fitted = open_packaged("digits.npz"), open_packaged("digits_head.npz")
+    x, target = digits["x"][1200:], digits["target"][1200:].astype(int)
+    z, log_p = truth(fitted["weight"], fitted["bias"], x)
+    loss = -log_p[np.arange(len(x)), target]
+    predicted = z.argmax(axis=1)
+    assert f"accuracy    {(predicted == target).mean():.1%}" in stdout
+    assert f"mean loss   {loss.mean():.4f} nats" in stdout
+    assert f"perplexity  {np.exp(loss.mean()):.4f}" in stdout
+    table = re.findall(r"^ *(\d{4}) +(\d) +([\d.]+) +(\d) +([\d.]+) +([\d.]+) *$", stdout, re.M)
+    assert [int(row[0]) - 1200 for row in table] == np.argsort(-loss)[:10].tolist()
+    for index, label, p, guess, p_guess, row_loss in table:
+        i = int(index) - 1200
+        assert (int(label), int(guess)) == (target[i], predicted[i])
+        assert [p, p_guess] == [f"{v:.3f}" for v in np.exp(log_p[i, [target[i], predicted[i]]])]
+        assert row_loss == f"{loss[i]:.2f}"
+        assert f"{index}: {label}, not {guess}" in stdout
+    assert re.search(r"^ +597 .+x *$", stdout, re.M)
+    assert max(map(len, stdout.splitlines())) <= 80
+
+
+def test_demo_draws_a_picture_where_it_is_told(command, quick_demo):
+    pytest.importorskip("matplotlib")
+    code, stdout, _ = command("demo", "--plot", "hard.png")
+    assert code == 0
+    assert "hard.png" in stdout
+    assert os.listdir() == ["hard.png"]
+    with open("hard.png", "rb") as picture:
+        assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
+    code, _, stderr = command("demo", "--plot", "no/hard.png")
+    assert code == 2
+    assert "cannot write the picture" in stderr
+
+
+def test_demo_without_matplotlib_says_how_to_get_it(command, quick_demo, monkeypatch):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, stdout, _ = command("demo")
+    assert code == 0
+    assert 'pip install "logitless[plot]"' in stdout
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("columns", ["20", "40"])
+def test_demo_fits_a_narrow_terminal(command, quick_demo, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, stdout, _ = command("demo")
+    assert code == 0
+    assert max(map(len, stdout.splitlines())) <= int(columns)
+
+
+def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch):
+    monkeypatch.setattr(_demo, "numpy_score", lambda x, w, b, t: (np.ones(len(x)), t))
+    code, stdout, stderr = command("demo")
+    assert code == 1
+    assert "disagree" in stderr
+    assert "speedup" not in stdout
+
+
+def test_info(command):
+    code, stdout, _ = command("info")
+    assert code == 0
+    assert np.__version__ in stdout
+    assert ll.active_isa() in stdout
+    code, stdout, _ = command("info", "--json")
+    facts = json.loads(stdout)
+    assert facts["isa"] == ll.active_isa()
+    assert facts["isas"] == list(ll.available_isas())
+    assert facts["threads"] >= 1
+    assert facts["limits"]["read_gb_s"] > 0
+
+
+def test_info_says_why_that_many_threads(command, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("LOGITLESS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(ll, "machine_limits", lambda: MachineLimits(1, 1.0, 1.0, 1.0))
+    assert json.loads(command("info", "--json")[1])["threads_reason"] == "OMP_NUM_THREADS=1"
+
+
+@pytest.mark.parametrize("name", ["demo", "info"])
+def test_bad_environment_is_one_message_and_code_2(command, monkeypatch, name):
+    monkeypatch.setenv("LOGITLESS_NUM_THREADS", "many")
+    code, stdout, stderr = command(name)
+    assert (code, stdout) == (2, "")
+    assert "LOGITLESS_NUM_THREADS" in stderr
+    assert "many" in stderr
+
+
+def test_help_and_version(command):
+    code, stdout, _ = command("-h")
+    assert code == 0
+    assert all(name in stdout for name in ("demo", "score", "info"))
+    for name in ("demo", "score", "info"):
+        assert command(name, "--help")[0] == 0
+    code, stdout, _ = command("--version")
+    assert code == 0
+    assert stdout.startswith("logitless ")
+    code, _, stderr = command("scroe")
+    assert code == 2
+    assert "scroe" in stderr
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_missing_packages_are_one_line_and_code_2(missing):
+    code = (f"import sys; sys.modules[{missing!r}] = None; from logitless.cli import main;"
+            "sys.exit(main(['info']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "logitless[cli]"' in done.stderr
+
+
+def test_python_m_logitless():
+    done = subprocess.run([sys.executable, "-m", "logitless", "--version"], capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("logitless ")

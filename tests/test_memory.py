@@ -1,0 +1,159 @@
+"""The logit matrix never exists: what a call takes beside its arguments and results."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import logitless as ll
+
+MIB = 1 << 20
+ISA = ll.active_isa()
+# The full size is quick where the kernels are; elsewhere fewer rows still make a
+# logit matrix many times the limit.
+ROWS = {"numpy": 48, "scalar": 16}.get(ISA, 2048)
+
+PEAK = f"""
+import resource, sys
+import numpy as np, logitless as ll
+
+def peak():
+    "The most memory the process ever held, in bytes."
+    try:
+        # ru_maxrss counts what the parent held when it started this process.
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) << 10 for line in f if line.startswith("VmHWM"))
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024)
+
+def settle():
+    "Have the peak start again from here, where the system can."
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")
+    except OSError:
+        pass
+
+m, k, n = {ROWS}, 64, 500_000
+rng = np.random.default_rng(0)
+x, w = np.empty((m, k), "f4"), np.empty((n, k), "f4")
+rng.random(out=x, dtype="f4"), rng.random(out=w, dtype="f4")
+t = rng.integers(0, n, m)
+tiny = ll.LinearHead(w[:3], n_threads=1)
+def extra(call, warm):
+    warm()
+    settle()
+    before = peak()
+    result = call()
+    assert np.isfinite(result).all()
+    print(peak() - before, flush=True)
+"""
+
+
+def extra(run_python, code):
+    pytest.importorskip("resource")
+    return int(run_python(PEAK + code, OMP_NUM_THREADS="1"))
+
+
+def test_loss_of_half_a_million_classes(run_python):
+    code = """
+head = ll.LinearHead(w, n_threads=1)
+extra(lambda: head.loss(x, t), lambda: tiny.loss(x[:2], [0, 1]))
+"""
+    assert extra(run_python, code) < 16 * MIB
+
+
+def test_one_shot_loss_packs_no_copy_of_the_weights(run_python):
+    code = """
+f = ll.linear_cross_entropy
+extra(lambda: f(x[:16], w, t[:16], n_threads=1), lambda: f(x[:2], w[:3], [0, 1], n_threads=1))
+"""
+    assert extra(run_python, code) < 16 * MIB
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_the_measure_sees_a_logit_matrix(run_python):
+    """The other tests here mean something: 16 rows of logits are 32 MB."""
+    code = "extra(lambda: x[:16] @ w.T, lambda: x[:2] @ w[:3].T)"
+    assert extra(run_python, code) > 24 * MIB
+
+
+@pytest.fixture
+def traced():
+    """Peak of NumPy's allocations during a call, in bytes."""
+
+    def run(call):
+        tracemalloc.start()
+        try:
+            call()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            result = call()
+            return tracemalloc.get_traced_memory()[1] - before, result
+        finally:
+            tracemalloc.stop()
+
+    return run
+
+
+@pytest.mark.parametrize("call", ["loss", "soft", "topk", "score", "predict", "target_log_prob"])
+def test_no_call_builds_the_logit_matrix(call, traced, rng):
+    """Of 300 x 60,000 logits (72 MB in float32)."""
+    m, n, k = 300, 60_000, 8
+    x, w = rng.random((m, k), np.float32), rng.random((n, k), np.float32)
+    t = rng.integers(0, n, m)
+    head = ll.LinearHead(w, n_threads=1)
+    calls = {
+        "loss": lambda: head.loss(x, t),
+        "soft": lambda: head.loss(x, np.broadcast_to(np.float32(1 / n), (m, n))),
+        "topk": lambda: head.topk(x, 5),
+        "score": lambda: head.score(x, t, k=3, entropy=True),
+        "predict": lambda: head.predict(x),
+        "target_log_prob": lambda: head.target_log_prob(x, t[:, None]),
+    }
+    assert traced(calls[call])[0] < 16 * MIB
+
+
+def test_sampling_builds_no_logit_matrix(traced, rng):
+    m, n = 60, 60_000
+    x, w = rng.random((m, 2), np.float32), rng.random((n, 2), np.float32)
+    head = ll.LinearHead(w, n_threads=1)
+    # Neither of the 14 MB of logits, nor of three times that in noise.
+    assert traced(lambda: head.sample(x, np.random.default_rng(0), size=3))[0] < 16 * MIB
+
+
+@pytest.mark.parametrize("call", ["predict_proba", "predict_log_proba", "logits"])
+def test_results_with_a_column_for_each_class_take_their_own_size(call, traced, rng):
+    m, n = 300, 30_000
+    head = ll.LinearHead(rng.random((n, 8), np.float32), n_threads=1)
+    x = rng.random((m, 8), np.float32)
+    peak, result = traced(lambda: getattr(head, call)(x))
+    assert peak < result.nbytes + 16 * MIB
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.int8, np.int64, ">f4"])
+def test_what_must_be_converted_is_converted_a_block_at_a_time(kind, traced, rng):
+    """Of 64 MB in float32 no more than a block exists."""
+    x = rng.integers(0, 9, (250_000, 64)).astype(kind)
+    head = ll.LinearHead(rng.random((3, 64), np.float32), n_threads=1)
+    assert traced(lambda: head.logsumexp(x))[0] < 24 * MIB
+    strided = x[::-1, ::2]
+    head = ll.LinearHead(rng.random((3, 32), np.float32), n_threads=1)
+    assert traced(lambda: head.predict(strided))[0] < 24 * MIB
+
+
+def test_unpacked_head_holds_no_copy(rng):
+    w = rng.random((1000, 50), np.float32)
+    assert ll.LinearHead(w, pack=False).nbytes < w.nbytes / 4
+
+
+def test_reductions_of_logits_at_hand(traced, rng):
+    z = np.broadcast_to(rng.random((1, 2000), np.float32), (20_000, 2000))
+    t = np.zeros(20_000, int)
+    assert traced(lambda: ll.logsumexp(z))[0] < 16 * MIB
+    assert traced(lambda: ll.cross_entropy(z, t))[0] < 16 * MIB
