@@ -12,14 +12,18 @@
  *       rows      a a  +---------------+
  */
 
-/* What becomes of the accumulators: `first` starts the logit, `bias` (or NULL) ends it. */
-static inline void store_sum(real *c, vec sum, int first, const real *bias)
+/* Where the sums go: `first` starts the logit, `bias` (or NULL) ends it. */
+LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL_NV], real *c,
+                            ptrdiff_t c_row, const int first, const real *bias)
 {
-    if (!first)
-        sum = vadd(vload(c), sum);
-    if (bias)
-        sum = vadd(sum, vload(bias));
-    vstore(c, sum);
+    LL_UNROLL
+    for (int i = 0; i < height; i++)
+        LL_UNROLL
+        for (int j = 0; j < width; j++) {
+            real *z = c + i * c_row + j * LL_LANES;
+            vec logit = first ? sum[i][j] : vadd(vload(z), sum[i][j]);
+            vstore(z, bias ? vadd(logit, vload(bias + j * LL_LANES)) : logit);
+        }
 }
 
 LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
@@ -28,23 +32,32 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, c
 {
     vec sum[LL_MR][LL_NV];
 
+    LL_UNROLL
     for (int i = 0; i < height; i++)
+        LL_UNROLL
         for (int j = 0; j < width; j++)
             sum[i][j] = vset(0);
     for (ptrdiff_t p = 0; p < kc; p++) {
         vec bj[LL_NV];
+        LL_UNROLL
         for (int j = 0; j < width; j++)
             bj[j] = vload(b + j * b_panel + p * LL_LANES);
+        LL_UNROLL
         for (int i = 0; i < height; i++) {
             vec ai = vset(a[p * height + i]);
+            LL_UNROLL
             for (int j = 0; j < width; j++)
                 sum[i][j] = vfma(ai, bj[j], sum[i][j]);
         }
     }
-    for (int i = 0; i < height; i++)
-        for (int j = 0; j < width; j++)
-            store_sum(c + i * c_row + j * LL_LANES, sum[i][j], first,
-                      bias ? bias + j * LL_LANES : NULL);
+    if (first && bias)
+        store_sums(height, width, sum, c, c_row, 1, bias);
+    else if (first)
+        store_sums(height, width, sum, c, c_row, 1, NULL);
+    else if (bias)
+        store_sums(height, width, sum, c, c_row, 0, bias);
+    else
+        store_sums(height, width, sum, c, c_row, 0, NULL);
 }
 
 /* One function a shape: the compiler keeps its accumulators in registers. */

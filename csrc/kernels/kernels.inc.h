@@ -28,6 +28,16 @@ typedef double real;
 #define LL_TEMPLATE static inline
 #endif
 
+/* For loops over registers: an array of vectors stays in registers only when each index is a
+ * constant. */
+#if defined(__clang__)
+#define LL_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define LL_UNROLL _Pragma("GCC unroll 16")
+#else
+#define LL_UNROLL
+#endif
+
 /* A hint; the address need not be readable. */
 static inline void prefetch(const void *p)
 {

@@ -5,14 +5,20 @@ static double spin_fma(ptrdiff_t rounds)
 {
     vec sum[LL_MR][LL_NV], a = vset(R(0.5)), b = vset(1), all = vset(0);
 
+    LL_UNROLL
     for (int i = 0; i < LL_MR; i++)
+        LL_UNROLL
         for (int j = 0; j < LL_NV; j++)
-            sum[i][j] = vset((real)(i + j));
+            sum[i][j] = vset((real)(i * LL_NV + j));
     for (ptrdiff_t r = 0; r < rounds; r++)
+        LL_UNROLL
         for (int i = 0; i < LL_MR; i++)
+            LL_UNROLL
             for (int j = 0; j < LL_NV; j++)
                 sum[i][j] = vfma(sum[i][j], a, b);
+    LL_UNROLL
     for (int i = 0; i < LL_MR; i++)
+        LL_UNROLL
         for (int j = 0; j < LL_NV; j++)
             all = vadd(all, sum[i][j]);
     /* Every chain tends to 2, so the sum is positive: looking at it keeps the work alive. */
