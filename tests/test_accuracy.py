@@ -9,13 +9,13 @@ runs with several.
 from __future__ import annotations
 
 import numpy as np
+import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import Truth, assert_no_worse, assert_relative, naive
 
 import logitless as ll
-import oracle
-from oracle import Truth, assert_no_worse, assert_relative, naive
 
 long_double = pytest.mark.skipif(
     not oracle.LONG_IS_WIDER, reason="no type wider than float64 on this platform"

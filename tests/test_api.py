@@ -7,12 +7,12 @@ import inspect
 import pickle
 
 import numpy as np
+import oracle
 import pytest
 import scipy.special
+from oracle import Truth, assert_same, assert_same_bits
 
 import logitless as ll
-import oracle
-from oracle import Truth, assert_same, assert_same_bits
 
 M, N, K = 40, 13, 9
 

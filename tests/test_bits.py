@@ -7,12 +7,12 @@ import pathlib
 
 import numpy as np
 import pytest
+from battery import distributions, everything, exact, from_logits, labels
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import assert_same_bits
 
 import logitless as ll
-from battery import distributions, everything, exact, from_logits, labels
-from oracle import assert_same_bits
 
 pytestmark = pytest.mark.compiled_only
 

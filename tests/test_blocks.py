@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle import Truth, says
 
 import logitless as ll
-from oracle import Truth, says
 
 # Each more than one block of rows or of classes, for either engine.
 SHAPES = [(3, 150_000), (20, 30_000), (700, 1500), (2500, 600)]

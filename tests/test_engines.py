@@ -7,10 +7,9 @@ import pathlib
 import subprocess
 import sys
 
+import battery
 import numpy as np
 import pytest
-
-import battery
 
 pytestmark = pytest.mark.compiled_only
 

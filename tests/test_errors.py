@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle import says
 
 import logitless as ll
-from oracle import says
 
 M, N, K = 6, 5, 4
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import pathlib
 
-import pytest
-
 import battery
+import pytest
 
 pytestmark = pytest.mark.compiled_only
 

@@ -6,9 +6,9 @@ import array
 
 import numpy as np
 import pytest
+from oracle import assert_same, assert_same_bits
 
 import logitless as ll
-from oracle import assert_same, assert_same_bits
 
 N, K, M = 37, 23, 29
 

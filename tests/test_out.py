@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle import assert_same, assert_same_bits, says
 
 import logitless as ll
-from oracle import assert_same, assert_same_bits, says
 
 M, N, K = 12, 5, 4
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from oracle import assert_same_bits
 
 import logitless as ll
-from oracle import assert_same_bits
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mpmath
 import numpy as np
 import pytest
+from oracle import assert_relative, assert_same_bits
 
 import logitless as ll
-from oracle import assert_relative, assert_same_bits
 
 P = [0.2, 0.3, 0.4, 0.6, 0.5]
 

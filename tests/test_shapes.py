@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from oracle import assert_same
 
 import logitless as ll
-from oracle import assert_same
 
 N, K = 37, 23
 

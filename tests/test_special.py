@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle import assert_same, assert_same_bits
 
 import logitless as ll
-from oracle import assert_same, assert_same_bits
 
 INF, NAN = np.inf, np.nan
 

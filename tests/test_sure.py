@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import assert_relative
 
 import logitless as ll
-from oracle import assert_relative
 
 LIMIT = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 

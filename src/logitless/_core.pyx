@@ -66,6 +66,9 @@ cdef extern from "logitless.h" nogil:
 
 cnp.import_array()
 
+cdef enum:
+    LINE = 64  # bytes of a cache line
+
 VALUES = LL_VALUES
 INTS = LL_INTS
 KC = LL_KC
@@ -230,12 +233,13 @@ cdef class Job:
         self.owners.append((weight, bias))
 
     def scratch_bytes(self):
-        """Bytes of scratch that score needs."""
-        return self.table.scratch_bytes(&self.job)
+        """Bytes of scratch that score needs, with room to start at a cache line."""
+        return self.table.scratch_bytes(&self.job) + LINE
 
     def scratch(self, cnp.ndarray memory):
-        """Scratch memory, 64-byte aligned."""
-        self.job.scratch = data(memory)
+        """Scratch memory of that many bytes."""
+        cdef size_t start = <size_t>data(memory)
+        self.job.scratch = <void *>((start + LINE - 1) // LINE * LINE)
         self.owners.append(memory)
 
     def init(self):

@@ -77,25 +77,22 @@ def resolve(n_threads: int | None = None) -> int:
     return min(n_threads, MAX_THREADS)
 
 
+@cache
 def default_threads() -> int:
-    """LOGITLESS_NUM_THREADS, else OMP_NUM_THREADS, else what the process may use."""
+    """LOGITLESS_NUM_THREADS, else OMP_NUM_THREADS, else what the process may use: read once."""
     value = os.environ.get("LOGITLESS_NUM_THREADS")
     if value:
-        return _from_environment(value)
+        if not value.strip().isdigit() or int(value) < 1:
+            raise ValueError(
+                f"LOGITLESS_NUM_THREADS must be an integer of at least 1, got {value!r}"
+            )
+        return int(value)
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if value.isdigit() and int(value) > 0:
         return int(value)
     return usable_cores()
 
 
-@cache
-def _from_environment(value: str) -> int:
-    if not value.strip().isdigit() or int(value) < 1:
-        raise ValueError(f"LOGITLESS_NUM_THREADS must be an integer of at least 1, got {value!r}")
-    return int(value)
-
-
-@cache
 def usable_cores() -> int:
     """Cores by affinity and by the quota of the control group, whichever is less."""
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._parallel import resolve
+
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 5 << 20  # bytes of packed rows, copies and tiles a thread may hold
@@ -11,6 +13,7 @@ SMALL_N_ROWS = 8 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
 FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for
+FLOPS_TINY = 1 << 22  # not worth planning
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,16 @@ class Plan:
     n_threads: int
 
 
+ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, n_threads=1)
+
+
 def round_up(count: int, step: int) -> int:
     """Round up to a multiple of `step`."""
     return -(-count // step) * step
 
 
 def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, tiles_rows: bool,
-         n_threads: int) -> Plan:
+         n_threads: int | None) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
     Results do not depend on any of it: rows are independent, and classes are cut at spans.
@@ -58,13 +64,14 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
         Rows must be copied before they are used.
     tiles_rows : bool
         Weights are packed on the way, so a tile holds all rows of a block.
-    n_threads : int
-        Threads to plan for.
+    n_threads : int, optional
+        Threads the call may use.
     """
+    n_threads = resolve(n_threads)
     flops = 2 * m * n * max(k, 16)
+    if m <= ROW_STEP and n <= kernels.span and flops < FLOPS_TINY:
+        return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
-    if n_threads == 1 and m <= ROW_STEP and n <= kernels.span:
-        return Plan(max(m, 1), kernels.span, False, 1)
 
     item = kernels.bits // 8
     row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)

@@ -5,145 +5,31 @@ Same interface as `reference`. Everything that comes in has been checked.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from . import _core, _parallel
-from ._core import KC, SMALL_N, Job, Kernels
+from ._core import KC, SMALL_N, Job
+from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
+from ._layer import Layer
 from ._plan import Plan, plan, round_up
 from ._request import Request, State
 from ._validate import compute_dtype
 
+__all__ = [
+    "active_isa",
+    "available_isas",
+    "make_layer",
+    "neg_log",
+    "neg_log_sum",
+    "score",
+    "score_logits",
+    "spin_fma",
+    "spin_read",
+]
+
 MAX, REST, MOMENT, _, PROB_GAP = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
 WRITES = {"proba": 0, "log_proba": 1}
-
-
-def available_isas() -> tuple[str, ...]:
-    """Instruction sets built and runnable, best first."""
-    return _core.instruction_sets()
-
-
-def _select() -> str:
-    asked = os.environ.get("LOGITLESS_ISA", "").strip().lower()
-    isas = available_isas()
-    if asked and asked not in isas:
-        raise ValueError(f"LOGITLESS_ISA must be one of {', '.join(isas)} here, got {asked!r}")
-    return asked or isas[0]
-
-
-_ISA = _select()
-KERNELS = {np.dtype(np.float32): Kernels(_ISA, 32), np.dtype(np.float64): Kernels(_ISA, 64)}
-
-
-def active_isa() -> str:
-    """The instruction set in use."""
-    return _ISA
-
-
-def _in_place(a: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether the kernels can read these elements where they are."""
-    item = dtype.itemsize
-    return (
-        a.dtype == dtype
-        and a.dtype.isnative
-        and a.flags.aligned
-        and a.strides[0] % item == 0
-        and a.strides[1] % item == 0
-    )
-
-
-def _has_rows(a: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether the kernels can read these rows where they are: columns next to each other."""
-    return _in_place(a, dtype) and (a.strides[1] == dtype.itemsize or a.shape[1] == 1)
-
-
-def _bytes(count: int) -> np.ndarray:
-    """Uninitialised memory that starts at a cache line."""
-    memory = np.empty(count + 64, np.uint8)
-    return memory[-memory.ctypes.data % 64 :] if count else memory
-
-
-class Layer:
-    """A linear layer ready to be scored.
-
-    Attributes
-    ----------
-    n_classes, n_features : int
-    dtype : dtype
-        float32 or float64: the weights' dtype of computation.
-    nbytes : int
-        What this object holds itself: packed weights and bias.
-    """
-
-    __slots__ = ("_own", "bias", "dtype", "n_classes", "n_features", "packed", "softcap",
-                 "temperature", "weight")
-
-    def __init__(self, weight, bias, softcap, temperature, pack):
-        self.n_classes, self.n_features = weight.shape
-        self.dtype = compute_dtype(weight.dtype, "weight")
-        # In a precision of its own: it may be wider than the weights.
-        self.bias = None
-        if bias is not None:
-            own = compute_dtype(bias.dtype, "bias")
-            self.bias = np.array(bias, own) if pack else np.ascontiguousarray(bias, own)
-        self.softcap = softcap or 0.0
-        self.temperature = temperature
-        given = weight, bias
-        self.weight, self.packed = weight, None
-        if self.n_classes <= SMALL_N:
-            if pack:
-                self.weight = np.array(weight, self.dtype, order="C")
-            elif not _has_rows(weight, self.dtype):
-                self.weight = np.ascontiguousarray(weight, self.dtype)
-        elif pack:
-            self.packed = self._pack()
-            self.weight = None
-        held = self.packed, self.weight, self.bias
-        self._own = [a for a in held if not any(a is b for b in given)]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self._own if a is not None)
-
-    def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """A weight and a bias that make this layer again."""
-        return self.classes(0, self.n_classes, self.dtype), self.bias
-
-    def _pack(self) -> np.ndarray:
-        kernels = KERNELS[self.dtype]
-        lanes, k = kernels.lanes, self.n_features
-        packed = np.empty(round_up(self.n_classes, lanes) * k, self.dtype)
-        if k:
-            for first in range(0, self.n_classes, kernels.span):
-                part = self.weight[first : first + kernels.span]
-                if not _in_place(part, self.dtype):
-                    part = np.ascontiguousarray(part, self.dtype)
-                kernels.pack_weight(part, packed[first * k :])
-        return packed
-
-    def panels(self) -> np.ndarray:
-        """The packed weights: (panel, feature, class in it)."""
-        lanes = KERNELS[self.dtype].lanes
-        return self.packed.reshape(-(-self.n_classes // lanes), self.n_features, lanes)
-
-    def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
-        """Weights of some classes as an array of `dtype`, a copy where it must be one."""
-        if self.weight is None:
-            lanes = KERNELS[self.dtype].lanes
-            panels = self.panels()[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
-            part = panels.reshape(lanes * len(panels), self.n_features)[: last - first]
-        else:
-            part = self.weight[first:last]
-        return part if _in_place(part, dtype) else np.ascontiguousarray(part, dtype)
-
-    def targets(self, index: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Weights of some classes in any order, as an array of `dtype`."""
-        if self.weight is not None:
-            return np.ascontiguousarray(self.weight[index], dtype)
-        lanes = KERNELS[self.dtype].lanes
-        return np.ascontiguousarray(self.panels()[index // lanes, :, index % lanes], dtype)
 
 
 def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
@@ -162,7 +48,10 @@ class _Scoring:
         stride = round_up(max(m, 1), self.kernels.lanes)
         self.values = np.empty((_core.VALUES, stride), dtype)
         self.ints = np.empty((_core.INTS, stride), np.int64)
-        shape = None if request.targets is None else request.targets.shape
+        self.targets = request.targets
+        if self.targets is not None:
+            self.targets = np.ascontiguousarray(self.targets, np.int64)
+        shape = None if self.targets is None else self.targets.shape
         self.target_logit = np.empty(shape, dtype) if shape else None
         self.target_loss = np.empty(shape, dtype) if shape and request.sums else None
         self.top_logit, self.top_index = self.top(m)
@@ -179,13 +68,13 @@ class _Scoring:
         q = self.request
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
         probs = None if q.probs is None else q.probs[lo:hi]
-        if probs is not None and not _in_place(probs, self.dtype):
+        if probs is not None and not in_place(probs, self.dtype):
             probs = np.ascontiguousarray(probs, self.dtype)
         job.ask(
             q.sums,
             q.entropy,
             q.rank,
-            None if q.targets is None else np.ascontiguousarray(q.targets[lo:hi], np.int64),
+            None if self.targets is None else self.targets[lo:hi],
             probs,
             q.k,
             None if q.out is None else q.out[lo:hi],
@@ -226,8 +115,10 @@ class _Scoring:
 class _LinearScoring(_Scoring):
     """Rows of x against a layer."""
 
-    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int):
-        dtype = max(layer.dtype, compute_dtype(x.dtype, "x"), key=lambda d: d.itemsize)
+    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
+        dtype = layer.dtype
+        if x.dtype != dtype and compute_dtype(x.dtype, "x").itemsize > dtype.itemsize:
+            dtype = compute_dtype(x.dtype, "x")
         super().__init__(request, dtype, *x.shape[:1], layer.n_classes, layer.n_features)
         self.layer, self.x = layer, x
         self.softcap, self.temperature = layer.softcap, layer.temperature
@@ -239,12 +130,14 @@ class _LinearScoring(_Scoring):
         # Weights the kernels can read where they are; else they come span by span.
         self.weight = None
         if self.small:
-            self.weight = np.ascontiguousarray(layer.weight, dtype)
+            self.weight = layer.weight
+            if self.weight.dtype != dtype:
+                self.weight = self.weight.astype(dtype)
         elif self.packed is not None:
             self.weight = self.packed.reshape(1, -1)
-        elif layer.weight is not None and _in_place(layer.weight, dtype):
+        elif layer.weight is not None and in_place(layer.weight, dtype):
             self.weight = layer.weight
-        self.copies_rows = not _has_rows(x, dtype)
+        self.copies_rows = not has_rows(x, dtype)
         self.cut = plan(
             self.kernels, self.m, self.n, self.k,
             small_n=self.small,
@@ -283,10 +176,10 @@ class _LinearScoring(_Scoring):
         if self.weight is not None:
             job.weights(self.weight, self.bias, self.packed is not None, 0)
         else:
-            index = np.maximum(self.request.targets[lo:hi, 0], 0)
+            index = np.maximum(self.targets[lo:hi, 0], 0)
             weight = self.layer.targets(index, self.dtype)
             bias = None if self.bias is None else self.bias[index]
-            own = np.where(self.request.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
+            own = np.where(self.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
             job.ask(False, False, True, own.astype(np.int64), None, 0, None)
             job.weights(weight, bias, False, 0)
         job.target_logits()
@@ -295,10 +188,10 @@ class _LinearScoring(_Scoring):
 class _LogitScoring(_Scoring):
     """Logits at hand."""
 
-    def __init__(self, logits: np.ndarray, request: Request, n_threads: int):
+    def __init__(self, logits: np.ndarray, request: Request, n_threads: int | None):
         dtype = compute_dtype(logits.dtype, "logits")
         super().__init__(request, dtype, *logits.shape, 0)
-        self.logits, self.in_place = logits, _in_place(logits, dtype)
+        self.logits, self.in_place = logits, in_place(logits, dtype)
         self.cut = plan(
             self.kernels, self.m, self.n, 0,
             small_n=False, copies_rows=False, tiles_rows=False, n_threads=n_threads,
@@ -342,7 +235,7 @@ def _score_rows(scoring) -> None:
                 last = min(first + cut.class_step, n)
                 scoring.give_weights(job, first, last)
                 if memory is None:  # the first block is the largest
-                    memory = _bytes(job.scratch_bytes())
+                    memory = np.empty(job.scratch_bytes(), np.uint8)
                 if first == 0:
                     job.scratch(memory)
                 job.score(first, last)
@@ -352,8 +245,10 @@ def _score_rows(scoring) -> None:
 
 
 def _score_classes(scoring) -> None:
-    """Threads share out spans of classes: few rows, many classes. Each span has a state of its
-    own, and they are merged in order, as one thread would have met them."""
+    """Threads share out spans of classes: few rows, many classes.
+
+    Each span has a state of its own; they are merged in order, as one thread would have met them.
+    """
     cut, m, n, kernels = scoring.cut, scoring.m, scoring.n, scoring.kernels
     spans = -(-n // kernels.span)
     stride = scoring.values.shape[1]
@@ -381,7 +276,8 @@ def _score_classes(scoring) -> None:
             part.init()
             scoring.open(part, 0, m, packed_x)
             scoring.give_weights(part, first, last)
-            memory = _bytes(part.scratch_bytes()) if memory is None else memory
+            if memory is None:
+                memory = np.empty(part.scratch_bytes(), np.uint8)
             part.scratch(memory)
             part.score(first, last)
 
@@ -396,12 +292,12 @@ def _score_classes(scoring) -> None:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
-    return _score(_LinearScoring(layer, x, request, _parallel.resolve(n_threads)))
+    return _score(_LinearScoring(layer, x, request, n_threads))
 
 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of logits (m, n)."""
-    return _score(_LogitScoring(logits, request, _parallel.resolve(n_threads)))
+    return _score(_LogitScoring(logits, request, n_threads))
 
 
 def _score(scoring) -> State:

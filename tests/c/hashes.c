@@ -1,0 +1,348 @@
+/* The bits of the kernels on fixed inputs: one hash a line, a block of lines for every
+ * instruction set that was built in and that this processor runs.
+ *
+ * Exit status 1 when an instruction set differs from the scalar one, or when bits depend on what
+ * they must not: on how weights lie in memory, on how a target distribution lies, on whether
+ * logits come from a product or are given, on how a pass is cut into spans.
+ */
+#include "inputs.h"
+
+static int failed;
+
+/* ---- one pass ------------------------------------------------------------------------------ */
+
+enum layout { ROWS, COLUMNS, PACKED, LOGITS, LOGIT_COLUMNS, LAYOUTS };
+enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, ASKS };
+enum cut { WHOLE, STEPS, PARTS, CUTS }; /* span by span into one state, or one each */
+
+/* A state of its own for the job. */
+static void make_state(ll_job *job)
+{
+    ll_state *state = &job->state;
+
+    state->stride = (job->rows + table->lanes - 1) / table->lanes * table->lanes;
+    state->values = reals(LL_VALUES * state->stride);
+    state->ints = integers(LL_INTS * state->stride);
+    if (job->top) {
+        state->top_logit = reals(job->rows * job->top);
+        state->top_index = integers(job->rows * job->top);
+        for (ptrdiff_t i = 0; i < job->rows * job->top; i++) {
+            put(state->top_logit, i, not_a_number());
+            state->top_index[i] = -1;
+        }
+    }
+    table->init(job);
+}
+
+static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
+{
+    const problem *p = in->p;
+    ll_job job = { .rows = p->m, .n = p->n, .k = p->k, .last = p->n,
+                   .softcap = p->softcap, .temperature = p->temperature };
+
+    if (layout < LOGITS) {
+        job.x = p->n > LL_SMALL_N ? in->packed_x : in->x;
+        job.x_row = in->x_row;
+        job.weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels;
+        job.w_row = layout == COLUMNS ? 1 : in->w_row;
+        job.w_col = layout == COLUMNS ? in->w_col : 1;
+        job.packed = layout == PACKED;
+        job.bias = in->bias;
+    } else { /* made by a pass that has transformed them already */
+        job.k = 0;
+        job.softcap = 0;
+        job.temperature = 1;
+        job.logits = layout == LOGITS ? in->logits : in->logit_columns;
+        job.z_row = layout == LOGITS ? p->n : 1;
+        job.z_col = layout == LOGITS ? 1 : p->m;
+    }
+    job.sums = ask != BEST;
+    job.entropy = job.rank = ask == EVERYTHING;
+    if (ask == EVERYTHING) {
+        int by_column = layout == COLUMNS || layout == LOGIT_COLUMNS;
+        job.targets = in->targets;
+        job.n_targets = 2;
+        job.state.target_logit = reals(2 * p->m);
+        job.probs = by_column ? in->prob_columns : in->probs;
+        job.p_row = by_column ? 1 : in->p_row;
+        job.p_col = by_column ? p->m : 1;
+    }
+    job.top = ask == EVERYTHING ? (p->n < 5 ? p->n : 5) : ask == BEST;
+    if (ask != BEST) {
+        job.out = reals(p->m * p->n);
+        job.out_row = p->n;
+    }
+    make_state(&job);
+    return job;
+}
+
+/* Classes [first, last): pointers start at the first of them. */
+static void score(ll_job job, ptrdiff_t first, ptrdiff_t last)
+{
+    job.weight = at(job.weight, first * (job.packed ? job.k : job.w_row));
+    job.bias = at(job.bias, first);
+    job.first = first;
+    job.last = last;
+    table->score(&job);
+}
+
+/* Logits to be given to later runs, by row and by column. */
+static void give_logits(const inputs *in, const void *z)
+{
+    ptrdiff_t m = in->p->m, n = in->p->n;
+
+    for (ptrdiff_t i = 0; i < m; i++)
+        for (ptrdiff_t c = 0; c < n; c++) {
+            copy(in->logits, i * n + c, z, i * n + c);
+            copy(in->logit_columns, i + c * m, z, i * n + c);
+        }
+}
+
+static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut cut)
+{
+    int mine = n_blocks;
+    ll_job job = make_job(in, layout, ask);
+    void *scratch, *loss = reals(job.rows * job.n_targets);
+    ptrdiff_t step = cut == WHOLE ? job.n : table->span;
+
+    if (posix_memalign(&scratch, 64, table->scratch_bytes(&job)))
+        scratch = NULL;
+    job.scratch = keep(scratch);
+    if (job.rank && job.n > table->block) { /* ranks need them before the classes are met */
+        ll_job before = job;
+        before.x = in->x;
+        table->target_logits(&before);
+    }
+    for (ptrdiff_t first = 0; first < job.n; first += step) {
+        ptrdiff_t last = job.n - first < step ? job.n : first + step;
+        ll_job part = job;
+        if (cut == PARTS)
+            make_state(&part);
+        score(part, first, last);
+        if (cut == PARTS) {
+            table->merge(&job, &part.state);
+            if (job.top)
+                table->merge_top(&job, part.state.top_logit, part.state.top_index);
+        }
+    }
+    if (ask == EVERYTHING && layout == ROWS && cut == WHOLE)
+        give_logits(in, job.out);
+    if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
+        table->normalise(&job, ask == LOG_PROBABILITIES);
+    table->finish(&job, loss);
+    table->sort_top(&job);
+
+    start_hash();
+    for (int which = 0; which < LL_VALUES; which++)
+        if (which == LL_MAX || (job.sums && (which == LL_REST || ask == EVERYTHING)))
+            mix_reals(at(job.state.values, which * job.state.stride), job.rows);
+    for (int which = 0; which < LL_INTS; which++)
+        mix_integers(job.state.ints + which * job.state.stride, job.rows);
+    mix_reals(job.state.target_logit, job.rows * job.n_targets);
+    mix_reals(loss, job.rows * job.n_targets);
+    mix_reals(job.state.top_logit, job.rows * job.top);
+    mix_integers(job.state.top_index, job.rows * job.top);
+    mix_reals(job.out, job.out ? job.rows * job.n : 0);
+    release(mine);
+    return hash;
+}
+
+/* ---- lines --------------------------------------------------------------------------------- */
+
+enum { MOST_SETS = 8, MOST_LINES = 256 };
+static uint64_t lines[MOST_SETS][MOST_LINES];
+static int n_lines, set;
+
+static void print_line(const char *name, uint64_t value)
+{
+    printf("f%d %s %016llx\n", bits, name, (unsigned long long)value);
+    if (n_lines < MOST_LINES)
+        lines[set][n_lines++] = value;
+}
+
+/* All asks of one problem; ways of asking that may not matter must give the same hash. */
+static void try_problem(const problem *p)
+{
+    inputs in = make_inputs(p);
+    uint64_t together = 0, first = 0, value;
+    char name[64];
+
+    snprintf(name, sizeof name, "%s %tdx%tdx%td", p->name, p->m, p->n, p->k);
+    for (enum ask ask = 0; ask < ASKS; ask++) {
+        int given = p->kind == SPOILT;
+        if (given && ask == EVERYTHING) {
+            run(&in, ROWS, ask, WHOLE);
+            spoil(in.logits, p->m, p->n);
+            give_logits(&in, in.logits);
+        }
+        enum layout start = given ? LOGITS : ROWS;
+        for (enum layout layout = start; layout < LAYOUTS; layout++)
+            for (enum cut cut = WHOLE; cut < (p->n > table->span ? CUTS : STEPS); cut++) {
+                int product = layout == COLUMNS || layout == PACKED;
+                if (product && (p->n <= LL_SMALL_N || ask != EVERYTHING))
+                    continue; /* small n knows no other layout */
+                value = run(&in, layout, ask, cut);
+                if (layout == start && cut == WHOLE) {
+                    first = value;
+                } else if (value != first) {
+                    fprintf(stderr, "%s f%d %s: ask %d, layout %d, cut %d give other bits\n",
+                            ll_isas[set].name, bits, name, (int)ask, (int)layout, (int)cut);
+                    failed = 1;
+                }
+            }
+        together = together * 31 + first;
+    }
+    print_line(name, together);
+    release(0);
+}
+
+static void problems(void)
+{
+    static const ptrdiff_t n[] = { 1, 2, 7, 15, 16, 17, 31, 33, 255, 257, 511, 513, 2047, 2049,
+                                   4095, 4096, 4097, 8193 };
+    static const ptrdiff_t k[] = { 0, 1, 5, 15, 16, 17, 255, 256, 257, 300, 511, 512, 513 };
+    static const ptrdiff_t m[] = { 1, 2, 5, 11, 12, 13, 17, 31, 33, 145, 146, 147, 148, 149, 150 };
+    static const problem rest[] = {
+        { "large", 147, 40, 300, 1, 0, 0, 1, ORDINARY },
+        { "large", 13, 513, 300, 1, 0, 0, 1, ORDINARY },
+        { "large", 33, 16, 513, 1, 0, 0, 1, ORDINARY },
+        { "one row", 1, 4099, 257, 1, 0, 0, 1, ORDINARY },
+        { "softcap", 9, 131, 40, 1, 0, 3, 1, ORDINARY },
+        { "temperature", 9, 131, 40, 1, 0, 0, 0.37, ORDINARY },
+        { "softcap and temperature", 9, 131, 40, 8, 0, 30, 1.7, ORDINARY },
+        { "softcap and temperature", 9, 13, 40, 8, 0, 30, 1.7, ORDINARY },
+        { "sure", 9, 600, 40, 64, 0, 0, 1, ORDINARY },
+        { "sure", 9, 9, 40, 64, 0, 0, 1, ORDINARY },
+        { "offset", 9, 131, 40, 1, 1e6, 0, 1, ORDINARY },
+        { "denormal", 9, 131, 40, 0x1p-130, 0, 0, 0x1p-100, ORDINARY },
+        { "special", 12, 10, 40, 1, 0, 0, 1, SPECIAL },
+        { "special", 12, 131, 300, 1, 0, 5, 1, SPECIAL },
+        { "special", 12, 4099, 5, 1, 0, 0, 0.5, SPECIAL },
+        { "given", 32, 1, 1, 1, 0, 0, 1, SPOILT },
+        { "given", 32, 10, 1, 1, 0, 0, 1, SPOILT },
+        { "given", 32, 37, 1, 1, 0, 0, 1, SPOILT },
+        { "given", 32, 600, 1, 16, 0, 0, 1, SPOILT },
+        { "given", 32, 4611, 1, 64, 0, 0, 1, SPOILT },
+    };
+    problem p = { "classes", 3, 0, 7, 1, 0, 0, 1, ORDINARY };
+
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++)
+        p.n = n[i], try_problem(&p);
+    p.name = "features";
+    for (size_t i = 0; i < sizeof k / sizeof *k; i++) {
+        p.k = k[i];
+        p.m = 13, p.n = 7, try_problem(&p);
+        p.m = 5, p.n = 33, try_problem(&p);
+    }
+    p.name = "rows", p.k = 19;
+    for (size_t i = 0; i < sizeof m / sizeof *m; i++) {
+        p.m = m[i];
+        p.n = 7, try_problem(&p);
+        p.n = 33, try_problem(&p);
+    }
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        try_problem(&rest[i]);
+}
+
+/* ---- the rest of the interface ------------------------------------------------------------- */
+
+static void packing(void)
+{
+    problem p = { "", 1, 77, 300, 1, 0, 0, 1, ORDINARY };
+    inputs in = make_inputs(&p);
+    ptrdiff_t size = (p.n + table->lanes - 1) / table->lanes * table->lanes * p.k;
+    void *panels = reals(size);
+
+    start_hash();
+    mix_reals(in.panels, size);
+    table->pack_weight(in.columns, p.n, p.k, 1, in.w_col, panels);
+    mix_reals(panels, size);
+    print_line("packed weights", hash);
+    release(0);
+}
+
+static void functions(void)
+{
+    static const char *const names[] = { "exp", "log", "log1p", "tanh" };
+    static const double hard[] = { 0, 1, 0.5, 2, 1e-3, 0.34657359, 0.693147, 1.41421356, 88.72283,
+                                   -87.33655, -103.97208, 709.782712, -708.39642, -745.133219,
+                                   1e-30, 1e-310, 5e-324, 1e30, 1e300, 9.01, 19.06, 1e308 };
+    enum { HARD = sizeof hard / sizeof *hard, COUNT = 40003 };
+    void *x = reals(COUNT), *y = reals(COUNT);
+
+    for (int f = 0; f < 4; f++) {
+        seed = (uint64_t)f;
+        for (ptrdiff_t i = 0; i < COUNT; i++) {
+            double sign = f != 2 && i % 2 ? -1 : 1; /* log1p is for numbers >= 0 */
+            uint64_t pattern = draw();
+            if (f == 2)
+                pattern &= bits == 32 ? 0x7fffffff : 0x7fffffffffffffff;
+            if (i < 2 * HARD)
+                put(x, i, hard[i / 2] * sign);
+            else if (i < 2 * HARD + 2)
+                put(x, i, infinity() * sign);
+            else if (i % 3 == 0)
+                from_bits(x, i, pattern);
+            else /* where the curves bend */
+                put(x, i, (f == 2 ? 1 + unit() : f == 1 ? 2 + unit() * 2 : unit())
+                              * (i % 3 == 1 ? 1 : f == 0 ? 110 : 10));
+        }
+        start_hash();
+        table->map(f, COUNT, x, y);
+        mix_reals(y, COUNT);
+        table->map(f, 1, x, y);
+        mix_reals(y, 1);
+        print_line(names[f], hash);
+    }
+    release(0);
+}
+
+static void losses(void)
+{
+    static const ptrdiff_t n[] = { 1, 7, 8, 16, 17, 33, 513 };
+    enum { M = 5 };
+
+    start_hash();
+    for (size_t j = 0; j < sizeof n / sizeof *n; j++) {
+        void *p = reals(M * n[j]), *t = reals(M * n[j]), *loss = reals(M);
+        for (ptrdiff_t i = 0; i < M * n[j]; i++) {
+            put(p, i, i % 5 == 3 ? 0 : (unit() + 1) / 2);
+            put(t, i, i % 5 == 3 && i % 35 ? 0 : unit() + 1);
+        }
+        table->nll(M, n[j], p, n[j], 1, t, 1, M, loss);
+        mix_reals(loss, M);
+    }
+    print_line("nll", hash);
+    release(0);
+}
+
+int main(void)
+{
+    int scalar = ll_isa_count - 1, count = 0;
+
+    for (set = 0; set < ll_isa_count && set < MOST_SETS; set++) {
+        if (!ll_isas[set].supported())
+            continue;
+        printf("[%s]\n", ll_isas[set].name);
+        n_lines = 0;
+        for (bits = 32; bits <= 64; bits += 32) {
+            table = bits == 32 ? ll_isas[set].f32 : ll_isas[set].f64;
+            item = (size_t)bits / 8;
+            packing();
+            problems();
+            functions();
+            losses();
+        }
+        count = n_lines;
+    }
+    for (set = 0; set < scalar; set++)
+        if (ll_isas[set].supported() && memcmp(lines[set], lines[scalar], sizeof *lines)) {
+            fprintf(stderr, "%s differs from scalar\n", ll_isas[set].name);
+            failed = 1;
+        }
+    if (count == MOST_LINES) {
+        fprintf(stderr, "too many lines\n");
+        failed = 1;
+    }
+    return failed;
+}
