@@ -17,6 +17,7 @@ pytest.importorskip("rich")
 import logitless as ll
 from logitless import _commands, _demo, cli
 from logitless._limits import MachineLimits
+from logitless._parallel import default_threads
 from logitless.io import open_packaged
 
 M, N, K = 37, 7, 5
@@ -407,6 +408,7 @@ def test_info_says_why_that_many_threads(command, monkeypatch):
 @pytest.mark.parametrize("name", ["demo", "info"])
 def test_bad_environment_is_one_message_and_code_2(command, monkeypatch, name):
     monkeypatch.setenv("LOGITLESS_NUM_THREADS", "many")
+    default_threads.cache_clear()  # the environment is read once a process
     code, stdout, stderr = command(name)
     assert (code, stdout) == (2, "")
     assert "LOGITLESS_NUM_THREADS" in stderr

@@ -23,6 +23,8 @@ static inline ptrdiff_t panel_height(ptrdiff_t rows_left)
     return height;
 }
 
+#define LL_PACK_AHEAD (4 * LL_LANES) /* rows are prefetched this far ahead */
+
 /* `count` rows of `kc` contiguous elements, interleaved with distance `height`. Each store is a
  * whole vector: what it spills past `height` belongs to the next feature and is overwritten with
  * it, later rows being stored before earlier ones. So the packed array needs LL_LANES elements of
@@ -38,6 +40,8 @@ static void interleave(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_
         row[i] = x + least(i, count - 1) * x_row;
     for (; p + LL_LANES <= kc; p += LL_LANES)
         for (ptrdiff_t g = groups - 1; g >= 0; g--) {
+            for (ptrdiff_t i = 0; i < LL_LANES; i++)
+                prefetch(row[g * LL_LANES + i] + p + LL_PACK_AHEAD);
             vtranspose(row + g * LL_LANES, p, square);
             for (ptrdiff_t j = 0; j < LL_LANES; j++)
                 vstore(packed + (p + j) * height + g * LL_LANES, square[j]);

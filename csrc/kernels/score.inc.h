@@ -57,26 +57,27 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
 static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *weight,
                     ptrdiff_t width, const workspace *w)
 {
-    ptrdiff_t vecs = vectors(width), pc = 0;
+    ptrdiff_t vecs = vectors(width);
+    int pack = !job->packed && (i == 0 || job->k > LL_KC);
 
-    do { /* once even without features: the logit is the bias then */
-        ptrdiff_t kc = least(LL_KC, job->k - pc);
-        ptrdiff_t b_panel = LL_LANES * (job->packed ? job->k : kc);
-        const real *a = (const real *)job->x + pc * job->rows + i * kc;
-        int pack = !job->packed && (i == 0 || job->k > LL_KC), last = pc + LL_KC >= job->k;
-
-        for (ptrdiff_t v = 0, group; v < vecs; v += group) {
-            real *own = w->panels + v * b_panel;
-            ptrdiff_t c = v * LL_LANES;
-            group = least(LL_NV, vecs - v);
+    for (ptrdiff_t v = 0, group; v < vecs; v += group) {
+        ptrdiff_t c = v * LL_LANES, pc = 0;
+        group = least(LL_NV, vecs - v);
+        do { /* once even without features: the logit is the bias then */
+            ptrdiff_t kc = least(LL_KC, job->k - pc);
+            ptrdiff_t b_panel = LL_LANES * (job->packed ? job->k : kc);
+            const real *a = (const real *)job->x + pc * job->rows + i * kc;
+            const real *b = job->packed ? weight + c * job->k + pc * LL_LANES
+                                        : w->panels + v * b_panel;
             if (pack)
                 pack_panels(weight + c * job->w_row + pc * job->w_col,
-                            least(group * LL_LANES, width - c), kc, job->w_row, job->w_col, own);
-            multiply(rows, group, kc, a, job->packed ? weight + c * job->k + pc * LL_LANES : own,
-                     b_panel, w->tile + c, w->tile_row, pc == 0, last ? w->bias + c : NULL);
-        }
-        pc += LL_KC;
-    } while (pc < job->k);
+                            least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
+                            w->panels + v * b_panel);
+            multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0,
+                     pc + LL_KC >= job->k ? w->bias + c : NULL);
+            pc += LL_KC;
+        } while (pc < job->k);
+    }
 }
 
 /* -inf behind the last class, in one store: the epilogue loads the whole vector at once. */

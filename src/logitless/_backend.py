@@ -6,13 +6,11 @@ import os
 import warnings
 from types import ModuleType
 
-from . import reference
-
 
 def _pick() -> ModuleType:
     asked = os.environ.get("LOGITLESS_BACKEND", "")
     if asked == "numpy":
-        return reference
+        return _reference()
     if asked not in ("", "compiled"):
         raise ValueError(f"LOGITLESS_BACKEND must be 'numpy' or 'compiled', got {asked!r}")
     try:
@@ -26,8 +24,14 @@ def _pick() -> ModuleType:
             RuntimeWarning,
             stacklevel=2,
         )
-        return reference
+        return _reference()
     return compiled
+
+
+def _reference() -> ModuleType:
+    from . import reference
+
+    return reference
 
 
 engine = _pick()

@@ -13,7 +13,6 @@ from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
 
 MAX_THREADS = 256
 
@@ -104,11 +103,11 @@ def usable_cores() -> int:
 
 def _quota() -> int | None:
     """Cores that the control group grants, rounded up; None where there is no limit."""
-    quotas = []
     try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        groups = _read("/proc/self/cgroup").splitlines()
     except OSError:
         return None
+    quotas = []
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -118,28 +117,31 @@ def _quota() -> int | None:
     return min(quotas, default=None)
 
 
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()
+
+
 def _walk(root: str, path: str, read) -> list[int]:
     """Quotas of a group and of all groups above it; in a container the root is its own."""
-    folder = Path(root, path.lstrip("/"))
+    parts = [part for part in path.split("/") if part]
     found = []
-    for place in [folder, *folder.parents]:
-        if not place.is_relative_to(root):
-            break
+    for depth in range(len(parts), -1, -1):
         try:
-            found += read(place)
+            found += read("/".join([root, *parts[:depth]]))
         except (OSError, ValueError):
             continue
     return found
 
 
-def _quota_v2(place: Path) -> list[int]:
-    quota, period = (place / "cpu.max").read_text().split()
+def _quota_v2(group: str) -> list[int]:
+    quota, period = _read(f"{group}/cpu.max").split()
     return [] if quota == "max" else [-(-int(quota) // int(period))]
 
 
-def _quota_v1(place: Path) -> list[int]:
-    quota = int((place / "cpu.cfs_quota_us").read_text())
-    period = int((place / "cpu.cfs_period_us").read_text())
+def _quota_v1(group: str) -> list[int]:
+    quota = int(_read(f"{group}/cpu.cfs_quota_us"))
+    period = int(_read(f"{group}/cpu.cfs_period_us"))
     return [] if quota <= 0 else [-(-quota // period)]
 
 
@@ -164,49 +166,59 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class Tasks:
+    """Tasks 0 .. count - 1 for several threads to take, in ascending order.
+
+    Attributes
+    ----------
+    stopped : bool
+        Nothing more should be done: a thread looks at it between two calls of one task.
+    """
+
+    def __init__(self, count: int):
+        self._left = deque(range(count))
+        self.stopped = False
+
+    def __iter__(self):
+        while not self.stopped:
+            try:
+                yield self._left.popleft()
+            except IndexError:
+                return
+
+
 def run(work, count: int, n_threads: int) -> None:
-    """Call ``work(tasks)`` in up to `n_threads` threads; together they take tasks 0 .. count - 1.
+    """Call ``work(tasks)`` in up to `n_threads` threads, which share out the tasks.
 
     Parameters
     ----------
     work : callable
-        Iterates over the tasks it is given and does them. What it raises ends the run.
+        Iterates over the `Tasks` it is given and does them. What it raises ends the run.
     count : int
-        Number of tasks; they are started in ascending order.
+        Number of tasks.
     n_threads : int
         Threads including the calling one.
 
     Notes
     -----
-    An exception, KeyboardInterrupt included, leaves the calling thread after the tasks that other
-    threads have begun are done.
+    An exception, KeyboardInterrupt included, leaves the calling thread after the calls that other
+    threads are in have returned.
     """
-    if n_threads == 1:
-        work(range(count))
-        return
-    tasks = deque(range(count))
+    tasks = Tasks(count)
     helpers = []
     try:
         for _ in range(min(n_threads, count) - 1):
             try:
-                helpers.append(_executor().submit(work, _claim(tasks)))
+                helpers.append(_executor().submit(work, tasks))
             except RuntimeError:  # the interpreter is going down: no more threads
                 break
-        work(_claim(tasks))
+        work(tasks)
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
     except BaseException:
-        tasks.clear()
+        tasks.stopped = True
         for helper in helpers:
             if not helper.cancel():
                 helper.exception()
         raise
-
-
-def _claim(tasks: deque):
-    while True:
-        try:
-            yield tasks.popleft()
-        except IndexError:
-            return

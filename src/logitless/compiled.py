@@ -221,9 +221,9 @@ def _score_rows(scoring) -> None:
     cut, m, n = scoring.cut, scoring.m, scoring.n
     needs_targets = scoring.request.rank and n > scoring.kernels.block
 
-    def work(blocks):
+    def work(tasks):
         memory = None
-        for block in blocks:
+        for block in tasks:
             lo = block * cut.row_block
             hi = min(lo + cut.row_block, m)
             job = scoring.job(lo, hi)
@@ -239,6 +239,8 @@ def _score_rows(scoring) -> None:
                 if first == 0:
                     job.scratch(memory)
                 job.score(first, last)
+                if tasks.stopped:
+                    return
             scoring.finish(job, lo, hi)
 
     _parallel.run(work, -(-m // cut.row_block), cut.n_threads)
@@ -264,11 +266,11 @@ def _score_classes(scoring) -> None:
     job.rows(scoring.rows(0, m))
     job.pack_rows(packed_x)
 
-    def work(mine):
+    def work(tasks):
         best = scoring.top(m)
         tops.append(best)
         memory = None
-        for span in mine:
+        for span in tasks:
             first = span * kernels.span
             last = min(first + kernels.span, n)
             part = scoring.job(0, m)

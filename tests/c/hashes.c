@@ -265,7 +265,7 @@ static void functions(void)
 {
     static const char *const names[] = { "exp", "log", "log1p", "tanh" };
     static const double hard[] = { 0, 1, 0.5, 2, 1e-3, 0.34657359, 0.693147, 1.41421356, 88.72283,
-                                   -87.33655, -103.97208, 709.782712, -708.39642, -745.133219,
+                                   87.33655, 103.97208, 709.782712, 708.39642, 745.133219,
                                    1e-30, 1e-310, 5e-324, 1e30, 1e300, 9.01, 19.06, 1e308 };
     enum { HARD = sizeof hard / sizeof *hard, COUNT = 40003 };
     void *x = reals(COUNT), *y = reals(COUNT);

@@ -1,0 +1,278 @@
+"""What is measured: logitless and its rivals behind one interface, each as one writes it by hand.
+
+A contender is made from a problem (conversions to its own arrays happen there, outside the
+timing) and gives a callable for each operation it has. What the callable returns is in the
+contender's own arrays; `to_numpy` makes it comparable, outside the timing.
+
+The operations return
+    loss            (m,)
+    predict         (m,) classes
+    topk            (index, log_prob), each (m, 10)
+    predict_proba   (m, n)
+    score           (loss, lse, entropy, rank, index, log_prob): everything from one pass
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+
+import numpy as np
+from shapes import OPS, TOP, Problem, Shape
+
+BLOCK_BYTES = 64 << 20
+
+
+class Contender:
+    """Base of all contenders."""
+
+    name = ""
+    packages: tuple[str, ...] = ()  # modules it needs; the first one's version is told
+    ops: tuple[str, ...] = OPS
+    compiles = False  # the first call of a shape compiles: memory is taken on the second
+    weight_copies = 0.0  # held beside the weights given
+    logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
+
+    def __init__(self, problem: Problem, threads: int):
+        self.problem, self.threads = problem, threads
+        self.x, self.weight, self.target = problem.x, problem.weight, problem.target
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Why it cannot run here, or None."""
+        for package in cls.packages:
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                return f"{package} is not installed"
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        """Version of what it is made of."""
+        if not cls.packages:
+            return np.__version__
+        module = importlib.import_module(cls.packages[0].partition(".")[0])
+        return module.__version__
+
+    @classmethod
+    def held(cls, shape: Shape, itemsize: int) -> int:
+        """Bytes it keeps between calls, about."""
+        return int(cls.weight_copies * shape.weight_bytes(itemsize))
+
+    @classmethod
+    def transient(cls, shape: Shape, op: str, itemsize: int) -> int:
+        """Bytes a call takes, about."""
+        copies = cls.logit_copies + (2.0 if op in ("topk", "score") else 0.0)
+        return int(copies * shape.logit_bytes(itemsize))
+
+    def operation(self, op: str) -> Callable[[], object]:
+        """Give the callable that is timed."""
+        return getattr(self, op)
+
+    def to_numpy(self, result) -> tuple[np.ndarray, ...]:
+        """Give the result of a callable as NumPy arrays."""
+        return tuple(np.asarray(a) for a in (result if isinstance(result, tuple) else (result,)))
+
+
+class Logitless(Contender):
+    """A head made once, its weights packed."""
+
+    name = "logitless"
+    packages = ("logitless",)
+    weight_copies = 1.0
+    logit_copies = 0.0
+    pack = True
+
+    def __init__(self, problem, threads):
+        super().__init__(problem, threads)
+        import logitless as ll
+
+        self.head = ll.LinearHead(self.weight, pack=self.pack, n_threads=threads)
+
+    @classmethod
+    def transient(cls, shape, op, itemsize):
+        return (16 << 20) + (shape.logit_bytes(itemsize) if op == "predict_proba" else 0)
+
+    def loss(self):
+        return self.head.loss(self.x, self.target)
+
+    def predict(self):
+        return self.head.predict(self.x)
+
+    def topk(self):
+        top = self.head.topk(self.x, self.problem.shape.top)
+        return top.index, top.log_prob
+
+    def predict_proba(self):
+        return self.head.predict_proba(self.x)
+
+    def score(self):
+        s = self.head.score(self.x, self.target, k=self.problem.shape.top, entropy=True)
+        return s.loss, s.lse, s.entropy, s.target_rank, s.top.index, s.top.log_prob
+
+
+class LogitlessUnpacked(Logitless):
+    """A head that refers to the weights as they are: what a one-shot call does."""
+
+    name = "logitless, unpacked"
+    weight_copies = 0.0
+    pack = False
+
+
+def numpy_topk(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index and logit of the best classes of each row, best first."""
+    top = min(TOP, z.shape[1])
+    some = np.argpartition(z, z.shape[1] - top, axis=1)[:, -top:]
+    logit = np.take_along_axis(z, some, 1)
+    order = np.argsort(-logit, axis=1)
+    return np.take_along_axis(some, order, 1), np.take_along_axis(logit, order, 1)
+
+
+def numpy_lse(z: np.ndarray) -> np.ndarray:
+    """Log of the sum of exp of each row; overwrites z with exp(z - max)."""
+    best = z.max(axis=1)
+    z -= best[:, None]
+    np.exp(z, out=z)
+    return np.log(z.sum(axis=1)) + best
+
+
+def numpy_softmax(z: np.ndarray) -> np.ndarray:
+    """Softmax of each row in place."""
+    z -= z.max(axis=1, keepdims=True)
+    np.exp(z, out=z)
+    z /= z.sum(axis=1, keepdims=True)
+    return z
+
+
+def numpy_loss(z: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Loss of each row; overwrites z."""
+    z_target = z[np.arange(len(z)), target]
+    return numpy_lse(z) - z_target
+
+
+def numpy_top(z: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Best classes and their log-probabilities; overwrites z."""
+    index, logit = numpy_topk(z)
+    return index, logit - numpy_lse(z)[:, None]
+
+
+def numpy_score(z: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Everything; overwrites z."""
+    index, logit = numpy_topk(z)
+    z_target = z[np.arange(len(z)), target]
+    rank = (z > z_target[:, None]).sum(axis=1)
+    best = logit[:, 0]
+    z -= best[:, None]
+    p = np.exp(z)
+    total = p.sum(axis=1)
+    log_total = np.log(total)
+    entropy = log_total - np.einsum("ij,ij->i", p, z) / total
+    lse = log_total + best
+    return lse - z_target, lse, entropy, rank, index, logit - lse[:, None]
+
+
+class NumPy(Contender):
+    """BLAS for the logits, then in place."""
+
+    name = "NumPy"
+    packages = ("numpy",)
+
+    def logits(self):
+        return self.x @ self.weight.T
+
+    def loss(self):
+        return numpy_loss(self.logits(), self.target)
+
+    def predict(self):
+        return self.logits().argmax(axis=1)
+
+    def topk(self):
+        return numpy_top(self.logits())
+
+    def predict_proba(self):
+        return numpy_softmax(self.logits())
+
+    def score(self):
+        return numpy_score(self.logits(), self.target)
+
+
+class NumPyBlocks(Contender):
+    """The same in blocks of rows whose logits take at most 64 MiB."""
+
+    name = "NumPy, row blocks"
+    packages = ("numpy",)
+
+    @classmethod
+    def transient(cls, shape, op, itemsize):
+        whole = shape.logit_bytes(itemsize) if op == "predict_proba" else 0
+        return whole + 4 * max(BLOCK_BYTES, shape.n * itemsize)
+
+    def blocks(self):
+        m, n = len(self.x), len(self.weight)
+        step = max(1, min(m, BLOCK_BYTES // (n * self.x.itemsize)))
+        buffer = np.empty((step, n), self.x.dtype)
+        for lo in range(0, m, step):
+            rows = slice(lo, min(lo + step, m))
+            z = buffer[: rows.stop - lo]
+            yield rows, np.matmul(self.x[rows], self.weight.T, out=z)
+
+    def joined(self, parts):
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def loss(self):
+        return np.concatenate([numpy_loss(z, self.target[rows]) for rows, z in self.blocks()])
+
+    def predict(self):
+        return np.concatenate([z.argmax(axis=1) for _, z in self.blocks()])
+
+    def topk(self):
+        return self.joined([numpy_top(z) for _, z in self.blocks()])
+
+    def predict_proba(self):
+        m, n = len(self.x), len(self.weight)
+        step = max(1, BLOCK_BYTES // (n * self.x.itemsize))
+        out = np.empty((m, n), self.x.dtype)
+        for lo in range(0, m, step):
+            rows = slice(lo, lo + step)
+            numpy_softmax(np.matmul(self.x[rows], self.weight.T, out=out[rows]))
+        return out
+
+    def score(self):
+        return self.joined([numpy_score(z, self.target[rows]) for rows, z in self.blocks()])
+
+
+class ScikitLearn(Contender):
+    """Its multinomial loss on ``x @ W.T``, and probabilities as its classifiers make them."""
+
+    name = "scikit-learn"
+    packages = ("sklearn._loss.loss", "sklearn.utils.extmath")
+    ops = ("loss", "predict_proba")
+    logit_copies = 2.0
+
+    def __init__(self, problem, threads):
+        super().__init__(problem, threads)
+        from sklearn._loss.loss import HalfMultinomialLoss
+        from sklearn.utils.extmath import softmax
+
+        self.half = HalfMultinomialLoss(n_classes=len(self.weight))
+        self.softmax = softmax
+        self.y = self.target.astype(self.x.dtype)  # class indices as it wants them
+
+    def loss(self):
+        return self.half.loss(self.y, self.x @ self.weight.T, n_threads=self.threads)
+
+    def predict_proba(self):
+        return self.softmax(self.x @ self.weight.T, copy=False)
+
+
+def all_contenders() -> dict[str, type[Contender]]:
+    """Every contender by name, ours first, whether it can run here or not."""
+    from rivals_jax import Jax
+    from rivals_onnx import OnnxRuntime
+    from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
+
+    found = (Logitless, LogitlessUnpacked, NumPy, NumPyBlocks, TorchEager, TorchLinearLoss,
+             TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime)
+    return {contender.name: contender for contender in found}

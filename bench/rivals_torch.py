@@ -1,0 +1,108 @@
+"""PyTorch: eager, its fused linear loss with and without chunks, and torch.compile."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rivals import Contender
+from shapes import TOP
+
+
+def _functions():
+    import torch
+    import torch.nn.functional as F
+
+    def loss(x, w, t):
+        return F.cross_entropy(F.linear(x, w), t, reduction="none")
+
+    def predict(x, w, t):
+        return F.linear(x, w).argmax(1)
+
+    def topk(x, w, t):
+        z = F.linear(x, w)
+        logit, index = z.topk(min(TOP, len(w)), dim=1)
+        return index, logit - z.logsumexp(1, keepdim=True)
+
+    def predict_proba(x, w, t):
+        return F.linear(x, w).softmax(1)
+
+    def score(x, w, t):
+        z = F.linear(x, w)
+        logit, index = z.topk(min(TOP, len(w)), dim=1)
+        z_target = z.gather(1, t[:, None])
+        log_p = z.log_softmax(1)
+        lse = logit[:, 0] - log_p.gather(1, index[:, :1])[:, 0]
+        entropy = -(log_p.exp() * log_p).sum(1)
+        rank = (z > z_target).sum(1)
+        return lse - z_target[:, 0], lse, entropy, rank, index, logit - lse[:, None]
+
+    return torch, {f.__name__: f for f in (loss, predict, topk, predict_proba, score)}
+
+
+class TorchEager(Contender):
+    """``linear``, then ``cross_entropy`` and the like."""
+
+    name = "torch"
+    packages = ("torch",)
+    logit_copies = 2.0
+
+    def __init__(self, problem, threads):
+        super().__init__(problem, threads)
+        self.torch, self.functions = _functions()
+        self.torch.set_num_threads(threads)
+        # Once and for all: entering it for every call would count as torch's time.
+        self.torch.inference_mode().__enter__()
+        arrays = problem.x, problem.weight, problem.target
+        self.arguments = [self.torch.from_numpy(a) for a in arrays]
+
+    def operation(self, op):
+        return partial(self.functions[op], *self.arguments)
+
+    def to_numpy(self, result):
+        return super().to_numpy(
+            tuple(a.numpy() for a in result) if isinstance(result, tuple) else result.numpy()
+        )
+
+
+class TorchLinearLoss(TorchEager):
+    """``torch.nn.functional.linear_cross_entropy`` without options: nothing is chunked."""
+
+    name = "torch linear_cross_entropy"
+    ops = ("loss",)
+
+    @classmethod
+    def missing(cls):
+        if reason := super().missing():
+            return reason
+        import torch
+
+        if hasattr(torch.nn.functional, "linear_cross_entropy"):
+            return None
+        return f"torch {torch.__version__} has no linear_cross_entropy"
+
+    def options(self):
+        return None
+
+    def operation(self, op):
+        return partial(self.torch.nn.functional.linear_cross_entropy, *self.arguments,
+                       reduction="none", options=self.options())
+
+
+class TorchChunked(TorchLinearLoss):
+    """The same with ``LinearCrossEntropyOptions()``: the rows in chunks of its choice."""
+
+    name = "torch linear_cross_entropy, options"
+
+    def options(self):
+        return self.torch.nn.LinearCrossEntropyOptions()
+
+
+class TorchCompile(TorchEager):
+    """The eager functions through ``torch.compile``."""
+
+    name = "torch.compile"
+    compiles = True
+
+    def operation(self, op):
+        self.torch._dynamo.reset()  # or compilations for other shapes count against this one
+        return partial(self.torch.compile(self.functions[op], dynamic=False), *self.arguments)

@@ -1,0 +1,152 @@
+"""Starts a pinned process for each shape, and makes whole records of what it measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from shapes import OPS, Shape
+
+HERE = Path(__file__).resolve().parent
+OURS = "logitless"
+CONTENDERS = (
+    OURS,
+    "logitless, unpacked",
+    "NumPy",
+    "NumPy, row blocks",
+    "torch",
+    "torch linear_cross_entropy",
+    "torch linear_cross_entropy, options",
+    "torch.compile",
+    "JAX",
+    "scikit-learn",
+    "ONNX Runtime",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How something is measured."""
+
+    dtype: str = "float32"
+    threads: int = 1
+    isa: str | None = None  # the best one unless named
+    ops: tuple[str, ...] = OPS
+    contenders: tuple[str, ...] = CONTENDERS
+    seconds: float = 1.0  # for each contender and operation, at least three rounds
+    memory: bool = True
+    more: dict = field(default_factory=dict)
+
+
+def usable_cpus() -> list[int]:
+    """CPUs of this process; empty where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def measure(shape: Shape, setting: Setting) -> list[dict]:
+    """Time one shape, then take the memory of each contender; one record for each result."""
+    facts, records = _start("time", shape, setting, setting.contenders)
+    for record in records:
+        record |= {
+            "shape": shape.name, "m": shape.m, "k": shape.k, "n": shape.n,
+            "dtype": setting.dtype, "threads": setting.threads, "isa": facts.get("isa"),
+            "limits": facts.get("limits"), "date": facts.get("date"),
+            "version": facts.get("versions", {}).get(record["contender"]),
+            **setting.more,
+        }
+    if setting.memory:
+        for name in {r["contender"]: None for r in records if r["status"] == "ok"}:
+            _, taken = _start("memory", shape, setting, (name,))
+            for found in taken:
+                for record in records:
+                    if (record["op"], record["contender"]) == (found["op"], name):
+                        record["extra_bytes"] = found.get("extra_bytes")
+                        record["held_bytes"] = found.get("held_bytes")
+    complete(records)
+    return records
+
+
+def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str]):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "out.json")
+        job = {
+            "mode": mode, "shape": asdict(shape), "dtype": setting.dtype, "out": str(out),
+            "threads": setting.threads, "ops": list(setting.ops), "contenders": list(contenders),
+            "seconds": setting.seconds, "cpus": usable_cpus()[-setting.threads :],
+        }
+        described = Path(folder, "job.json")
+        described.write_text(json.dumps(job))
+        done = subprocess.run(
+            [sys.executable, str(HERE / "worker.py"), str(described)],
+            env=_environment(mode, setting), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )
+        made = json.loads(out.read_text()) if out.exists() else {"facts": {}, "records": []}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        reason = f"the process ended with {done.returncode}: {last[:160]}"
+        print(f"{shape}, {mode}: {reason}", file=sys.stderr)
+        seen = {(r["op"], r["contender"]) for r in made["records"]}
+        made["records"] += [
+            {"op": op, "contender": name, "status": "failed", "reason": reason}
+            for op in setting.ops for name in contenders if (op, name) not in seen
+        ]
+    return made["facts"], made["records"]
+
+
+def _environment(mode: str, setting: Setting) -> dict:
+    threads = str(setting.threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+             "LOGITLESS_NUM_THREADS")
+    env = dict(os.environ) | dict.fromkeys(names, threads) | {"JAX_PLATFORMS": "cpu"}
+    # JAX sizes its pool by the affinity; this keeps a single thread from handing work over.
+    if setting.threads == 1:
+        env["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    if setting.isa:
+        env["LOGITLESS_ISA"] = setting.isa
+    if mode == "memory":  # what is freed goes back to the system and is not counted twice
+        env |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    return env
+
+
+def complete(records: list[dict]) -> None:
+    """Add to each record what follows from its samples: times, rates and ratios."""
+    for r in records:
+        if r.get("samples"):
+            r["best"], r["median"] = min(r["samples"]), statistics.median(r["samples"])
+            shape = Shape(r["shape"], r["m"], r["k"], r["n"], "")
+            r |= rates(shape, r["op"], r["dtype"], r["best"], r["limits"])
+        elif r["status"] == "ok":
+            r |= {"status": "failed", "reason": "the process ended before it was timed"}
+    for r in records:
+        if r["status"] != "ok":
+            continue
+        same = [s for s in records if s["status"] == "ok" and s["op"] == r["op"]]
+        ours = [s["best"] for s in same if s["contender"] == OURS]
+        rivals = [s for s in same if not s["contender"].startswith(OURS) and s is not r]
+        r["times_ours"] = r["best"] / ours[0] if ours else None
+        if rivals:
+            best = min(rivals, key=lambda s: s["best"])
+            r |= {"best_rival": best["contender"], "times_best_rival": r["best"] / best["best"]}
+
+
+def rates(shape: Shape, op: str, dtype: str, seconds: float, limits: dict) -> dict:
+    """GFLOP/s, GB/s and the fraction of what this machine can do."""
+    itemsize = 8 if dtype == "float64" else 4
+    moved = shape.bytes_moved(op, itemsize)
+    compute = shape.flops / (limits[f"fma_gflops_{dtype}"] * 1e9)
+    read = moved / (limits["read_gb_s"] * 1e9)
+    return {
+        "gflop_s": shape.flops / seconds / 1e9,
+        "gb_s": moved / seconds / 1e9,
+        "limit_seconds": max(compute, read),
+        "bound": "compute" if compute >= read else "memory",
+        "fraction": max(compute, read) / seconds,
+    }

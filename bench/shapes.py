@@ -1,0 +1,146 @@
+"""The named shapes, what is done with them, and whether it fits in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+OPS = ("loss", "predict", "topk", "predict_proba", "score")
+TOP = 10
+LOGIT_STD = 2.0  # logits as spread out as those of a fitted model
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Samples (m) by features (k) by classes (n)."""
+
+    name: str
+    m: int
+    k: int
+    n: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.m}x{self.k}x{self.n}"
+
+    @property
+    def top(self) -> int:
+        return min(TOP, self.n)
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.m * self.k * self.n
+
+    def bytes_moved(self, op: str, itemsize: int) -> int:
+        """Bytes that must cross to or from memory: inputs once, and what has n columns."""
+        inputs = (self.m + self.n) * self.k * itemsize
+        if op in ("loss", "score"):
+            inputs += 8 * self.m  # targets
+        return inputs + (self.logit_bytes(itemsize) if op == "predict_proba" else 0)
+
+    def logit_bytes(self, itemsize: int) -> int:
+        return self.m * self.n * itemsize
+
+    def weight_bytes(self, itemsize: int) -> int:
+        return self.n * self.k * itemsize
+
+
+_TABLE = (
+    Shape("seed", 20_000, 1_600, 7, "few classes, long rows"),
+    Shape("digits", 100_000, 64, 10, "few classes, short rows"),
+    Shape("imagenet", 10_000, 2_048, 1_000, "image classifier"),
+    Shape("recsys", 2_048, 64, 100_000, "recommender"),
+    Shape("xml", 1_024, 128, 670_091, "extreme classification"),
+    Shape("gpt2", 2_048, 768, 50_257, "language model"),
+    Shape("gemma2", 512, 2_304, 256_000, "language model, large vocabulary"),
+    Shape("llama3", 256, 4_096, 128_256, "language model, long rows"),
+    Shape("decode1", 1, 4_096, 32_000, "one token at a time"),
+    Shape("decode8", 8, 768, 50_257, "eight tokens at a time"),
+    Shape("tiny", 1, 64, 10, "the cost of a call"),
+)
+SHAPES = {shape.name: shape for shape in _TABLE}
+
+# Cut down for a run of minutes; their names say that they are not the shapes above.
+QUICK = (
+    SHAPES["digits"],
+    Shape("recsys-cut", 256, 64, 100_000, "recommender, fewer samples"),
+    Shape("gpt2-cut", 64, 768, 50_257, "language model, fewer samples"),
+    SHAPES["decode8"],
+    SHAPES["tiny"],
+)
+ALL = SHAPES | {shape.name: shape for shape in QUICK}
+
+
+def parse(text: str) -> Shape:
+    """Look a shape up by its name, or make one of ``MxKxN``."""
+    if text in ALL:
+        return ALL[text]
+    try:
+        m, k, n = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        names = ", ".join(ALL)
+        raise ValueError(f"a shape is MxKxN or one of {names}, got {text!r}") from None
+    if min(m, k, n) < 1:
+        raise ValueError(f"the sizes of a shape must be at least 1, got {text!r}")
+    return Shape(text, m, k, n, "")
+
+
+@dataclass
+class Problem:
+    """Inputs of one shape: x (m, k), weight (n, k), target (m,) of int64."""
+
+    shape: Shape
+    x: np.ndarray
+    weight: np.ndarray
+    target: np.ndarray
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.x.dtype
+
+
+def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Uninitialised memory at a cache line: where it is, JAX takes it without a copy."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(count + 64, np.uint8)
+    skip = -memory.ctypes.data % 64
+    return memory[skip : skip + count].view(dtype).reshape(shape)
+
+
+def make(shape: Shape, dtype="float32", seed: int = 0) -> Problem:
+    """Random inputs, the same for the same arguments."""
+    rng = np.random.default_rng([seed, shape.m, shape.k, shape.n])
+    x, weight = aligned((shape.m, shape.k), dtype), aligned((shape.n, shape.k), dtype)
+    for a, width in ((x, 2.0), (weight, 2.0 * 3.0 * LOGIT_STD / shape.k**0.5)):
+        rng.random(out=a, dtype=a.dtype)
+        a -= 0.5
+        a *= width  # uniform in (-width / 2, width / 2): variance width^2 / 12
+    target = aligned((shape.m,), np.int64)
+    target[:] = rng.integers(shape.n, size=shape.m)
+    return Problem(shape, x, weight, target)
+
+
+def available_bytes() -> int | None:
+    """Bytes this process may still take without swapping; None where nobody tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)
+
+
+def no_room(needed: int, reserve: int = 0) -> str | None:
+    """Why `needed` bytes should not be taken, with `reserve` left for others; None if they fit."""
+    free = available_bytes()
+    if free is None or needed + reserve <= 0.9 * free:
+        return None
+    return f"needs {(needed + reserve) / 2**30:.1f} GiB, {free / 2**30:.1f} GiB available"
