@@ -50,8 +50,8 @@ typedef struct {
     const void *x;             /* n > LL_SMALL_N: made by pack_x; else (rows, x_row) */
     ptrdiff_t x_row;
     const void *weight;        /* its first class is `first` */
-    ptrdiff_t w_row, w_col;    /* strides; n <= LL_SMALL_N wants w_col = 1 */
-    int packed;                /* weight was made by pack_weight; strides do not matter */
+    ptrdiff_t w_row, w_col;    /* strides */
+    int packed;                /* n > LL_SMALL_N: made by pack_weight, strides do not matter */
     const void *bias;          /* its first class is `first`; or NULL */
     const void *logits;        /* (rows, n) with strides, or NULL */
     ptrdiff_t z_row, z_col;

@@ -10,7 +10,7 @@
 
 #define LL_DOT_GROUP 32                         /* rows */
 #define LL_DOT_SUMS (LL_DOT_GROUP * LL_SMALL_N) /* chains of a group */
-#define LL_DOT_BLOCK (32 * LL_LANES)            /* features */
+#define LL_DOT_WEIGHTS (384 * LL_LANES)         /* weights of a block: 24 KiB */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -46,7 +46,7 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
         for (int i = 0; i < rows; i++) {
             vec xi = load_part(x + i * x_row + p, kc - p);
             for (int j = 0; j < cols; j++)
-                sum[i][j] = vfma(xi, load_part(w + j * w_row + p, kc - p), sum[i][j]);
+                sum[i][j] = vfma(xi, vload(w + j * w_row + p), sum[i][j]);
         }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++)
@@ -108,21 +108,39 @@ static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x,
     }
 }
 
-/* All n logits of `rows` rows into the tile, whose rows have room for whole vectors. */
-static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
-                     const real *w, ptrdiff_t w_row, const real *bias, real *sums, real *tile,
-                     ptrdiff_t t_row)
+/* Features to a block: blocks of equal size, whole vectors, no more weights than L1 holds. */
+static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 {
+    ptrdiff_t most = LL_DOT_WEIGHTS / n, blocks = (k + most - 1) / most;
+    return blocks < 2 ? k : vectors((k + blocks - 1) / blocks) * LL_LANES;
+}
+
+/* Weights in aligned rows of whole vectors, zeros behind the last feature. */
+static void dot_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+                        ptrdiff_t w_col, real *w)
+{
+    for (ptrdiff_t c = 0; c < n; c++)
+        for (ptrdiff_t p = 0; p < vectors(k) * LL_LANES; p++)
+            *w++ = p < k ? weight[c * w_row + p * w_col] : 0;
+}
+
+/* All n logits of `rows` rows into the tile, whose rows have room for whole vectors. `w` is made by
+ * dot_weights. */
+static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
+                     const real *w, const real *bias, real *sums, real *tile, ptrdiff_t t_row)
+{
+    const ptrdiff_t w_row = vectors(k) * LL_LANES;
     real logits[LL_DOT_SUMS + LL_SMALL_N];
+    ptrdiff_t block = dot_block(n, k);
 
     for (ptrdiff_t i = 0; i < rows; i += LL_DOT_GROUP) {
         ptrdiff_t group = least(LL_DOT_GROUP, rows - i), pc = 0;
 
         do {
-            dot_chains(group, n, least(LL_DOT_BLOCK, k - pc), x + i * x_row + pc, x_row, w + pc,
+            dot_chains(group, n, least(block, k - pc), x + i * x_row + pc, x_row, w + pc,
                        w_row, sums, pc == 0);
-            pc += LL_DOT_BLOCK;
-        } while (pc < k);
+            pc += block;
+        } while (pc < k); /* once even without features */
         for (ptrdiff_t s = 0; s < group * n; s += LL_LANES)
             vsums(sums + s * LL_LANES, logits + s);
         for (ptrdiff_t r = 0; r < group; r++)

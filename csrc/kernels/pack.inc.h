@@ -11,6 +11,7 @@
  */
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
 
 static inline ptrdiff_t panel_height(ptrdiff_t rows_left)
 {

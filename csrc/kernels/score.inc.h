@@ -2,8 +2,6 @@
 
 #define LL_TILE_ROWS 144 /* a multiple of every LL_MR: the tile stays in L2 */
 
-static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
-
 typedef struct {
     ll_state span;
     real *bias, *panels, *tile;
@@ -15,27 +13,29 @@ typedef struct {
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
 {
-    workspace w;
-    int few = job->n <= LL_SMALL_N && !job->logits, own_panels = !few && !job->packed
-                                                                 && !job->logits;
-    real *next = job->scratch;
+    workspace w = { .span = job->state };
+    int few = job->n <= LL_SMALL_N && !job->logits;
+    int own_panels = !few && !job->packed && !job->logits;
+    ptrdiff_t stride = vectors(job->rows) * LL_LANES;
+    ptrdiff_t ints = LL_VALUES * stride;
+    ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
+    ptrdiff_t panels = bias + LL_BLOCK, tile = panels;
+    real *scratch = job->scratch;
 
+    tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
+    tile += few ? LL_DOT_SUMS * LL_LANES + job->n * vectors(job->k) * LL_LANES : 0;
     w.tile_rows = own_panels && job->k > LL_KC ? job->rows : least(LL_TILE_ROWS, job->rows);
     /* One vector more than the classes need, so that the rows do not share cache sets. */
     w.tile_row = least(LL_BLOCK, vectors(job->n) * LL_LANES) + (few ? 0 : LL_LANES);
-    w.span = job->state;
-    w.span.stride = vectors(job->rows) * LL_LANES;
-    w.span.values = next;
-    next += LL_VALUES * w.span.stride;
-    w.span.ints = (int64_t *)(void *)next;
-    next += LL_INTS * w.span.stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
-    w.bias = next;
-    next += LL_BLOCK;
-    w.panels = next;
-    next += own_panels ? LL_BLOCK * least(LL_KC, job->k) : few ? LL_DOT_SUMS * LL_LANES : 0;
-    w.tile = next;
-    next += w.tile_rows * w.tile_row;
-    w.bytes = (size_t)((char *)next - (char *)job->scratch);
+    w.bytes = (size_t)(tile + w.tile_rows * w.tile_row) * sizeof(real);
+    if (!scratch) /* only the size is wanted */
+        return w;
+    w.span.stride = stride;
+    w.span.values = scratch;
+    w.span.ints = (int64_t *)(void *)(scratch + ints);
+    w.bias = scratch + bias;
+    w.panels = scratch + panels;
+    w.tile = scratch + tile;
     return w;
 }
 
@@ -87,6 +87,22 @@ static inline void mask_tail(real *z, ptrdiff_t count)
     vstore(z, vselect(real_class, vload(z), vset(-LL_INF)));
 }
 
+/* Rows i, ... of a finished tile into the state. With `vecs` a constant its loops are unrolled. */
+LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segment s,
+                           const ptrdiff_t vecs, const workspace *w)
+{
+    int transformed = job->softcap > 0 || job->temperature != 1;
+
+    s.vecs = vecs;
+    for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
+        if (transformed)
+            transform(job, s.z, vecs);
+        if (s.width % LL_LANES)
+            mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
+        epilogue(job, &w->span, i + r, &s);
+    }
+}
+
 static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
 {
     segment s;
@@ -100,25 +116,26 @@ static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
     if (bias)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
     if (weight)
-        weight += own * (job->packed && job->n > LL_SMALL_N ? job->k : job->w_row);
+        weight += own * (job->packed ? job->k : job->w_row);
 
+    if (weight && job->n <= LL_SMALL_N)
+        dot_weights(weight, job->n, job->k, job->w_row, job->w_col,
+                    w->panels + LL_DOT_SUMS * LL_LANES);
     for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {
         ptrdiff_t rows = least(w->tile_rows, job->rows - i);
         if (job->logits)
             copy_logits(job, i, rows, c, s.width, w);
         else if (job->n <= LL_SMALL_N)
             dot_rows(rows, job->n, job->k, (const real *)job->x + i * job->x_row, job->x_row,
-                     weight, job->w_row, w->bias, w->panels, w->tile, w->tile_row);
+                     w->panels + LL_DOT_SUMS * LL_LANES, w->bias, w->panels, w->tile,
+                     w->tile_row);
         else
             product(job, i, rows, weight, s.width, w);
-        for (ptrdiff_t r = 0; r < rows; r++) {
-            s.z = w->tile + r * w->tile_row;
-            if (job->softcap > 0 || job->temperature != 1)
-                transform(job, s.z, s.vecs);
-            if (s.width % LL_LANES)
-                mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
-            epilogue(job, &w->span, i + r, &s);
-        }
+        s.z = w->tile;
+        if (s.vecs == 1)
+            fold_tile(job, i, rows, s, 1, w);
+        else
+            fold_tile(job, i, rows, s, s.vecs, w);
     }
 }
 

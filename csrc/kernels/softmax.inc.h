@@ -47,7 +47,7 @@ static inline real vexp_one(real a)
 }
 
 /* The largest logit, NaN where there is one. */
-static inline real largest(const segment *s)
+LL_TEMPLATE real largest(const segment *s)
 {
     vec even = vload(s->z), odd = even;
     mask nan = vunordered(even, even);
@@ -63,7 +63,7 @@ static inline real largest(const segment *s)
 }
 
 /* Where `value` is, counted from the segment's first class: the first of equals. */
-static inline ptrdiff_t position(const segment *s, real value)
+LL_TEMPLATE ptrdiff_t position(const segment *s, real value)
 {
     const vec wanted = vset(value);
     unsigned found = 0;
@@ -109,7 +109,7 @@ static inline real shifted_moment(real moment, real rest, real shift, real scale
 }
 
 /* Fold a segment into max, argmax, rest, moment of row i. */
-static inline void fold_softmax(const segment *s, real top, ptrdiff_t i, int sums, int entropy,
+LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, int sums, int entropy,
                                 const ll_state *state)
 {
     real *max = (real *)state->values + LL_MAX * state->stride + i;
@@ -188,7 +188,7 @@ static inline void fold_probs(const segment *s, const real *t, ptrdiff_t p_col, 
 }
 
 /* Everything that was asked about row i, from one segment of it. */
-static inline void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
+LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
                             const segment *s)
 {
     real *values = (real *)state->values + i;

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ._core import SMALL_N
-from ._kernels import KERNELS, has_rows, in_place
+from ._kernels import KERNELS, in_place
 from ._plan import round_up
 from ._validate import compute_dtype
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that starts at a cache line: no vector of it lies across two."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class Layer:
@@ -38,7 +48,7 @@ class Layer:
         if self.n_classes <= SMALL_N:
             if pack:
                 self.weight = np.array(weight, self.dtype, order="C")
-            elif not has_rows(weight, self.dtype):
+            elif not in_place(weight, self.dtype):
                 self.weight = np.ascontiguousarray(weight, self.dtype)
         elif pack:
             self.packed = self._pack()
@@ -58,7 +68,7 @@ class Layer:
     def _pack(self) -> np.ndarray:
         kernels = KERNELS[self.dtype]
         lanes, k = kernels.lanes, self.n_features
-        packed = np.empty(round_up(self.n_classes, lanes) * k, self.dtype)
+        packed = aligned((round_up(self.n_classes, lanes) * k,), self.dtype)
         if k:
             for first in range(0, self.n_classes, kernels.span):
                 part = self.weight[first : first + kernels.span]

@@ -200,7 +200,8 @@ static void problems(void)
 {
     static const ptrdiff_t n[] = { 1, 2, 7, 15, 16, 17, 31, 33, 255, 257, 511, 513, 2047, 2049,
                                    4095, 4096, 4097, 8193 };
-    static const ptrdiff_t k[] = { 0, 1, 5, 15, 16, 17, 255, 256, 257, 300, 511, 512, 513 };
+    static const ptrdiff_t k[] = { 0, 1, 5, 15, 16, 17, 255, 256, 257, 300, 511, 512, 513,
+                                   1000 };
     static const ptrdiff_t m[] = { 1, 2, 5, 11, 12, 13, 17, 31, 33, 145, 146, 147, 148, 149, 150 };
     static const problem rest[] = {
         { "large", 147, 40, 300, 1, 0, 0, 1, ORDINARY },

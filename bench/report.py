@@ -1,0 +1,200 @@
+"""Measure everything and write it down: RESULTS.md, results.json and plots.
+
+    python bench/report.py            everything; an hour or two
+    python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
+    python bench/report.py --redraw   tables and plots again from results.json, nothing measured
+    python bench/report.py --readme   print the table for the README from results.json
+
+A run of some sections, shapes, operations or rivals replaces those records and leaves the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import plots
+import tables
+from runner import CONTENDERS, OURS, Setting, measure, usable_cpus
+from shapes import OPS, QUICK, SHAPES, Shape, parse
+
+HERE = Path(__file__).resolve().parent
+QUICK_OUT = HERE.parent / "build" / "bench-quick"
+KEY = ("section", "shape", "op", "contender")
+
+
+@dataclass(frozen=True)
+class Section:
+    """Shapes measured under one setting."""
+
+    name: str
+    title: str
+    shapes: tuple[Shape, ...]
+    setting: Setting
+
+
+def _named(text: str) -> tuple[Shape, ...]:
+    return tuple(SHAPES[name] for name in text.split())
+
+
+def full_sections() -> list[Section]:
+    """What a full run measures, the most important first."""
+    loss = Setting(ops=("loss",))
+    found = [Section("main", "float32, one thread", tuple(SHAPES.values()), Setting())]
+    if len(usable_cpus()) >= 2:
+        found.append(Section(
+            "threads", "float32, two threads", _named("seed digits imagenet recsys gpt2 tiny"),
+            replace(loss, threads=2)))
+    found += [
+        Section("float64", "float64, one thread", _named("seed digits imagenet recsys gpt2"),
+                replace(loss, dtype="float64")),
+        Section("avx2", "float32, one thread, logitless held to AVX2", _named("gpt2 recsys"),
+                replace(loss, isa="avx2", contenders=(OURS,))),
+    ]
+    import logitless as ll
+
+    isas = ll.available_isas()
+    return [s for s in found if s.setting.isa is None or s.setting.isa in isas[1:]]
+
+
+def quick_sections() -> list[Section]:
+    """Minutes: the memory of two shapes only, since each contender's takes a process."""
+    setting = Setting(ops=("loss",), seconds=0.1)
+    return [Section("main", "float32, one thread, a short run", (shape,),
+                    replace(setting, memory=shape.name.endswith("-cut"))) for shape in QUICK]
+
+
+def machine() -> dict:
+    """What the numbers were measured on."""
+    import logitless as ll
+    import numpy as np
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "cpu": _cpu_model(),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "cpus": len(usable_cpus()) or None,
+        "python": platform.python_version(),
+        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "isa": ll.active_isa(),
+        "isas": list(ll.available_isas()),
+        "date": date.today().isoformat(),
+    }
+
+
+def _cpu_model() -> str:
+    """Name, and the numbers that tell generations apart where the name does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
+    numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
+    return ", ".join([facts.get("model name", platform.machine()), *numbers])
+
+
+def load(out: Path) -> dict:
+    """Read earlier results, none if there are none."""
+    path = out / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {"machine": {}, "records": []}
+
+
+def store(out: Path, results: dict) -> None:
+    """Write results, tables and plots."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = ",\n".join(json.dumps(record) for record in results["records"])
+    (out / "results.json").write_text(
+        f'{{"machine": {json.dumps(results["machine"])},\n"records": [\n{text}\n]}}\n')
+    drawn = plots.draw_all(results["records"], out / "plots")
+    (out / "RESULTS.md").write_text(tables.whole(results, drawn))
+
+
+def merged(records: list[dict], new: list[dict]) -> list[dict]:
+    """Replace the records that were measured again, keep the order of the tables."""
+    by_key = {tuple(r[k] for k in KEY): r for r in [*records, *new]}
+    order = [("main", "threads", "float64", "avx2"), (*SHAPES, *(s.name for s in QUICK)), OPS,
+             CONTENDERS]
+    return sorted(by_key.values(),
+                  key=lambda r: [names.index(r[k]) for k, names in zip(KEY, order, strict=True)])
+
+
+def run(sections: list[Section], args, out: Path) -> dict:
+    """Measure sections and write after every shape, so that nothing is lost."""
+    results = load(out)
+    results["machine"] = machine()
+    begun = time.perf_counter()
+    for section in sections:
+        for shape in section.shapes:
+            setting = section.setting
+            setting = replace(
+                setting,
+                ops=tuple(op for op in setting.ops if not args.ops or op in args.ops),
+                contenders=tuple(c for c in setting.contenders if not args.rivals
+                                 or c.startswith(OURS) or c in args.rivals),
+                seconds=args.seconds or setting.seconds,
+                memory=setting.memory and not args.no_memory,
+                more={"section": section.name, "title": section.title})
+            if not setting.ops:
+                continue
+            print(f"{time.perf_counter() - begun:6.0f} s  {section.title}: {shape}", flush=True)
+            records = measure(shape, setting)
+            for r in records:
+                r["rounds"] = len(r.pop("samples", ()))  # the file stays small
+            results["records"] = merged(results["records"], records)
+            store(out, results)
+            print(tables.brief(records), flush=True)
+    print(f"{time.perf_counter() - begun:6.0f} s  wrote {out / 'RESULTS.md'}")
+    return results
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";" if ";" in text else ",")]
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--redraw", action="store_true")
+    parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--sections", type=_list, help="of main, threads, float64, avx2")
+    parser.add_argument("--shapes", type=_list, help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--ops", type=_list, help=f"of {', '.join(OPS)}")
+    parser.add_argument("--rivals", type=_list,
+                        help=f"of {'; '.join(CONTENDERS)}: separated by semicolons")
+    parser.add_argument("--seconds", type=float, help="for each contender and operation")
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory alone")
+    parser.add_argument("--out", type=Path, help="folder, bench/ unless --quick")
+    args = parser.parse_args()
+    out = args.out or (QUICK_OUT if args.quick else HERE)
+    for asked, known in ((args.ops, OPS), (args.rivals, CONTENDERS)):
+        if unknown := set(asked or ()) - set(known):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
+    if args.readme:
+        print(tables.readme(load(out)["records"]))
+        return 0
+    if args.redraw:
+        store(out, load(out))
+        return 0
+    sections = quick_sections() if args.quick else full_sections()
+    if args.sections:
+        sections = [s for s in sections if s.name in args.sections]
+    if args.shapes:
+        wanted = [parse(name) for name in args.shapes]
+        sections = [replace(s, shapes=tuple(w for w in wanted if w in s.shapes))
+                    for s in sections]
+    if not any(s.shapes for s in sections):
+        parser.error("no section has any of these shapes")
+    results = run(sections, args, out)
+    return int(any(r["status"] in ("wrong", "failed") for r in results["records"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

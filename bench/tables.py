@@ -1,0 +1,205 @@
+"""Records to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from runner import OURS
+from shapes import ALL, LOGIT_STD, TOP
+
+README_SHAPES = ("gpt2", "recsys", "digits", "seed", "decode1")
+README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
+
+ABOUT = f"""\
+Every contender runs in the same process for a shape, pinned to the same CPUs and the same number
+of threads, in turns; the time is the best of at least three rounds. Inputs are uniform random
+numbers, no bias, logits with a standard deviation of {LOGIT_STD:g}. Conversions to a contender's own
+arrays, compilation, packing of weights and the making of sessions are not timed. Each result was
+compared with ours first: a contender that differs by more than rounding is marked *wrong* and not
+timed.
+
+- **loss** of each row; **predict**, its class; **topk**, {TOP} best classes with log-probabilities;
+  **predict_proba**, all probabilities; **score**, all of: loss, log-sum-exp, entropy, rank of the
+  target, {TOP} best classes with log-probabilities.
+- **of limit**: the shortest time this machine allows, over the time taken. That is the larger of
+  flops / measured peak of fused multiply-adds and bytes that must be moved (inputs once, and the
+  result of predict_proba) / measured rate of reading memory, both measured in the same process
+  just before. Above 1 where the data stays in the caches.
+- **extra MiB**: the most memory resident during a call beyond what was before it, result included,
+  in a process of its own. **held MiB**: what the contender keeps between calls beside the
+  weights given, as packed weights.
+- **x ours**: its time over that of `logitless`. Below 1 it is faster.
+"""
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits."""
+    value = seconds * 1e3
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 4
+    return f"{value:,.{digits}f}"
+
+
+def mebibytes(count: int | None) -> str:
+    """One decimal; a dash where it was not measured."""
+    if count is None:
+        return "-"
+    value = count / 2**20
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> str:
+    """Lines of a Markdown table, the first `left` columns aligned to the left."""
+    header = list(header)
+    rule = ["---" if i < left else "---:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def whole(results: dict, plots: list[tuple[str, str]]) -> str:
+    """RESULTS.md."""
+    records, machine = results["records"], results["machine"]
+    parts = ["# Results", "Made by `python bench/report.py`; not edited by hand.",
+             _machine(machine, records), ABOUT]
+    parts += [f"![{text}](plots/{name})" for name, text in plots]
+    for _, section in groupby(records, key=lambda r: r["section"]):
+        section = list(section)
+        parts += [f"## {section[0]['title'][0].upper() + section[0]['title'][1:]}",
+                  *_limits(section), summary(section)]
+        if section[0]["threads"] > 1:
+            parts.append(_scaling(section, records))
+        parts += _details(section)
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _machine(machine: dict, records: list[dict]) -> str:
+    versions = {r["contender"]: r["version"] for r in records if r.get("version")}
+    told = ", ".join(f"{name} {version}" for name, version in versions.items()
+                     if not name.startswith(("logitless,", "NumPy,", "torch linear", "torch.")))
+    lines = {"CPU": f"{machine['cpu']}; {machine['cpus']} usable",
+             "system": machine["system"], "instruction set":
+             f"{machine['isa']} (available: {', '.join(machine['isas'])})",
+             "Python": machine["python"], "versions": f"{told}; NumPy's BLAS {machine['blas']}",
+             "date": machine["date"]}
+    return table(("", ""), ((name, str(value)) for name, value in lines.items()), 2)
+
+
+def _limits(section: list[dict]) -> Iterator[str]:
+    found = [r["limits"] for r in section if r.get("limits")]
+    if not found:
+        return
+    dtype = section[0]["dtype"]
+    told = []
+    for key, what in ((f"fma_gflops_{dtype}", f"GFLOP/s of multiply-adds in {dtype}"),
+                      ("read_gb_s", "GB/s of reading memory")):
+        low, high = (f(limits[key] for limits in found) for f in (min, max))
+        told.append(f"{low:,.1f} to {high:,.1f} {what}")
+    isa = next(r["isa"] for r in section if r.get("isa"))
+    yield f"Threads: {section[0]['threads']}; {isa}. Limits measured: {', '.join(told)}."
+
+
+def _groups(records: list[dict]) -> Iterator[tuple[tuple[str, str], dict[str, dict]]]:
+    for key, group in groupby(records, key=lambda r: (r["shape"], r["op"])):
+        yield key, {r["contender"]: r for r in group}
+
+
+def summary(records: list[dict]) -> str:
+    """Ours and the best rival, one row for each shape and operation; rows we lose are marked."""
+    rows = []
+    for (shape, op), group in _groups(records):
+        ours = group.get(OURS, {})
+        if ours.get("status") != "ok":
+            rows.append([shape, op, _status(ours), *[""] * 6])
+            continue
+        best = group.get(ours.get("best_rival"), None)
+        row = [shape, op, milliseconds(ours["best"]), f"{ours['fraction']:.2f}",
+               mebibytes(ours.get("extra_bytes"))]
+        if best:
+            ratio = best["best"] / ours["best"]
+            row += [best["contender"], milliseconds(best["best"]),
+                    mebibytes(best.get("extra_bytes")),
+                    f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}** behind"]
+        rows.append(row + [""] * (9 - len(row)))
+    return table(("shape", "operation", "ours, ms", "of limit", "extra MiB", "best rival",
+                  "its ms", "its extra MiB", "x ours"), rows, 2)
+
+
+def _scaling(section: list[dict], records: list[dict]) -> str:
+    one = {(r["shape"], r["op"], r["contender"]): r for r in records
+           if r["section"] == "main" and r["status"] == "ok"}
+    names = list(dict.fromkeys(r["contender"] for r in section))
+    rows = []
+    for (shape, op), group in _groups(section):
+        row = [shape, op]
+        for name in names:
+            single, r = one.get((shape, op, name)), group.get(name, {})
+            good = single and r.get("status") == "ok"
+            row.append(f"{single['best'] / r['best']:.2f}" if good else "-")
+        rows.append(row)
+    return f"Times faster than with one thread:\n\n{table(('shape', 'operation', *names), rows, 2)}"
+
+
+def _details(section: list[dict]) -> Iterator[str]:
+    seen = None
+    for (shape, op), group in _groups(section):
+        first = next(iter(group.values()))
+        if shape != seen:
+            seen = shape
+            what = ALL[shape].what if shape in ALL else ""
+            yield (f"### {shape}: {first['m']} samples x {first['k']} features x {first['n']} "
+                   f"classes, {what}")
+        ours = group.get(OURS, {})
+        rows = []
+        for name, r in group.items():
+            if r["status"] != "ok":
+                rows.append([name, _status(r), *[""] * 6])
+                continue
+            rows.append([name, milliseconds(r["best"]),
+                         f"{r['best'] / ours['best']:.2f}" if ours.get("best") else "-",
+                         f"{r['fraction']:.2f}", f"{r['gflop_s']:,.1f}", f"{r['gb_s']:,.1f}",
+                         mebibytes(r.get("extra_bytes")), mebibytes(r.get("held_bytes"))])
+        bound = f", bound by {ours['bound']}" if ours.get("bound") else ""
+        yield f"**{op}** ({first['dtype']}, {first['threads']} thread(s){bound})"
+        yield table(("", "ms", "x ours", "of limit", "GFLOP/s", "GB/s", "extra MiB", "held MiB"),
+                    rows)
+
+
+def _status(r: dict) -> str:
+    return f"*{r.get('status', 'not measured')}*: {r.get('reason', '')}".replace("|", "/")
+
+
+def brief(records: list[dict]) -> str:
+    """A line for each operation, while a run goes on."""
+    lines = []
+    for (_, op), group in _groups(records):
+        ours = group.get(OURS, {})
+        bad = [f"{name} {r['status']} ({r['reason']})" for name, r in group.items()
+               if r["status"] != "ok"]
+        line = f"          {op}: "
+        if ours.get("best"):
+            line += f"{milliseconds(ours['best'])} ms, {ours['fraction']:.2f} of limit"
+        if ours.get("best_rival"):
+            rival = group[ours["best_rival"]]
+            line += f"; {rival['contender']} {milliseconds(rival['best'])} ms"
+        lines.append("; ".join([line, *bad]))
+    return "\n".join(lines)
+
+
+def readme(records: list[dict]) -> str:
+    """Time and extra memory of the loss on some shapes, by some contenders."""
+    rows = []
+    for (shape, op), group in _groups([r for r in records if r["section"] == "main"]):
+        if op != "loss" or shape not in README_SHAPES:
+            continue
+        row = [f"{shape}: {ALL[shape].m:,} x {ALL[shape].k:,} x {ALL[shape].n:,}"]
+        times = [group[c]["best"] for c in README_CONTENDERS if group.get(c, {}).get("best")]
+        for name in README_CONTENDERS:
+            r = group.get(name, {})
+            if r.get("status") != "ok":
+                row.append("-")
+                continue
+            time = f"{milliseconds(r['best'])} ms"
+            time = f"**{time}**" if r["best"] == min(times) else time
+            row.append(f"{time}, {mebibytes(r.get('extra_bytes'))} MiB")
+        rows.append((README_SHAPES.index(shape), row))
+    rows = [row for _, row in sorted(rows)]
+    return table(("samples x features x classes", *README_CONTENDERS), rows)
