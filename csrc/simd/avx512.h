@@ -15,37 +15,47 @@
 #define LL_DOT_COLS 8
 
 #if LL_REAL == 32
-
 #define LL_LANES 16
 typedef __m512 vec;
 typedef __mmask16 mask;
+#define Z(op) _mm512_##op##_ps
+#define ZMASK(op) _mm512_##op##_ps_mask
+#else
+#define LL_LANES 8
+typedef __m512d vec;
+typedef __mmask8 mask;
+#define Z(op) _mm512_##op##_pd
+#define ZMASK(op) _mm512_##op##_pd_mask
+#endif
 
-static inline vec vset(real a) { return _mm512_set1_ps(a); }
-static inline vec vload(const real *p) { return _mm512_loadu_ps(p); }
-static inline void vstore(real *p, vec a) { _mm512_storeu_ps(p, a); }
-static inline vec vadd(vec a, vec b) { return _mm512_add_ps(a, b); }
-static inline vec vsub(vec a, vec b) { return _mm512_sub_ps(a, b); }
-static inline vec vmul(vec a, vec b) { return _mm512_mul_ps(a, b); }
-static inline vec vdiv(vec a, vec b) { return _mm512_div_ps(a, b); }
-static inline vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vec vnfma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); }
-static inline vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
-static inline vec vmin(vec a, vec b) { return _mm512_min_ps(a, b); }
-static inline vec vabs(vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+static inline vec vset(real a) { return Z(set1)(a); }
+static inline vec vload(const real *p) { return Z(loadu)(p); }
+static inline void vstore(real *p, vec a) { Z(storeu)(p, a); }
+static inline vec vadd(vec a, vec b) { return Z(add)(a, b); }
+static inline vec vsub(vec a, vec b) { return Z(sub)(a, b); }
+static inline vec vmul(vec a, vec b) { return Z(mul)(a, b); }
+static inline vec vdiv(vec a, vec b) { return Z(div)(a, b); }
+static inline vec vfma(vec a, vec b, vec c) { return Z(fmadd)(a, b, c); }
+static inline vec vnfma(vec a, vec b, vec c) { return Z(fnmadd)(a, b, c); }
+static inline vec vmax(vec a, vec b) { return Z(max)(a, b); }
+static inline vec vmin(vec a, vec b) { return Z(min)(a, b); }
+static inline vec vabs(vec a) { return Z(andnot)(Z(set1)((real)-0.0), a); }
 static inline vec vcopysign(vec magnitude, vec sign)
 {
-    return _mm512_or_ps(vabs(magnitude), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign));
+    return Z(or)(vabs(magnitude), Z(and)(Z(set1)((real)-0.0), sign));
 }
-static inline vec vround(vec a) { return _mm512_roundscale_ps(a, 0x08); }
-static inline vec vscale(vec a, vec n) { return _mm512_scalef_ps(a, n); }
-static inline vec vexponent(vec a) { return _mm512_getexp_ps(a); }
-static inline mask vlt(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-static inline mask vle(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-static inline mask veq(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-static inline mask vunordered(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+static inline vec vround(vec a) { return Z(roundscale)(a, 0x08); }
+static inline vec vscale(vec a, vec n) { return Z(scalef)(a, n); }
+static inline vec vexponent(vec a) { return Z(getexp)(a); }
+static inline mask vlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LT_OQ); }
+static inline mask vle(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LE_OQ); }
+static inline mask veq(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_EQ_OQ); }
+static inline mask vunordered(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_UNORD_Q); }
 static inline mask mor(mask a, mask b) { return (mask)(a | b); }
 static inline unsigned mbits(mask a) { return a; }
-static inline vec vselect(mask m, vec a, vec b) { return _mm512_mask_blend_ps(m, b, a); }
+static inline vec vselect(mask m, vec a, vec b) { return Z(mask_blend)(m, b, a); }
+
+#if LL_REAL == 32
 
 static inline __m256 ll_fold(vec a, int max)
 {
@@ -118,37 +128,6 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 
 #else
 
-#define LL_LANES 8
-typedef __m512d vec;
-typedef __mmask8 mask;
-
-static inline vec vset(real a) { return _mm512_set1_pd(a); }
-static inline vec vload(const real *p) { return _mm512_loadu_pd(p); }
-static inline void vstore(real *p, vec a) { _mm512_storeu_pd(p, a); }
-static inline vec vadd(vec a, vec b) { return _mm512_add_pd(a, b); }
-static inline vec vsub(vec a, vec b) { return _mm512_sub_pd(a, b); }
-static inline vec vmul(vec a, vec b) { return _mm512_mul_pd(a, b); }
-static inline vec vdiv(vec a, vec b) { return _mm512_div_pd(a, b); }
-static inline vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
-static inline vec vnfma(vec a, vec b, vec c) { return _mm512_fnmadd_pd(a, b, c); }
-static inline vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
-static inline vec vmin(vec a, vec b) { return _mm512_min_pd(a, b); }
-static inline vec vabs(vec a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a); }
-static inline vec vcopysign(vec magnitude, vec sign)
-{
-    return _mm512_or_pd(vabs(magnitude), _mm512_and_pd(_mm512_set1_pd(-0.0), sign));
-}
-static inline vec vround(vec a) { return _mm512_roundscale_pd(a, 0x08); }
-static inline vec vscale(vec a, vec n) { return _mm512_scalef_pd(a, n); }
-static inline vec vexponent(vec a) { return _mm512_getexp_pd(a); }
-static inline mask vlt(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
-static inline mask vle(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
-static inline mask veq(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-static inline mask vunordered(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
-static inline mask mor(mask a, mask b) { return (mask)(a | b); }
-static inline unsigned mbits(mask a) { return a; }
-static inline vec vselect(mask m, vec a, vec b) { return _mm512_mask_blend_pd(m, b, a); }
-
 static inline __m256d ll_fold(vec a, int max)
 {
     __m256d low = _mm512_castpd512_pd256(a), high = _mm512_extractf64x4_pd(a, 1);
@@ -206,4 +185,7 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 }
 
 #endif
+
+#undef Z
+#undef ZMASK
 #endif

@@ -60,8 +60,8 @@ static inline vec vmin(vec a, vec b) { LL_VECTOR(a.at[i] < b.at[i] ? a.at[i] : b
 static inline vec vabs(vec a) { LL_VECTOR(LL_FABS(a.at[i])); }
 static inline vec vcopysign(vec a, vec sign) { LL_VECTOR(LL_COPYSIGN(a.at[i], sign.at[i])); }
 static inline vec vround(vec a) { LL_VECTOR(LL_RINT(a.at[i])); }
-/* A NaN has no exponent to convert: what it scales is a NaN already. */
-static inline int ll_integer(real n) { return n == n ? (int)n : 0; }
+/* What is no exponent: NaN, which scales a NaN anyway, and whatever idle lanes hold. */
+static inline int ll_integer(real n) { return n > -9999 && n < 9999 ? (int)n : 0; }
 static inline vec vscale(vec a, vec n) { LL_VECTOR(LL_LDEXP(a.at[i], ll_integer(n.at[i]))); }
 static inline vec vexponent(vec a) { LL_VECTOR(ll_exponent(a.at[i])); }
 static inline mask vlt(vec a, vec b) { LL_MASK(a.at[i] < b.at[i]); }

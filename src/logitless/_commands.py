@@ -21,7 +21,7 @@ from rich.text import Text
 
 import logitless as ll
 
-from . import _demo, _parallel
+from . import _bench, _demo, _parallel
 from .io import NpzWriter, open_array, read_head
 
 # Unless told otherwise a block of rows grows until it takes about this long, so that the
@@ -254,6 +254,21 @@ def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> No
     lines += [("time", f"{seconds:.3g} s, {totals.rows / seconds:,.0f} rows/s"),
               ("written to", str(out))]
     _print_pairs(lines)
+
+
+@group.command()
+@click.option("--shape", "shapes", multiple=True, metavar="MxKxN",
+              help="Samples x features x classes; may be given several times.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
+              show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Of logitless: as many as the process may use unless given.")
+def bench(shapes: tuple[str, ...], dtype: str, threads: int | None) -> None:
+    """Time this machine beside NumPy and beside its own limit."""
+    with input_errors():
+        _bench.run(Console(highlight=False, markup=False),
+                   [_bench.parse_shape(shape) for shape in shapes] or _bench.DEFAULT_SHAPES,
+                   dtype, threads)
 
 
 @group.command()
