@@ -279,3 +279,17 @@ def test_head_after_a_round_trip_through_another_process(rng, run_python, tmp_pa
         "np.save('result.npy', head.loss(x, np.zeros(7, int)))"
     )
     assert_same_bits(np.load(tmp_path / "result.npy"), head.loss(x, np.zeros(7, int)))
+
+
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows_of_many_logits_at_hand(dtype):
+    # Threads share out the classes here, and there is nothing to pack.
+    z = np.random.default_rng(3).standard_normal((2, 600_000)).astype(dtype)
+    target = [599_999, 0]
+    results = []
+    for n in (1, 3):
+        with ll.threads(n):
+            results.append((ll.logsumexp(z), ll.softmax(z), ll.cross_entropy(z, target)))
+    for one, three in zip(*results, strict=True):
+        assert_same_bits(one, three)

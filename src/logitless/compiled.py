@@ -151,15 +151,26 @@ class _LinearScoring(_Scoring):
         x = self.x[lo:hi]
         return np.ascontiguousarray(x, self.dtype) if self.copies_rows else x
 
-    def open(self, job: Job, lo: int, hi: int, packed_x: np.ndarray | None = None) -> None:
+    def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         """Give a job its rows, packed unless they are packed already."""
-        if packed_x is not None:
-            job.packed_rows(packed_x)
+        if packed is not None:
+            job.packed_rows(packed)
             return
         job.rows(self.rows(lo, hi))
         if not self.small:
-            packed = np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
-            job.pack_rows(packed)
+            job.pack_rows(self.room(lo, hi))
+
+    def share(self) -> np.ndarray:
+        """All rows packed, for several jobs."""
+        job = self.job(0, self.m)
+        job.rows(self.rows(0, self.m))
+        packed = self.room(0, self.m)
+        job.pack_rows(packed)
+        return packed
+
+    def room(self, lo: int, hi: int) -> np.ndarray:
+        """Memory for packed rows."""
+        return np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
 
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes."""
@@ -201,7 +212,10 @@ class _LogitScoring(_Scoring):
             self.cut = Plan(min(self.cut.row_block, round_up(few, 16)), self.cut.class_step,
                             False, self.cut.n_threads)
 
-    def open(self, job: Job, lo: int, hi: int, packed_x=None) -> None:
+    def share(self) -> None:
+        """Nothing to pack."""
+
+    def open(self, job: Job, lo: int, hi: int, packed: None = None) -> None:
         """Give a job its logits."""
         z = self.logits[lo:hi]
         job.logits(z if self.in_place else np.ascontiguousarray(z, self.dtype))
@@ -262,9 +276,7 @@ def _score_classes(scoring) -> None:
     job.init()
     if scoring.request.rank:
         scoring.target_logits(0, m)
-    packed_x = np.empty(m * scoring.k + kernels.lanes, scoring.dtype)
-    job.rows(scoring.rows(0, m))
-    job.pack_rows(packed_x)
+    shared = scoring.share()
 
     def work(tasks):
         best = scoring.top(m)
@@ -276,7 +288,7 @@ def _score_classes(scoring) -> None:
             part = scoring.job(0, m)
             part.remember(values[span], ints[span], scoring.target_logit, *best)
             part.init()
-            scoring.open(part, 0, m, packed_x)
+            scoring.open(part, 0, m, shared)
             scoring.give_weights(part, first, last)
             if memory is None:
                 memory = np.empty(part.scratch_bytes(), np.uint8)
