@@ -125,3 +125,12 @@ def test_strides_beyond_31_bits(tmp_path, rng):
     for axis in 0, 1:
         assert_same(ll.softmax(rows, axis=axis), ll.softmax(x, axis=axis))
     assert_same(ll.cross_entropy(rows, t % 5), ll.cross_entropy(x, t % 5))
+
+
+def test_no_rows_of_many_classes(dtype):
+    x, t = np.empty((0, 3), dtype), np.empty(0, int)
+    head = ll.LinearHead(np.ones((9000, 3), dtype))
+    assert head.loss(x, t).shape == (0,)
+    assert head.score(x, t, k=4, entropy=True).top.index.shape == (0, 4)
+    assert head.predict_proba(x).shape == (0, 9000)
+    assert ll.logsumexp(np.empty((0, 9000), dtype)).shape == (0,)

@@ -8,7 +8,7 @@ from ._parallel import resolve
 
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
-WORKSPACE = 5 << 20  # bytes of packed rows, copies and tiles a thread may hold
+WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
 SMALL_N_ROWS = 8 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
@@ -69,7 +69,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
     """
     n_threads = resolve(n_threads)
     flops = 2 * m * n * max(k, 16)
-    if m <= ROW_STEP and n <= kernels.span and flops < FLOPS_TINY:
+    if m == 0 or (m <= ROW_STEP and n <= kernels.span and flops < FLOPS_TINY):
         return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
 
