@@ -23,6 +23,16 @@ class TopK:
         Their logits.
     log_prob : ndarray, shape (m, k), or None
         Their log-probabilities in nats; None with ``normalize=False``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> best = ll.linear_topk([[1.0, 3.0, 3.0]], np.eye(3), 2)
+    >>> best.index
+    array([[1, 2]])
+    >>> best.log_prob.round(4)
+    array([[-0.7586, -0.7586]])
     """
 
     index: np.ndarray
@@ -57,6 +67,16 @@ class Scores:
         ``-sum(p * log(p))`` of the softmax.
     top : TopK or None
         The best classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> scores = ll.linear_score([[1.0, 2.0], [3.0, 0.0]], np.eye(2), [1, 1])
+    >>> scores.target_rank
+    array([0, 1])
+    >>> scores.accuracy
+    0.5
     """
 
     loss: np.ndarray | None = None
