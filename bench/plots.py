@@ -21,13 +21,16 @@ def draw_all(records: list[dict], folder: Path) -> list[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for op in OPS:
-        some = [r for r in main if r["op"] == op and r.get("best_rival")]
+        some = [r for r in main if r["op"] == op]
+        rivalled = {r["shape"] for r in some if not r["contender"].startswith(OURS)}
+        some = [r for r in some if r["shape"] in rivalled]
         if some:
             _bars(some, op, folder / f"time_{op}.png")
             drawn.append((f"time_{op}.png", f"Time of {op} relative to the best rival"))
     loss = [r for r in main if r["op"] == "loss"]
-    if any(r.get("extra_bytes") is not None for r in loss):
-        _memory(loss, folder / "memory.png")
+    sweep = [r for r in records if r["section"] == "memory" and r.get("extra_bytes") is not None]
+    if sweep:
+        _memory(sweep, folder / "memory.png")
         drawn.append(("memory.png", "Extra memory of the loss against the number of classes"))
     if loss:
         _roofline(loss, folder / "roofline.png")
@@ -86,18 +89,17 @@ def _memory(records: list[dict], path: Path) -> None:
     figure = _figure(8, 5)
     axes = figure.subplots()
     for name in CONTENDERS:
-        # A call on one row takes next to nothing with everybody and would hide the rest.
         points = sorted((r["n"], max(r["extra_bytes"], 1 << 14) / 2**20) for r in records
-                        if r["contender"] == name and r["m"] > 1
-                        and r.get("extra_bytes") is not None)
+                        if r["contender"] == name)
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name,
                       color=_colour(name), linewidth=2.5 if name == OURS else 1)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("classes (n); the shapes differ in samples and features too")
+    axes.set_xlabel("classes (n)")
     axes.set_ylabel("extra MiB")
-    axes.set_title("Extra memory of the loss")
+    axes.set_title(f"Extra memory of the loss: {records[0]['m']} samples of {records[0]['k']} "
+                   "features")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)

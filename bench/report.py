@@ -22,7 +22,7 @@ from pathlib import Path
 import plots
 import tables
 from runner import CONTENDERS, OURS, Setting, measure, usable_cpus
-from shapes import OPS, QUICK, SHAPES, Shape, parse
+from shapes import ALL, OPS, QUICK, SHAPES, SWEEP, Shape, parse
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
@@ -56,6 +56,8 @@ def full_sections() -> list[Section]:
                 replace(loss, dtype="float64")),
         Section("avx2", "float32, one thread, logitless held to AVX2", _named("gpt2 recsys"),
                 replace(loss, isa="avx2", contenders=(OURS,))),
+        Section("memory", "float32, one thread, more and more classes", SWEEP,
+                replace(loss, seconds=0.0)),
     ]
     import logitless as ll
 
@@ -72,8 +74,9 @@ def quick_sections() -> list[Section]:
 
 def machine() -> dict:
     """What the numbers were measured on."""
-    import logitless as ll
     import numpy as np
+
+    import logitless as ll
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
@@ -118,8 +121,7 @@ def store(out: Path, results: dict) -> None:
 def merged(records: list[dict], new: list[dict]) -> list[dict]:
     """Replace the records that were measured again, keep the order of the tables."""
     by_key = {tuple(r[k] for k in KEY): r for r in [*records, *new]}
-    order = [("main", "threads", "float64", "avx2"), (*SHAPES, *(s.name for s in QUICK)), OPS,
-             CONTENDERS]
+    order = [("main", "threads", "float64", "avx2", "memory"), list(ALL), OPS, CONTENDERS]
     return sorted(by_key.values(),
                   key=lambda r: [names.index(r[k]) for k, names in zip(KEY, order, strict=True)])
 
@@ -153,8 +155,8 @@ def run(sections: list[Section], args, out: Path) -> dict:
     return results
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(";" if ";" in text else ",")]
+def _list(text: str, separator: str = ",") -> list[str]:
+    return [part.strip() for part in text.split(separator)]
 
 
 def main() -> int:
@@ -164,11 +166,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--readme", action="store_true")
-    parser.add_argument("--sections", type=_list, help="of main, threads, float64, avx2")
+    parser.add_argument("--sections", type=_list, help="of main, threads, float64, avx2, memory")
     parser.add_argument("--shapes", type=_list, help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--ops", type=_list, help=f"of {', '.join(OPS)}")
-    parser.add_argument("--rivals", type=_list,
-                        help=f"of {'; '.join(CONTENDERS)}: separated by semicolons")
+    parser.add_argument("--rivals", type=lambda text: _list(text, ";"),
+                        help=f"separated by semicolons, of: {'; '.join(CONTENDERS)}")
     parser.add_argument("--seconds", type=float, help="for each contender and operation")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory alone")
     parser.add_argument("--out", type=Path, help="folder, bench/ unless --quick")

@@ -31,6 +31,7 @@ class Contender:
     packages: tuple[str, ...] = ()  # modules it needs; the first one's version is told
     ops: tuple[str, ...] = OPS
     compiles = False  # the first call of a shape compiles: memory is taken on the second
+    keeps_memory = False  # holds on to what a call took, and to weights for each operation
     weight_copies = 0.0  # held beside the weights given
     logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
 

@@ -51,6 +51,7 @@ class OnnxRuntime(Contender):
 
     name = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
+    keeps_memory = True  # an arena, and the packed weights of each session
     weight_copies = 1.0
     logit_copies = 3.0
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rivals import all_contenders
 from shapes import OPS, Shape
 
 HERE = Path(__file__).resolve().parent
@@ -94,9 +95,11 @@ def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str])
         reason = f"the process ended with {done.returncode}: {last[:160]}"
         print(f"{shape}, {mode}: {reason}", file=sys.stderr)
         seen = {(r["op"], r["contender"]) for r in made["records"]}
+        classes = all_contenders()
         made["records"] += [
             {"op": op, "contender": name, "status": "failed", "reason": reason}
-            for op in setting.ops for name in contenders if (op, name) not in seen
+            for op in setting.ops for name in contenders
+            if op in classes[name].ops and (op, name) not in seen
         ]
     return made["facts"], made["records"]
 

@@ -70,7 +70,10 @@ QUICK = (
     SHAPES["decode8"],
     SHAPES["tiny"],
 )
-ALL = SHAPES | {shape.name: shape for shape in QUICK}
+# Memory against n, all else equal.
+SWEEP = tuple(Shape(f"n={n:,}", 256, 64, n, "memory against classes")
+              for n in (1_000, 10_000, 100_000, 1_000_000))
+ALL = SHAPES | {shape.name: shape for shape in (*QUICK, *SWEEP)}
 
 
 def parse(text: str) -> Shape:

@@ -14,18 +14,18 @@ README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
 ABOUT = f"""\
 Every contender runs in the same process for a shape, pinned to the same CPUs and the same number
 of threads, in turns; the time is the best of at least three rounds. Inputs are uniform random
-numbers, no bias, logits with a standard deviation of {LOGIT_STD:g}. Conversions to a contender's own
-arrays, compilation, packing of weights and the making of sessions are not timed. Each result was
-compared with ours first: a contender that differs by more than rounding is marked *wrong* and not
-timed.
+numbers, no bias, logits with a standard deviation of {LOGIT_STD:g}. Conversions to a contender's
+own arrays, compilation, packing of weights and the making of sessions are not timed. Each result
+was compared with ours first: a contender that differs by more than rounding is marked *wrong* and
+not timed.
 
 - **loss** of each row; **predict**, its class; **topk**, {TOP} best classes with log-probabilities;
   **predict_proba**, all probabilities; **score**, all of: loss, log-sum-exp, entropy, rank of the
   target, {TOP} best classes with log-probabilities.
 - **of limit**: the shortest time this machine allows, over the time taken. That is the larger of
   flops / measured peak of fused multiply-adds and bytes that must be moved (inputs once, and the
-  result of predict_proba) / measured rate of reading memory, both measured in the same process
-  just before. Above 1 where the data stays in the caches.
+  result of predict_proba) / measured rate of reading memory; both are the best seen in the same
+  process before, between and after. Above 1 where the data stays in the caches.
 - **extra MiB**: the most memory resident during a call beyond what was before it, result included,
   in a process of its own. **held MiB**: what the contender keeps between calls beside the
   weights given, as packed weights.
@@ -153,12 +153,14 @@ def _details(section: list[dict]) -> Iterator[str]:
             if r["status"] != "ok":
                 rows.append([name, _status(r), *[""] * 6])
                 continue
-            rows.append([name, milliseconds(r["best"]),
+            apart = ", on its own for want of memory" if r.get("alone") else ""
+            rows.append([name + apart, milliseconds(r["best"]),
                          f"{r['best'] / ours['best']:.2f}" if ours.get("best") else "-",
                          f"{r['fraction']:.2f}", f"{r['gflop_s']:,.1f}", f"{r['gb_s']:,.1f}",
                          mebibytes(r.get("extra_bytes")), mebibytes(r.get("held_bytes"))])
         bound = f", bound by {ours['bound']}" if ours.get("bound") else ""
-        yield f"**{op}** ({first['dtype']}, {first['threads']} thread(s){bound})"
+        threads = f"{first['threads']} thread{'s' * (first['threads'] > 1)}"
+        yield f"**{op}** ({first['dtype']}, {threads}{bound})"
         yield table(("", "ms", "x ours", "of limit", "GFLOP/s", "GB/s", "extra MiB", "held MiB"),
                     rows)
 

@@ -33,6 +33,8 @@ def interleave(calls: dict[str, Callable], seconds: float, settle: float) -> dic
     number = {name: _calls_a_sample(call) for name, call in calls.items()}
     samples = {name: [] for name in calls}
     names = list(calls)
+    if not names:
+        return samples
     end = time.perf_counter() + seconds * len(calls)
     for done in range(ROUNDS[1]):
         if done >= ROUNDS[0] and time.perf_counter() >= end:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -78,7 +79,6 @@ class Timing(Worker):
             self.write()
             return
         import logitless as ll
-        from dataclasses import asdict
 
         self.facts = {
             "limits": asdict(ll.machine_limits(self.job["threads"])),
@@ -89,68 +89,88 @@ class Timing(Worker):
         made = self.make_all(problem)
         for op in self.job["ops"]:
             self.time(op, made, problem)
+            # The best seen before, between and after: a slow moment flatters nobody.
+            again = asdict(ll.machine_limits(self.job["threads"]))
+            self.facts["limits"] = {
+                key: max(value, again[key]) for key, value in self.facts["limits"].items()}
             self.write()
 
     def make_all(self, problem) -> dict:
         made = {}
         for name, cls in self.classes.items():
-            biggest = max(cls.transient(self.shape, op, self.itemsize)
-                          for op in self.job["ops"] if op in cls.ops) if self.offers(cls) else 0
-            needed = cls.held(self.shape, self.itemsize)
-            made[name] = (self.shapes.no_room(needed, min(biggest, 1 << 30))
+            if not any(op in cls.ops for op in self.job["ops"]):
+                continue
+            made[name] = (self.shapes.no_room(cls.held(self.shape, self.itemsize))
                           or self.make(name, problem))
             if not isinstance(made[name], str):
                 self.facts["versions"][name] = cls.version()
         return made
 
-    def offers(self, cls) -> bool:
-        return any(op in cls.ops for op in self.job["ops"])
-
     def time(self, op: str, made: dict, problem) -> None:
-        from timing import give_memory_back, interleave
-
-        calls, records, reference = {}, {}, None
+        """Time contenders in turns; one that keeps its memory and has no room, on its own."""
+        calls, alone, biggest, reference = {}, [], 0, None
         for name, contender in made.items():
             cls = self.classes[name]
             if op not in cls.ops:
                 continue
-            reason = contender if isinstance(contender, str) else self.no_room(cls, op)
-            if reason:
-                self.record(op, name, "skipped", reason=reason)
-                continue
-            try:
-                call = contender.operation(op)
-                result = contender.to_numpy(call())
-                if reference is None and name.startswith("logitless"):
-                    reference = result
-                elif reference is not None and (wrong := self.differs(op, reference, result,
-                                                                      problem)):
-                    self.record(op, name, "wrong", reason=wrong)
-                    continue
+            if isinstance(contender, str):
+                self.record(op, name, "skipped", reason=contender)
+            elif cls.keeps_memory and self.no_room(cls, op, biggest):
+                alone.append(name)
+            else:
+                call, result = self.checked(op, name, contender, problem, reference)
+                reference = result if reference is None else reference
                 result = None
-                call()
-            except Exception as error:
-                self.record(op, name, "failed", reason=_told(error))
-                continue
-            calls[name] = call
-            records[name] = self.record(op, name, "ok")
-        result = reference = None
+                if call:
+                    calls[name] = call
+                    biggest = max(biggest, cls.transient(self.shape, op, self.itemsize))
+        self.turns(op, calls)
+        for name in alone:
+            call, _ = self.checked(op, name, made[name], problem, reference)
+            if call:
+                self.turns(op, {name: call})
+                self.found(op, name)["alone"] = True
+
+    def checked(self, op: str, name: str, contender, problem, reference) -> tuple:
+        """Give a callable, run once, whose result is ours, and that result; else record why not."""
+        from checks import differs
+
+        if reason := self.no_room(self.classes[name], op):
+            self.record(op, name, "skipped", reason=reason)
+            return None, None
+        try:
+            call = contender.operation(op)
+            result = contender.to_numpy(call())
+            if reference is not None:
+                wrong = differs(op, reference, result, problem)
+                result = None
+                if wrong:
+                    self.record(op, name, "wrong", reason=wrong)
+                    return None, None
+        except Exception as error:
+            self.record(op, name, "failed", reason=_told(error))
+            return None, None
+        self.record(op, name, "ok")
+        return call, result
+
+    def turns(self, op: str, calls: dict) -> None:
+        from timing import give_memory_back, interleave
+
         settle = 0.0 if self.job["threads"] == 1 else 0.03
         for name, samples in interleave(calls, self.job["seconds"], settle).items():
-            records[name]["samples"] = samples
+            self.found(op, name)["samples"] = samples
         calls.clear()
         give_memory_back()
 
-    def differs(self, op, ours, theirs, problem):
-        from checks import differs
+    def found(self, op: str, name: str) -> dict:
+        return next(r for r in self.records if (r["op"], r["contender"]) == (op, name))
 
-        return differs(op, ours, theirs, problem)
-
-    def no_room(self, cls, op):
-        # The reference result is held while this one is checked, and a session may hold weights.
+    def no_room(self, cls, op: str, beside: int = 0) -> str | None:
+        # Two results are held while they are compared, and a session may hold the weights again.
         whole = 2 * self.shape.logit_bytes(self.itemsize) if op == "predict_proba" else 0
-        held = cls.held(self.shape, self.itemsize) if cls.name == "ONNX Runtime" else 0
-        return self.shapes.no_room(cls.transient(self.shape, op, self.itemsize) + held, whole)
+        held = cls.held(self.shape, self.itemsize) if cls.keeps_memory else 0
+        needed = cls.transient(self.shape, op, self.itemsize) + held
+        return self.shapes.no_room(needed, whole + beside)
 
 
 class Memory(Worker):

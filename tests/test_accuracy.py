@@ -50,8 +50,9 @@ def check_head(x, w, bias, target):
     assert_no_worse(head.loss(x, target), plain["loss"], truth.loss(target), "loss")
     assert_no_worse(score.loss, plain["loss"], truth.loss(target), "score.loss")
     assert_no_worse(score.lse, plain["logsumexp"], truth.lse, "score.lse")
-    assert_no_worse(score.entropy, plain["entropy"], truth.entropy, "entropy")
-    # The worst of a hundred thousand entries is rare luck, good or bad: one bit for that.
+    # Where two classes compete, the entropy magnifies one rounding error of one logit; and the
+    # worst of a hundred thousand entries is rare luck, good or bad: one bit for that.
+    assert_no_worse(score.entropy, plain["entropy"], truth.entropy, "entropy", factor=2)
     for name, exact in [
         ("logits", truth.z),
         ("predict_proba", truth.proba),

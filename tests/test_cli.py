@@ -15,7 +15,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import logitless as ll
-from logitless import _commands, _demo, cli
+from logitless import _bench, _commands, _demo, cli
 from logitless._limits import MachineLimits
 from logitless._parallel import default_threads
 from logitless.io import open_packaged
@@ -385,6 +385,48 @@ def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch
     assert "speedup" not in stdout
 
 
+@pytest.fixture
+def quick_bench(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(_bench, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(_bench.ll, "machine_limits", lambda n: MachineLimits(n, 10.0, 5.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bench(command, quick_bench, dtype):
+    code, stdout, stderr = command("bench", "--shape", "3x5x7", "--shape", "40X8X33",
+                                   "--dtype", dtype, "--threads", 1)
+    assert (code, stderr) == (0, "")
+    rows = re.findall(r"^ *(\S+x\S+) +([\d,.]+) us +([\d,.]+) us +[\d.]+x +\d+% *$", stdout, re.M)
+    assert [row[0] for row in rows] == ["3x5x7", "40x8x33"]
+    assert dtype in stdout
+    assert f"{10 if dtype == 'float32' else 5} GFLOP/s" in " ".join(stdout.split())
+    assert max(map(len, stdout.splitlines())) <= 80
+
+
+def test_bench_without_a_shape(command, quick_bench, monkeypatch):
+    monkeypatch.setattr(_bench, "DEFAULT_SHAPES", ((2, 3, 4),))
+    code, stdout, _ = command("bench")
+    assert code == 0
+    assert "2x3x4" in stdout
+
+
+@pytest.mark.parametrize("shape", ["3x5", "ax5x7", "0x5x7", "1x-2x3", "3x5x7x9", ""])
+def test_bench_says_what_a_shape_is(command, quick_bench, shape):
+    code, stdout, stderr = command("bench", "--shape", shape)
+    assert (code, stdout) == (2, "")
+    assert "MxKxN" in stderr
+    assert repr(shape) in stderr
+
+
+def test_bench_does_not_time_what_does_not_agree(command, quick_bench, monkeypatch):
+    monkeypatch.setattr(_bench, "numpy_loss", lambda x, w, t: np.ones(len(x)))
+    code, stdout, stderr = command("bench", "--shape", "3x5x7")
+    assert code == 1
+    assert "disagree" in stderr
+    assert "speedup" not in stdout
+
+
 def test_info(command):
     code, stdout, _ = command("info")
     assert code == 0
@@ -405,7 +447,7 @@ def test_info_says_why_that_many_threads(command, monkeypatch):
     assert json.loads(command("info", "--json")[1])["threads_reason"] == "OMP_NUM_THREADS=1"
 
 
-@pytest.mark.parametrize("name", ["demo", "info"])
+@pytest.mark.parametrize("name", ["demo", "bench", "info"])
 def test_bad_environment_is_one_message_and_code_2(command, monkeypatch, name):
     monkeypatch.setenv("LOGITLESS_NUM_THREADS", "many")
     default_threads.cache_clear()  # the environment is read once a process
@@ -418,8 +460,8 @@ def test_bad_environment_is_one_message_and_code_2(command, monkeypatch, name):
 def test_help_and_version(command):
     code, stdout, _ = command("-h")
     assert code == 0
-    assert all(name in stdout for name in ("demo", "score", "info"))
-    for name in ("demo", "score", "info"):
+    assert all(name in stdout for name in ("demo", "score", "bench", "info"))
+    for name in ("demo", "score", "bench", "info"):
         assert command(name, "--help")[0] == 0
     code, stdout, _ = command("--version")
     assert code == 0

@@ -1,0 +1,106 @@
+"""The kernels alone, on data that stays in the caches.
+
+The table has the time of a call; `extra_info` has `ns_each`: ns for each element or logit.
+"""
+
+import numpy as np
+import pytest
+
+import logitless as ll
+
+if ll.active_isa() == "numpy":
+    pytest.skip("plain NumPy has no kernels", allow_module_level=True)
+
+from logitless import _core
+
+COUNT = 1 << 14
+FUNCTIONS = ("exp", "log", "log1p", "tanh")
+
+
+@pytest.fixture(params=[32, 64], ids=["f32", "f64"])
+def kernels(request):
+    return _core.Kernels(ll.active_isa(), request.param)
+
+
+@pytest.fixture
+def time_each(benchmark):
+    """Time a call that does `count` things, and tell the time of one."""
+
+    def run(group, count, call, **facts):
+        benchmark.group = f"{group}, {count} at a time"
+        benchmark(call)
+        if benchmark.stats is None:  # --benchmark-disable
+            return
+        each = benchmark.stats.stats.min / count
+        benchmark.extra_info.update(isa=ll.active_isa(), count=count, ns_each=each * 1e9)
+        if "flops_each" in facts:
+            benchmark.extra_info["gflop_s"] = facts["flops_each"] / each / 1e9
+
+    return run
+
+
+def dtype_of(kernels):
+    return np.dtype(f"f{kernels.bits // 8}")
+
+
+def aligned_bytes(count):
+    memory = np.empty(count + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_map(kernels, name, time_each):
+    x = np.linspace(0.1, 10, COUNT, dtype=dtype_of(kernels))
+    y = np.empty_like(x)
+    time_each("map", COUNT, lambda: kernels.map(FUNCTIONS.index(name), x, y))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pack_weight(kernels, order, time_each):
+    n, k = 256, 256
+    weight = np.ones((n, k), dtype_of(kernels), order=order)
+    out = np.empty(n * k, weight.dtype)
+    time_each("pack weight", n * k, lambda: kernels.pack_weight(weight, out))
+
+
+def job_of(kernels, rows, n, k):
+    """A job that wants nothing yet, its state, and its rows."""
+    dtype = dtype_of(kernels)
+    job = _core.Job(kernels, rows, n, k, 0.0, 1.0)
+    state = np.empty((_core.VALUES, rows), dtype), np.empty((_core.INTS, rows), np.int64)
+    job.remember(*state, None, None, None)
+    x = np.random.default_rng(0).random((rows, k)).astype(dtype)
+    job.rows(x)
+    return job, x
+
+
+def test_pack_x(kernels, time_each):
+    rows, k = 192, 256
+    job, x = job_of(kernels, rows, 512, k)
+    packed = np.empty(rows * k + kernels.lanes, x.dtype)
+
+    def call():
+        job.rows(x)
+        job.pack_rows(packed)
+
+    time_each("pack x", rows * k, call)
+
+
+# k = 256 is the micro-kernel with a little epilogue; k = 1 is the epilogue with a little
+# micro-kernel. The difference between the cases of one k is that of their epilogues.
+@pytest.mark.parametrize("asked", ["predict", "loss", "entropy"])
+@pytest.mark.parametrize("k", [256, 1])
+def test_tiles(kernels, k, asked, time_each):
+    rows, n = 192, kernels.block
+    job, x = job_of(kernels, rows, n, k)
+    job.ask(asked != "predict", asked == "entropy", False, None, None, 0, None)
+    packed_x = np.empty(rows * k + kernels.lanes, x.dtype)
+    job.pack_rows(packed_x)
+    weight = np.random.default_rng(1).random((n, k)).astype(x.dtype)
+    packed = np.empty(n * k, x.dtype)
+    kernels.pack_weight(weight, packed)
+    job.weights(packed.reshape(1, -1), None, True, 0)
+    job.scratch(aligned_bytes(job.scratch_bytes()))
+    job.init()
+    time_each(f"logits of tiles with k = {k}", rows * n, lambda: job.score(0, n),
+              flops_each=2 * k)

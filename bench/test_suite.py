@@ -1,0 +1,171 @@
+"""The benchmark itself: rivals agree with ours, wrong ones are found out, numbers add up."""
+
+import json
+import time
+
+import checks
+import numpy as np
+import pytest
+import report
+import rivals
+import runner
+import shapes
+import tables
+import timing
+
+SMALL = shapes.Shape("33x20x17", 33, 20, 17, "")
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [
+    (SMALL, "float32"), (shapes.Shape("5x9x7", 5, 9, 7, ""), "float64")], ids=str)
+def test_every_rival_agrees_with_ours(shape, dtype):
+    setting = runner.Setting(dtype=dtype, seconds=0, memory=False)
+    records = runner.measure(shape, setting)
+    offered = [(op, name) for op in shapes.OPS
+               for name, c in rivals.all_contenders().items() if op in c.ops]
+    assert [(r["op"], r["contender"]) for r in records] == offered
+    assert [r for r in records if r["status"] not in ("ok", "skipped")] == []
+    assert all("not installed" in r["reason"] or "has no" in r["reason"]
+               for r in records if r["status"] == "skipped")
+    ours = [r for r in records if r["contender"] == runner.OURS]
+    assert [r["times_ours"] for r in ours] == [1.0] * len(shapes.OPS)
+
+
+def test_a_process_that_fails_is_told(capsys):
+    setting = runner.Setting(isa="abacus", ops=("predict",), contenders=("logitless", "NumPy"))
+    records = runner.measure(SMALL, setting)
+    assert [(r["contender"], r["status"]) for r in records] == [
+        ("logitless", "failed"), ("NumPy", "failed")]
+    assert "abacus" in records[0]["reason"]
+    assert "abacus" in capsys.readouterr().err
+
+
+def test_names_are_those_of_the_classes():
+    assert tuple(rivals.all_contenders()) == runner.CONTENDERS
+
+
+@pytest.mark.parametrize("op", shapes.OPS)
+def test_a_wrong_result_is_found_out(op):
+    problem = shapes.make(SMALL)
+    good = rivals.NumPy(problem, 1).to_numpy(rivals.NumPy(problem, 1).operation(op)())
+    assert checks.differs(op, good, good, problem) is None
+    for i, part in enumerate(good):
+        for change in (lambda a: a + 3, lambda a: a[:-1]):
+            bad = [*good[:i], change(part), *good[i + 1 :]]
+            assert "differs" in (told := checks.differs(op, good, bad, problem)) or "shape" in told
+    if op != "predict":
+        bad = [*good[:-1], np.where(np.arange(good[-1].size).reshape(good[-1].shape), good[-1],
+                                    np.nan)]
+        assert "differs" in checks.differs(op, good, bad, problem)
+
+
+def test_classes_of_equal_logits_may_differ():
+    problem = shapes.make(SMALL)
+    problem.weight[3] = problem.weight[5]
+    a = np.full(SMALL.m, 3)
+    assert checks.differs("predict", [a], [np.full(SMALL.m, 5)], problem) is None
+    assert checks.differs("predict", [a], [np.full(SMALL.m, 4)], problem)
+
+
+def test_samples_are_taken_in_turns():
+    order = []
+    calls = {name: lambda name=name: (order.append(name), time.sleep(0.006)) for name in "ab"}
+    samples = timing.interleave(calls, 0, 0)
+    assert {name: len(taken) for name, taken in samples.items()} == {"a": 3, "b": 3}
+    assert "".join(order) == "ab" + "abbaab"
+    assert all(0.005 < t < 0.1 for taken in samples.values() for t in taken)
+
+
+def test_memory_of_a_call():
+    taken = timing.extra_peak(lambda: np.ones(4 << 20, np.uint8).sum())
+    if taken is None:
+        pytest.skip("this system does not tell")
+    assert 3.5 * 2**20 < taken < 6 * 2**20  # the system counts in batches of pages
+
+
+def test_what_does_not_fit_is_not_tried():
+    if shapes.available_bytes() is None:
+        pytest.skip("this system does not tell")
+    assert shapes.no_room(1 << 20) is None
+    assert "GiB" in shapes.no_room(1 << 50)
+    huge = shapes.Shape("huge", 1 << 20, 8, 1 << 20, "")
+    assert "GiB" in shapes.no_room(rivals.NumPy.transient(huge, "loss", 4))
+
+
+def test_rates():
+    limits = {"fma_gflops_float32": 100.0, "read_gb_s": 10.0}
+    shape = shapes.Shape("", 1000, 100, 500, "")
+    found = runner.rates(shape, "predict", "float32", 2e-3, limits)
+    assert found["bound"] == "compute"
+    assert found["gflop_s"] == pytest.approx(50)
+    assert found["fraction"] == pytest.approx(0.5)
+    found = runner.rates(shape, "predict_proba", "float32", 1e-3, limits)
+    assert found["gb_s"] == pytest.approx((1500 * 100 + 1000 * 500) * 4 / 1e6)
+
+
+def records():
+    """Made up: we win one shape, lose another, and one rival is missing."""
+    limits = {"fma_gflops_float32": 100.0, "read_gb_s": 10.0}
+    made = []
+    for name, ours, theirs in (("gpt2", 1.0, 2.0), ("tiny", 2e-6, 1e-6)):
+        s = shapes.SHAPES[name]
+        more = {"section": "main", "title": "made up", "shape": name, "m": s.m, "k": s.k,
+                "n": s.n, "op": "loss", "dtype": "float32", "threads": 1, "isa": "scalar",
+                "limits": limits, "version": "1", "extra_bytes": 1 << 20}
+        some = [more | {"contender": "logitless", "status": "ok", "samples": [ours]},
+                more | {"contender": "NumPy", "status": "ok", "samples": [theirs, 9.0]},
+                more | {"contender": "JAX", "status": "skipped", "reason": "not installed"}]
+        runner.complete(some)
+        made += some
+    return made
+
+
+def test_tables_hide_nothing(tmp_path):
+    made = records()
+    assert made[0]["times_best_rival"] == 0.5
+    assert made[1]["times_ours"] == 2
+    rows = tables.summary(made).splitlines()
+    assert len(rows) == 4
+    assert "2.00 |" in rows[2]
+    assert "**0.50** behind" in rows[3]
+    report.store(tmp_path, {"machine": report.machine(), "records": made})
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.count("*skipped*: not installed") == 2
+    assert text.count("| NumPy | 2,000 | 2.00 |") == 1
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == made
+    readme = tables.readme(made).splitlines()
+    assert len(readme) == 3
+    assert "**1,000 ms**, 1.0 MiB" in readme[2]
+    assert readme[2].count(" - ") == 3
+
+
+def test_records_measured_again_replace_the_old_ones():
+    made = records()
+    again = [made[0] | {"best": 0.25}]
+    merged = report.merged(made[::-1], again)
+    assert len(merged) == len(made)
+    assert [r["shape"] for r in merged] == ["gpt2"] * 3 + ["tiny"] * 3
+    assert merged[0]["best"] == 0.25
+
+
+def test_what_keeps_its_memory_is_timed_alone_where_there_is_no_room(monkeypatch, tmp_path):
+    import dataclasses
+
+    import worker
+
+    class Keeps(rivals.NumPy):
+        name = "keeps"
+        keeps_memory = True
+
+    monkeypatch.setattr(rivals, "all_contenders", lambda: {
+        "logitless": rivals.Logitless, "NumPy": rivals.NumPy, "keeps": Keeps})
+    monkeypatch.setattr(shapes, "no_room", lambda needed, reserve=0: (
+        "full" if reserve > 2 * SMALL.logit_bytes(4) else None))
+    job = {"mode": "time", "shape": dataclasses.asdict(SMALL), "dtype": "float32", "threads": 1,
+           "out": str(tmp_path / "out.json"), "ops": ["topk"], "seconds": 0,
+           "contenders": ["logitless", "NumPy", "keeps"]}
+    timed = worker.Timing(job)
+    timed.run()
+    assert [(r["contender"], r["status"], r.get("alone")) for r in timed.records] == [
+        ("logitless", "ok", None), ("NumPy", "ok", None), ("keeps", "ok", True)]
+    assert all(len(r["samples"]) >= 3 for r in timed.records)
