@@ -119,9 +119,16 @@ static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 static void dot_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                         ptrdiff_t w_col, real *w)
 {
-    for (ptrdiff_t c = 0; c < n; c++)
-        for (ptrdiff_t p = 0; p < vectors(k) * LL_LANES; p++)
-            *w++ = p < k ? weight[c * w_row + p * w_col] : 0;
+    const ptrdiff_t whole = vectors(k) * LL_LANES;
+
+    for (ptrdiff_t c = 0; c < n; c++, weight += w_row, w += whole) {
+        if (w_col == 1)
+            memcpy(w, weight, (size_t)k * sizeof(real));
+        else
+            for (ptrdiff_t p = 0; p < k; p++)
+                w[p] = weight[p * w_col];
+        memset(w + k, 0, (size_t)(whole - k) * sizeof(real));
+    }
 }
 
 /* All n logits of `rows` rows into the tile, whose rows have room for whole vectors. `w` is made by

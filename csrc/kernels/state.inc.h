@@ -19,8 +19,9 @@ static void init_rows(const ll_job *job, const ll_state *state)
         if (uses(job, which))
             for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES)
                 vstore(field(state, which) + i, vset(which == LL_MAX ? -LL_INF : 0));
-    for (int which = 0; which < LL_INTS; which++)
-        memset(state->ints + which * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
+    memset(state->ints + LL_ARGMAX * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
+    if (job->rank)
+        memset(state->ints + LL_RANK * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
 }
 
 static void init_state(const ll_job *job) { init_rows(job, &job->state); }
@@ -79,7 +80,8 @@ static void merge_rows(const ll_job *job, const ll_state *later)
     for (ptrdiff_t i = 0; i < job->rows; i++) {
         if (exceeds(b[i], a[i]))
             argmax[i] = later->ints[LL_ARGMAX * later->stride + i];
-        rank[i] += later->ints[LL_RANK * later->stride + i];
+        if (job->rank)
+            rank[i] += later->ints[LL_RANK * later->stride + i];
     }
     merge_values(job, later);
 }

@@ -96,20 +96,20 @@ class _Scoring:
 
     def state(self) -> State:
         """Everything that was asked."""
-        q, m = self.request, self.m
-        value = self.values[:, :m]
-        return State(
-            max=value[MAX],
-            argmax=self.ints[ARGMAX, :m].astype(np.intp, copy=False),
-            log_norm=value[REST] if q.sums else None,
-            entropy=value[MOMENT] if q.entropy else None,
-            target_logit=self.target_logit,
-            target_loss=self.target_loss,
-            target_rank=self.ints[RANK, :m] if q.rank else None,
-            prob_loss=value[PROB_GAP] if q.probs is not None else None,
-            top_index=self.top_index,
-            top_logit=self.top_logit,
-        )
+        q, m, values = self.request, self.m, self.values
+        state = State(values[MAX, :m], self.ints[ARGMAX, :m].astype(np.intp, copy=False))
+        if q.sums:
+            state.log_norm = values[REST, :m]
+            state.target_loss = self.target_loss
+        if q.entropy:
+            state.entropy = values[MOMENT, :m]
+        if q.probs is not None:
+            state.prob_loss = values[PROB_GAP, :m]
+        if q.rank:
+            state.target_rank = self.ints[RANK, :m]
+        state.target_logit = self.target_logit
+        state.top_index, state.top_logit = self.top_index, self.top_logit
+        return state
 
 
 class _LinearScoring(_Scoring):
@@ -230,34 +230,42 @@ class _LogitScoring(_Scoring):
         job.target_logits()
 
 
+def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) -> np.ndarray | None:
+    """Score rows [lo, hi) against all classes; returns the scratch memory for the next block."""
+    cut, n = scoring.cut, scoring.n
+    job = scoring.job(lo, hi)
+    job.init()
+    if scoring.request.rank and n > scoring.kernels.block:
+        scoring.target_logits(lo, hi)
+    scoring.open(job, lo, hi)
+    for first in range(0, n, cut.class_step):
+        last = min(first + cut.class_step, n)
+        scoring.give_weights(job, first, last)
+        if memory is None:  # the first block is the largest
+            memory = np.empty(job.scratch_bytes(), np.uint8)
+        if first == 0:
+            job.scratch(memory)
+        job.score(first, last)
+        if tasks is not None and tasks.stopped:
+            return memory
+    scoring.finish(job, lo, hi)
+    return memory
+
+
 def _score_rows(scoring) -> None:
     """Threads share out blocks of rows."""
-    cut, m, n = scoring.cut, scoring.m, scoring.n
-    needs_targets = scoring.request.rank and n > scoring.kernels.block
+    step, m = scoring.cut.row_block, scoring.m
+    if m <= step:
+        _score_block(scoring, 0, m, None, None)
+        return
 
     def work(tasks):
         memory = None
         for block in tasks:
-            lo = block * cut.row_block
-            hi = min(lo + cut.row_block, m)
-            job = scoring.job(lo, hi)
-            job.init()
-            if needs_targets:
-                scoring.target_logits(lo, hi)
-            scoring.open(job, lo, hi)
-            for first in range(0, n, cut.class_step):
-                last = min(first + cut.class_step, n)
-                scoring.give_weights(job, first, last)
-                if memory is None:  # the first block is the largest
-                    memory = np.empty(job.scratch_bytes(), np.uint8)
-                if first == 0:
-                    job.scratch(memory)
-                job.score(first, last)
-                if tasks.stopped:
-                    return
-            scoring.finish(job, lo, hi)
+            lo = block * step
+            memory = _score_block(scoring, lo, min(lo + step, m), memory, tasks)
 
-    _parallel.run(work, -(-m // cut.row_block), cut.n_threads)
+    _parallel.run(work, -(-m // step), scoring.cut.n_threads)
 
 
 def _score_classes(scoring) -> None:
