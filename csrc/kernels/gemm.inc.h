@@ -26,6 +26,10 @@ LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL
         }
 }
 
+/* b panels are prefetched this many features ahead, past the end into the panels that follow: with
+ * few rows they come from memory at the rate of the product. */
+#define LL_B_AHEAD 64
+
 LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
                               const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
                               int first, const real *bias)
@@ -40,8 +44,10 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, c
     for (ptrdiff_t p = 0; p < kc; p++) {
         vec bj[LL_NV];
         LL_UNROLL
-        for (int j = 0; j < width; j++)
+        for (int j = 0; j < width; j++) {
+            prefetch(b + j * b_panel + (p + LL_B_AHEAD) * LL_LANES);
             bj[j] = vload(b + j * b_panel + p * LL_LANES);
+        }
         LL_UNROLL
         for (int i = 0; i < height; i++) {
             vec ai = vset(a[p * height + i]);
