@@ -1,7 +1,8 @@
 """Build of the compiled core: one table says which files get which instruction-set flags.
 
 Environment: LOGITLESS_SANITIZE=address,undefined builds with sanitizers, LOGITLESS_DEBUG=1 with
-debug information and no optimisation, LOGITLESS_WERROR=1 turns warnings into errors.
+debug information and no optimisation, LOGITLESS_WERROR=1 asks for more warnings and turns all of
+them, those of Cython too, into errors.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -50,6 +52,8 @@ ISAS = {
     "scalar": ((), [], [], "int main(void) { return 0; }\n"),
 }
 UNIX_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+STRICT_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Wstrict-prototypes",
+                "-Wpedantic", "-Werror"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise", "/W3"]
 
 
@@ -83,6 +87,8 @@ class BuildKernels(build_ext):
             extra_postargs=common,
             depends=ext.depends,
         )
+        if WERROR and not msvc:
+            ext.extra_compile_args.append("-Werror")
         if SANITIZE and not msvc:
             ext.extra_compile_args.append(f"-fsanitize={SANITIZE}")
             ext.extra_link_args.append(f"-fsanitize={SANITIZE}")
@@ -95,7 +101,7 @@ class BuildKernels(build_ext):
         if SANITIZE:
             switches += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
         if WERROR:
-            switches.append("-Werror")
+            switches += STRICT_FLAGS
         return switches
 
     def compiles(self, source, flags):
@@ -115,8 +121,11 @@ core = Extension(
     ["src/logitless/_core.pyx"],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    depends=[str(p) for p in sorted(Path("csrc").rglob("*.h"))],
+    # All that the sources lead to: what a source distribution must carry, too.
+    depends=["src/logitless/_core.pyx", *map(str, sorted(Path("csrc").rglob("*.[ch]")))],
 )
+
+Options.warning_errors = WERROR
 
 setup(
     ext_modules=cythonize(

@@ -53,7 +53,7 @@ typedef struct {
     ptrdiff_t w_row, w_col;    /* strides */
     int packed;                /* n > LL_SMALL_N: made by pack_weight, strides do not matter */
     const void *bias;          /* its first class is `first`; or NULL */
-    const void *logits;        /* (rows, n) with strides, or NULL */
+    const void *logits;        /* (rows, n) with strides, and k = 0; or NULL */
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
@@ -95,7 +95,7 @@ typedef struct {
     void (*normalise)(const ll_job *job, int log);
     /* Last step: see LL_VALUES; target_loss (rows, n_targets) may be NULL. */
     void (*finish)(const ll_job *job, void *target_loss);
-    void (*sort_top)(const ll_job *job);
+    void (*sort_top)(const ll_job *job); /* top > 0 */
     /* y[i] = f(x[i]): 0 exp, 1 log, 2 log1p, 3 tanh. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);
     /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */

@@ -130,14 +130,15 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
         table->normalise(&job, ask == LOG_PROBABILITIES);
     table->finish(&job, loss);
-    table->sort_top(&job);
+    if (job.top)
+        table->sort_top(&job);
 
     start_hash();
     for (int which = 0; which < LL_VALUES; which++)
         if (which == LL_MAX || (job.sums && (which == LL_REST || ask == EVERYTHING)))
             mix_reals(at(job.state.values, which * job.state.stride), job.rows);
-    for (int which = 0; which < LL_INTS; which++)
-        mix_integers(job.state.ints + which * job.state.stride, job.rows);
+    mix_integers(job.state.ints + LL_ARGMAX * job.state.stride, job.rows);
+    mix_integers(job.state.ints + LL_RANK * job.state.stride, job.rank ? job.rows : 0);
     mix_reals(job.state.target_logit, job.rows * job.n_targets);
     mix_reals(loss, job.rows * job.n_targets);
     mix_reals(job.state.top_logit, job.rows * job.top);

@@ -1,0 +1,166 @@
+"""The kernels without Python around them: every instruction set and compiler gives the same bits.
+
+``c/hashes.c`` is built as ``setup.py`` builds the kernels, run, and held against
+``golden/hashes.txt``. NEON is cross-compiled and emulated; where the tools for that are missing
+the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
+
+``python tests/test_c_hashes.py`` writes the golden file anew. That makes another version of the
+arithmetic contract, which ``CHANGELOG.md`` then has to name.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+CSRC = HERE.parent / "csrc"
+GOLDEN = HERE / "golden" / "hashes.txt"
+# Without optimisation: compiling takes minutes otherwise.
+SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+CROSS_COMPILER, EMULATORS = "aarch64-linux-gnu-gcc", ("qemu-aarch64", "qemu-aarch64-static")
+ARM = ("aarch64", "arm64")
+
+pytestmark = pytest.mark.compiled_only
+
+
+def setup_table():
+    """Flags and instruction sets of setup.py, read rather than run: it needs its build tools."""
+    table = {}
+    for node in ast.parse((HERE.parent / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("ISAS", "UNIX_FLAGS"):
+            table[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    return table["ISAS"], table["UNIX_FLAGS"]
+
+
+def compiles(command, source, folder):
+    """Whether a program compiles and links."""
+    path = folder / "probe.c"
+    path.write_text(source)
+    command = [*command, str(path), "-o", str(folder / "probe")]
+    return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+
+
+def build(compiler, machine, folder, *switches):
+    """Build the program with every instruction set of `machine` that the compiler knows."""
+    isas, common = setup_table()
+    command = [compiler, *common, *switches]
+    objects, macros = [], []
+
+    def add(name, source, flags):
+        objects.append(str(folder / f"{name}.o"))
+        done = subprocess.run(
+            [*command, *flags, "-c", str(source), "-o", objects[-1]],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+
+    for isa, (machines, flags, _, probe) in isas.items():
+        if (machines and machine not in machines) or not compiles(
+            [*command, *flags], probe, folder
+        ):
+            continue
+        macros.append(f"-DLL_HAVE_{isa.upper()}=1")
+        for bits in (32, 64):
+            source = CSRC / "kernels" / f"{isa}.c"
+            add(f"{isa}{bits}", source, [*flags, f"-DLL_REAL={bits}"])
+    add("dispatch", CSRC / "dispatch.c", macros)
+    add("hashes", HERE / "c" / "hashes.c", [f"-I{CSRC}"])
+    program = folder / "hashes"
+    subprocess.run([*command, *objects, "-o", str(program), "-lm"], check=True, timeout=120)
+    return str(program)
+
+
+def run(*command, env=None):
+    """{instruction set: its lines}."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, **(env or {})},
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
+    blocks = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("["):
+            lines = blocks[line.strip("[]")] = []
+        else:
+            lines.append(line)
+    return blocks
+
+
+def check(blocks, *isas):
+    """Compare with the golden lines; `isas` must be among the blocks."""
+    golden = GOLDEN.read_text().splitlines()
+    assert set(isas) <= set(blocks)
+    for isa, lines in blocks.items():
+        differ = [f"{isa}: {line}" for line in lines if line not in golden]
+        assert lines == golden, (
+            "these are not the bits of tests/golden/hashes.txt. To change them is to change the "
+            "version of the arithmetic contract, on purpose and in CHANGELOG.md:\n"
+            + "\n".join(differ or [f"{isa}: lines are missing"])
+        )
+
+
+def here():
+    return platform.machine().lower()
+
+
+def compiler_named(name):
+    """The compiler, or a skip. `cc` is for machines that have neither gcc nor clang."""
+    named = [c for c in ("gcc", "clang") if shutil.which(c)]
+    if name == "cc" and named:
+        pytest.skip(f"built with {' and '.join(named)}")
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
+def test_this_machine(compiler, tmp_path):
+    program = build(compiler_named(compiler), here(), tmp_path, "-O3")
+    check(run(program), "scalar")
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_sanitizers_find_nothing(compiler, tmp_path):
+    compiler = compiler_named(compiler)
+    if not compiles([compiler, *SANITIZE], "int main(void) { return 0; }\n", tmp_path):
+        pytest.skip(f"{compiler} has no sanitizers here")
+    program = build(compiler, here(), tmp_path, *SANITIZE)
+    # Leaks would be the test program's own, and are not found under a debugger.
+    env = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    check(run(program, env=env), "scalar")
+
+
+def test_neon_under_emulation(tmp_path):
+    if here() in ARM:
+        pytest.skip("this machine runs NEON itself")
+    emulator = next(filter(None, map(shutil.which, EMULATORS)), None)
+    missing = [] if emulator else [EMULATORS[0]]
+    if not shutil.which(CROSS_COMPILER):
+        missing.append(CROSS_COMPILER)
+    if missing:
+        message = f"NEON cannot be tested: {' and '.join(missing)} not found"
+        if os.environ.get("LOGITLESS_REQUIRE_QEMU") == "1":
+            pytest.fail(f"{message}, and LOGITLESS_REQUIRE_QEMU=1")
+        pytest.skip(message)
+    program = build(CROSS_COMPILER, ARM[0], tmp_path, "-O3", "-static")
+    check(run(emulator, program), "neon", "scalar")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        program = build(sys.argv[1] if sys.argv[1:] else "cc", here(), pathlib.Path(name), "-O3")
+        GOLDEN.write_text("\n".join(run(program)["scalar"]) + "\n")
