@@ -27,28 +27,37 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
     vec sum[LL_DOT_ROWS][LL_DOT_COLS];
     ptrdiff_t p = 0;
 
+    LL_UNROLL
     for (int i = 0; i < rows; i++)
+        LL_UNROLL
         for (int j = 0; j < cols; j++)
             sum[i][j] = first ? vset(0) : vload(sums + i * s_row + j * LL_LANES);
     for (; p + LL_LANES <= kc; p += LL_LANES) {
         vec xi[LL_DOT_ROWS];
+        LL_UNROLL
         for (int i = 0; i < rows; i++) {
             prefetch(x + (i + 2 * rows) * x_row + p);
             xi[i] = vload(x + i * x_row + p);
         }
+        LL_UNROLL
         for (int j = 0; j < cols; j++) {
             vec wj = vload(w + j * w_row + p);
+            LL_UNROLL
             for (int i = 0; i < rows; i++)
                 sum[i][j] = vfma(xi[i], wj, sum[i][j]);
         }
     }
     if (p < kc)
+        LL_UNROLL
         for (int i = 0; i < rows; i++) {
             vec xi = load_part(x + i * x_row + p, kc - p);
+            LL_UNROLL
             for (int j = 0; j < cols; j++)
                 sum[i][j] = vfma(xi, vload(w + j * w_row + p), sum[i][j]);
         }
+    LL_UNROLL
     for (int i = 0; i < rows; i++)
+        LL_UNROLL
         for (int j = 0; j < cols; j++)
             vstore(sums + i * s_row + j * LL_LANES, sum[i][j]);
 }
@@ -61,39 +70,27 @@ typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrd
     {                                                                                            \
         dot_kernel(rows, cols, kc, x, x_row, w, w_row, sums, s_row, first);                      \
     }
-#define LL_DOT_UP_TO_4(rows) LL_DOT(rows, 1) LL_DOT(rows, 2) LL_DOT(rows, 3) LL_DOT(rows, 4)
+#define LL_DOT_4(rows) LL_DOT(rows, 1) LL_DOT(rows, 2) LL_DOT(rows, 3) LL_DOT(rows, 4)
+#define LL_DOT_8(rows)                                                                           \
+    LL_DOT_4(rows) LL_DOT(rows, 5) LL_DOT(rows, 6) LL_DOT(rows, 7) LL_DOT(rows, 8)
 #define LL_DOT_NAMES_4(rows) dot_##rows##_1, dot_##rows##_2, dot_##rows##_3, dot_##rows##_4
+#define LL_DOT_NAMES_8(rows)                                                                     \
+    LL_DOT_NAMES_4(rows), dot_##rows##_5, dot_##rows##_6, dot_##rows##_7, dot_##rows##_8
 
-LL_DOT_UP_TO_4(1)
-#if LL_DOT_COLS >= 5
-LL_DOT(1, 5)
-#endif
 #if LL_DOT_COLS == 8
-LL_DOT(1, 6)
-LL_DOT(1, 7)
-LL_DOT(1, 8)
-#endif
-#if LL_DOT_ROWS == 2
-LL_DOT_UP_TO_4(2)
-LL_DOT(2, 5)
-LL_DOT(2, 6)
-LL_DOT(2, 7)
-LL_DOT(2, 8)
-#endif
-
+LL_DOT_8(1)
+LL_DOT_8(2)
 static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
-#if LL_DOT_COLS == 4
-    { LL_DOT_NAMES_4(1) },
-#elif LL_DOT_COLS == 5
-    { LL_DOT_NAMES_4(1), dot_1_5 },
-#else
-    { LL_DOT_NAMES_4(1), dot_1_5, dot_1_6, dot_1_7, dot_1_8 },
-    { LL_DOT_NAMES_4(2), dot_2_5, dot_2_6, dot_2_7, dot_2_8 },
-#endif
+    { LL_DOT_NAMES_8(1) },
+    { LL_DOT_NAMES_8(2) },
 };
+#else
+LL_DOT_4(1)
+static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = { { LL_DOT_NAMES_4(1) } };
+#endif
 
-/* Chains over KC features of `rows` <= LL_DOT_GROUP rows; classes are cut into equal groups that
- * fit the registers. sums[i * n + c] is the vector of row i and class c. */
+/* Chains over some features of `rows` <= LL_DOT_GROUP rows; classes are cut into equal groups that
+ * fit the registers. sums[i * LL_SMALL_N + c] is the vector of row i and class c. */
 static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x, ptrdiff_t x_row,
                        const real *w, ptrdiff_t w_row, real *sums, int first)
 {
@@ -103,8 +100,8 @@ static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x,
         step = least(LL_DOT_ROWS, rows - i);
         for (ptrdiff_t c = 0; c < n; c += cols)
             dot_functions[step - 1][least(cols, n - c) - 1](
-                kc, x + i * x_row, x_row, w + c * w_row, w_row, sums + (i * n + c) * LL_LANES,
-                n * LL_LANES, first);
+                kc, x + i * x_row, x_row, w + c * w_row, w_row,
+                sums + (i * LL_SMALL_N + c) * LL_LANES, LL_SMALL_N * LL_LANES, first);
     }
 }
 
@@ -137,7 +134,6 @@ static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, pt
                      const real *w, const real *bias, real *sums, real *tile, ptrdiff_t t_row)
 {
     const ptrdiff_t w_row = vectors(k) * LL_LANES;
-    real logits[LL_DOT_SUMS + LL_SMALL_N];
     ptrdiff_t block = dot_block(n, k);
 
     for (ptrdiff_t i = 0; i < rows; i += LL_DOT_GROUP) {
@@ -148,10 +144,9 @@ static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, pt
                        w_row, sums, pc == 0);
             pc += block;
         } while (pc < k); /* once even without features */
-        for (ptrdiff_t s = 0; s < group * n; s += LL_LANES)
-            vsums(sums + s * LL_LANES, logits + s);
         for (ptrdiff_t r = 0; r < group; r++)
             for (ptrdiff_t c = 0; c < n; c += LL_LANES)
-                vstore(tile + (i + r) * t_row + c, vadd(vload(logits + r * n + c), vload(bias + c)));
+                vstore(tile + (i + r) * t_row + c,
+                       vadd(vsums(sums + (r * LL_SMALL_N + c) * LL_LANES), vload(bias + c)));
     }
 }

@@ -11,7 +11,7 @@
 #define LL_MR 6
 #define LL_NV 1
 #define LL_DOT_ROWS 1
-#define LL_DOT_COLS 5
+#define LL_DOT_COLS 4
 
 #if LL_REAL == 32
 
@@ -186,10 +186,12 @@ static inline real vsum(vec a) { return ll_sum(H(add)(a.lo, a.hi)); }
 static inline real vtop(vec a) { return ll_top(H(max)(a.lo, a.hi)); }
 
 /* The sums of LL_LANES vectors that follow each other. */
-static inline void vsums(const real *p, real *sums)
+static inline vec vsums(const real *p)
 {
+    real sums[LL_LANES];
     for (int i = 0; i < LL_LANES; i++)
         sums[i] = vsum(vload(p + i * LL_LANES));
+    return vload(sums);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

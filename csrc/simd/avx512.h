@@ -78,7 +78,7 @@ static inline real vtop(vec a)
 }
 
 /* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
-static inline void vsums(const real *p, real *sums)
+static inline vec vsums(const real *p)
 {
     __m512 a[8], b[4], c[2];
     for (int i = 0; i < 8; i++) { /* lanes i + (i + 8): two vectors to one */
@@ -96,7 +96,7 @@ static inline void vsums(const real *p, real *sums)
     __m512 d = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88),
                              _mm512_shuffle_ps(c[0], c[1], 0xdd));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    vstore(sums, _mm512_permutexvar_ps(order, d));
+    return _mm512_permutexvar_ps(order, d);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
@@ -147,7 +147,7 @@ static inline real vtop(vec a)
 }
 
 /* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
-static inline void vsums(const real *p, real *sums)
+static inline vec vsums(const real *p)
 {
     __m512d a[4], b[2];
     for (int i = 0; i < 4; i++) { /* lanes i + (i + 4): two vectors to one */
@@ -161,7 +161,7 @@ static inline void vsums(const real *p, real *sums)
     /* i + (i + 1): sums 0 4 1 5 2 6 3 7 */
     __m512d c = _mm512_add_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    vstore(sums, _mm512_permutexvar_pd(order, c));
+    return _mm512_permutexvar_pd(order, c);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

@@ -95,10 +95,12 @@ static inline real vtop(vec a)
     return a.at[0];
 }
 /* The sums of LL_LANES vectors that follow each other. */
-static inline void vsums(const real *p, real *sums)
+static inline vec vsums(const real *p)
 {
+    real sums[LL_LANES];
     for (int i = 0; i < LL_LANES; i++)
         sums[i] = vsum(vload(p + i * LL_LANES));
+    return vload(sums);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
