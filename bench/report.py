@@ -81,7 +81,7 @@ def machine() -> dict:
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "cpu": _cpu_model(),
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "system": f"{platform.system()}, {platform.machine()}",
         "cpus": len(usable_cpus()) or None,
         "python": platform.python_version(),
         "blas": f"{blas.get('name')} {blas.get('version')}",

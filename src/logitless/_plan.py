@@ -9,7 +9,7 @@ from ._parallel import resolve
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
-SMALL_N_ROWS = 8 * MAX_ROWS
+SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
 FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for
