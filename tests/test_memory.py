@@ -157,3 +157,18 @@ def test_reductions_of_logits_at_hand(traced, rng):
     t = np.zeros(20_000, int)
     assert traced(lambda: ll.logsumexp(z))[0] < 16 * MIB
     assert traced(lambda: ll.cross_entropy(z, t))[0] < 16 * MIB
+
+
+def test_soft_targets_in_another_precision_are_copied_in_small_blocks():
+    m, n = 200, 20_000
+    rng = np.random.default_rng(5)
+    head = ll.LinearHead(rng.standard_normal((n, 8)).astype("f4"), n_threads=1)
+    x, p = rng.standard_normal((m, 8)).astype("f4"), rng.random((m, n))
+    z = head.logits(x)
+    for call in (lambda: head.loss(x, p), lambda: ll.cross_entropy(z, p)):
+        call()
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 9 * MIB  # all of them: 15 MiB in float32

@@ -9,6 +9,8 @@ from ._parallel import resolve
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
+COPY_BYTES = 1 << 21  # of values of all classes that must be copied
+COPY_STEP = 16  # whole vectors of rows
 SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
@@ -89,3 +91,9 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
         n_threads = min(n_threads, -(-m // rows))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
     return Plan(rows, spans * kernels.span, by_class, max(1, n_threads))
+
+
+def narrowed(cut: Plan, row_bytes: int) -> Plan:
+    """Cut into blocks of so few rows that a copy of (rows, n) values stays small."""
+    rows = round_up(max(1, COPY_BYTES // max(row_bytes, 1)), COPY_STEP)
+    return Plan(min(cut.row_block, rows), cut.class_step, False, cut.n_threads)

@@ -11,7 +11,7 @@ from . import _core, _parallel
 from ._core import KC, SMALL_N, Job
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer
-from ._plan import Plan, plan, round_up
+from ._plan import narrowed, plan, round_up
 from ._request import Request, State
 from ._validate import compute_dtype
 
@@ -56,6 +56,10 @@ class _Scoring:
         self.target_loss = np.empty(shape, dtype) if shape and request.sums else None
         self.top_logit, self.top_index = self.top(m)
 
+    def copies_probs(self) -> bool:
+        """Whether target distributions must be copied, a block of rows at a time."""
+        return self.request.probs is not None and not in_place(self.request.probs, self.dtype)
+
     def top(self, rows: int):
         """Empty heaps for the best classes of some rows."""
         k = self.request.k
@@ -68,7 +72,7 @@ class _Scoring:
         q = self.request
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
         probs = None if q.probs is None else q.probs[lo:hi]
-        if probs is not None and not in_place(probs, self.dtype):
+        if self.copies_probs():
             probs = np.ascontiguousarray(probs, self.dtype)
         job.ask(
             q.sums,
@@ -145,6 +149,8 @@ class _LinearScoring(_Scoring):
             tiles_rows=not self.small and self.packed is None and self.k > KC,
             n_threads=n_threads,
         )
+        if self.copies_probs():
+            self.cut = narrowed(self.cut, self.n * dtype.itemsize)
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
         """Rows of x as the kernels read them."""
@@ -207,10 +213,8 @@ class _LogitScoring(_Scoring):
             self.kernels, self.m, self.n, 0,
             small_n=False, copies_rows=False, tiles_rows=False, n_threads=n_threads,
         )
-        if not self.in_place:
-            few = max(1, (1 << 21) // (dtype.itemsize * max(self.n, 1)))
-            self.cut = Plan(min(self.cut.row_block, round_up(few, 16)), self.cut.class_step,
-                            False, self.cut.n_threads)
+        if not self.in_place or self.copies_probs():
+            self.cut = narrowed(self.cut, self.n * dtype.itemsize)
 
     def share(self) -> None:
         """Nothing to pack."""
