@@ -21,19 +21,27 @@
 #define LL_BLOCK_VECS 32  /* classes folded into the row state at once */
 #define LL_SPAN_BLOCKS 8  /* blocks to a span: each span starts a state afresh */
 #define LL_SMALL_N 16     /* up to here logits are summed with lanes along the features */
+#define LL_GROUP_ROWS 240 /* most rows that a gradient of the weights sums before it is added */
+#define LL_GROUP_STEP 12  /* groups are multiples of it; rows of a tile that a filter drops */
+#define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
 /* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. */
-enum { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_VALUES };
+enum {
+    LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS,
+    LL_VALUES
+};
 enum { LL_ARGMAX, LL_RANK, LL_INTS };
 /*  LL_MAX       largest logit so far
  *  LL_REST      sum of exp(z - max) over every class but that one
  *  LL_MOMENT    sum of exp(z - max) * (z - max)
- *  LL_PROB_SUM  sum of the target probabilities t
+ *  LL_PROB_SUM  sum of t, the target probabilities times the class weights
  *  LL_PROB_GAP  sum of t * (max - z)
+ *  LL_SMOOTH_SUM, LL_SMOOTH_GAP: the same of the class weights alone
  *  LL_ARGMAX    the class of the largest logit: the lowest of equals
  *  LL_RANK      classes before the target in order of rank
  * ll_finish replaces them by what the caller wants to know:
- *  LL_REST -> log1p(rest), LL_MOMENT -> entropy, LL_PROB_GAP -> loss. */
+ *  LL_REST -> log1p(rest), LL_OTHERS -> rest, LL_MOMENT -> entropy, LL_PROB_GAP and
+ *  LL_SMOOTH_GAP -> sum of t * (lse - z). */
 
 typedef struct {
     void *values;          /* (LL_VALUES, stride) */
@@ -66,12 +74,39 @@ typedef struct {
     ptrdiff_t n_targets;
     const void *probs;         /* (rows, n) of reals with strides, or NULL */
     ptrdiff_t p_row, p_col;
+    /* Or target probabilities where they are not zero: entries [sparse_start[i],
+     * sparse_start[i + 1]) are those of row i, by ascending class; NULL for none. */
+    const int64_t *sparse_start, *sparse_class;
+    const void *sparse_prob;
+    const void *class_weight;  /* of all n classes, whole vectors of them; or NULL */
+    int smooth;                /* LL_SMOOTH_SUM, LL_SMOOTH_GAP */
     ptrdiff_t top;             /* classes to keep */
     void *out;                 /* logits are written to out[i * out_row + c], or NULL */
     ptrdiff_t out_row;
+    void *keep;                /* logits of all rows are left here, see keep_size; or NULL */
+    ptrdiff_t keep_first;      /* the first class there: a whole number of blocks */
+    ptrdiff_t keep_rows;       /* rows there, of which these are some */
     ll_state state;
     void *scratch;             /* scratch_bytes of it, 64-byte aligned */
 } ll_job;
+
+/* The derivative of the loss by logit c of a row, with p its softmax and w the class weights:
+ *     SOFTMAX * p[c] - TARGET * (c is the target) - w[c] * (PROBS * t[c] + SMOOTH)
+ * times the derivative of the softcap. LIMIT is what the filter compares it with. A row of zeros
+ * adds nothing to any gradient, whatever it holds. */
+enum { LL_SOFTMAX, LL_TARGET, LL_PROBS, LL_SMOOTH, LL_LIMIT, LL_COEFFICIENTS };
+
+typedef struct {
+    const void *coefficients;  /* (LL_COEFFICIENTS, c_stride) */
+    ptrdiff_t c_stride;
+    int filter;                /* drop tiles of LL_GROUP_STEP rows by LL_KC classes below LIMIT */
+    const void *columns;       /* the rows of x, made by pack_columns */
+    void *d_x;                 /* (rows, k), rows dx_row apart; or NULL */
+    ptrdiff_t dx_row;
+    void *d_weight, *d_bias;   /* (n, k), rows next to each other, and (n,); or NULL */
+    int add_x, add_weight;     /* 0: what is there is overwritten */
+    int apart;                 /* each group has a d_weight and d_bias of its own, in turn */
+} ll_gradient;
 
 typedef struct {
     ptrdiff_t lanes, mr, block, span;
@@ -96,6 +131,23 @@ typedef struct {
     /* Last step: see LL_VALUES; target_loss (rows, n_targets) may be NULL. */
     void (*finish)(const ll_job *job, void *target_loss);
     void (*sort_top)(const ll_job *job); /* top > 0 */
+    /* Gradients sum the rows in groups of this many. */
+    ptrdiff_t (*group)(ptrdiff_t n);
+    /* Reals that the kept logits of so many rows and classes take. */
+    ptrdiff_t (*keep_size)(ptrdiff_t rows, ptrdiff_t n);
+    /* Rows of x for products with lanes along the features, group by group:
+     * rows * (k rounded up to whole vectors) reals. */
+    void (*pack_columns)(const ll_job *job, const ll_gradient *gradient, const void *x,
+                         ptrdiff_t x_row, void *packed);
+    /* Bytes of scratch that the next two need. */
+    size_t (*gradient_bytes)(const ll_job *job);
+    /* Kept logits of classes [first, last), whole blocks, become their derivatives, and these go
+     * into d_weight and d_bias. Rows are whole groups but for the last of all. */
+    void (*gradient_logits)(const ll_job *job, const ll_gradient *gradient);
+    /* Derivatives of classes [first, last), which follow each other from call to call, into
+     * features [f_first, f_last), whole vectors, of rows [r_first, r_last), whole steps, of d_x. */
+    void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
+                       ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
     /* y[i] = f(x[i]): 0 exp, 1 log, 2 log1p, 3 tanh. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);
     /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */

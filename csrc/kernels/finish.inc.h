@@ -14,11 +14,13 @@ static void finish(const ll_job *job, void *target_loss)
         vec log_norm = vadd(vlog1p(rest), undefined(m));
 
         vstore(norm + i, log_norm);
-        if (job->probs) {
-            vec sum = vload(field(state, LL_PROB_SUM) + i);
-            vec gap = vload(field(state, LL_PROB_GAP) + i);
-            vstore(field(state, LL_PROB_GAP) + i, vfma(sum, log_norm, gap));
-        }
+        vstore(field(state, LL_OTHERS) + i, rest);
+        for (int which = LL_PROB_SUM; which <= LL_SMOOTH_SUM; which += 2)
+            if (uses(job, which)) {
+                vec sum = vload(field(state, which) + i);
+                vec gap = vload(field(state, which + 1) + i);
+                vstore(field(state, which + 1) + i, vfma(sum, log_norm, gap));
+            }
         if (job->entropy) {
             vec mean = vdiv(vload(field(state, LL_MOMENT) + i), vadd(vset(1), rest));
             vstore(field(state, LL_MOMENT) + i, vsub(log_norm, mean));

@@ -65,6 +65,7 @@ static inline void prefetch(const void *p)
 #include "state.inc.h"
 #include "score.inc.h"
 #include "finish.inc.h"
+#include "gradient.inc.h"
 #include "limits.inc.h"
 
 #define LL_PASTE(isa, bits) ll_kernels_##isa##_##bits
@@ -73,5 +74,6 @@ extern const ll_kernels LL_TABLE(LL_ISA, LL_REAL);
 const ll_kernels LL_TABLE(LL_ISA, LL_REAL) = {
     LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
     pack_x, pack_weight, scratch_bytes, init_state, score, target_logits, merge_rows,
-    merge_top, normalise, finish, sort_top, map_function, nll_rows, spin_fma, spin_read,
+    merge_top, normalise, finish, sort_top, group_rows, keep_size, pack_columns, gradient_bytes,
+    gradient_logits, gradient_x, map_function, nll_rows, spin_fma, spin_read,
 };

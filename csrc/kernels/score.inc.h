@@ -9,6 +9,24 @@ typedef struct {
     size_t bytes;
 } workspace;
 
+/* One vector more than the classes need, so that the rows do not share cache sets. */
+static inline ptrdiff_t tile_row(ptrdiff_t n)
+{
+    return least(LL_BLOCK, vectors(n) * LL_LANES) + LL_LANES;
+}
+
+/* Kept logits: block after block of classes, each a tile of all rows. */
+static ptrdiff_t keep_size(ptrdiff_t rows, ptrdiff_t n)
+{
+    return (n + LL_BLOCK - 1) / LL_BLOCK * rows * tile_row(n);
+}
+
+static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
+{
+    return (real *)job->keep
+         + (c - job->keep_first) / LL_BLOCK * job->keep_rows * tile_row(job->n);
+}
+
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
@@ -25,9 +43,8 @@ static workspace lay_out(const ll_job *job)
     tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
     tile += few ? LL_DOT_SUMS * LL_LANES + job->n * vectors(job->k) * LL_LANES : 0;
     w.tile_rows = own_panels && job->k > LL_KC ? job->rows : least(LL_TILE_ROWS, job->rows);
-    /* One vector more than the classes need, so that the rows do not share cache sets. */
-    w.tile_row = least(LL_BLOCK, vectors(job->n) * LL_LANES) + (few ? 0 : LL_LANES);
-    w.bytes = (size_t)(tile + w.tile_rows * w.tile_row) * sizeof(real);
+    w.tile_row = few && !job->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
+    w.bytes = (size_t)(tile + (job->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
     if (!scratch) /* only the size is wanted */
         return w;
     w.span.stride = stride;
@@ -73,7 +90,7 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
                 pack_panels(weight + c * job->w_row + pc * job->w_col,
                             least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
                             w->panels + v * b_panel);
-            multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0,
+            multiply(rows, group, kc, a, kc, 0, b, b_panel, w->tile + c, w->tile_row, pc == 0,
                      pc + LL_KC >= job->k ? w->bias + c : NULL);
             pc += LL_KC;
         } while (pc < job->k);
@@ -103,7 +120,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
     }
 }
 
-static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
+static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 {
     segment s;
     const real *weight = (const real *)job->weight, *bias = (const real *)job->bias;
@@ -123,6 +140,8 @@ static void score_block(const ll_job *job, ptrdiff_t c, const workspace *w)
                     w->panels + LL_DOT_SUMS * LL_LANES);
     for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {
         ptrdiff_t rows = least(w->tile_rows, job->rows - i);
+        if (job->keep)
+            w->tile = kept_tile(job, c) + i * w->tile_row;
         if (job->logits)
             copy_logits(job, i, rows, c, s.width, w);
         else if (job->n <= LL_SMALL_N)
@@ -145,7 +164,7 @@ static void score(const ll_job *job)
 
     if (job->n <= LL_SPAN) { /* merging the only span would leave its bits as they are */
         w.span = job->state;
-        for (ptrdiff_t c = 0; c < job->n; c += LL_BLOCK)
+        for (ptrdiff_t c = job->first; c < job->last; c += LL_BLOCK)
             score_block(job, c, &w);
         return;
     }

@@ -160,31 +160,130 @@ static inline int64_t count_before(const segment *s, real zt, int64_t target)
     return (int64_t)vsum(count);
 }
 
-/* Sums of t and of t * (max - z), for a target distribution t, when the row's max has gone from
- * `old` to `max`. A class with t = 0 adds nothing, whatever its logit. */
-static inline void fold_probs(const segment *s, const real *t, ptrdiff_t p_col, real old, real max,
-                              real *prob_sum, real *prob_gap)
+/* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
+static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
-    vec sum = vset(0), gap = vset(0), zero = vset(0), inf = vset(LL_INF), m = vset(max);
+    real part[LL_LANES] = { 0 };
 
-    if (*prob_sum > 0 && max != old)
-        *prob_gap += *prob_sum * (max - old);
+    if (step == 1 && count >= LL_LANES)
+        return vload(p);
+    for (ptrdiff_t j = 0; j < least(count, LL_LANES); j++)
+        part[j] = p[j * step];
+    return vload(part);
+}
+
+/* Sums over classes of weights t and of t * (max - z), lane by lane. A class with t = 0 adds
+ * nothing, whatever its logit. */
+typedef struct {
+    vec sum, gap;
+} gap_sums;
+
+static inline void add_gap(gap_sums *sums, vec t, vec z, vec max)
+{
+    vec zero = vset(0), away = vselect(veq(z, vset(-LL_INF)), vset(LL_INF), vsub(max, z));
+
+    sums->sum = vadd(sums->sum, t);
+    sums->gap = vadd(sums->gap, vselect(veq(t, zero), zero, vmul(t, away)));
+}
+
+/* Put the sums of a segment to those of the row, whose max has gone from `old` to `max`. */
+static inline void fold_gap(const gap_sums *sums, real old, real max, real *sum, real *gap)
+{
+    if (*sum > 0 && max != old)
+        *gap += *sum * (max - old);
+    *sum += vsum(sums->sum);
+    *gap += vsum(sums->gap);
+}
+
+static inline vec class_weights(const ll_job *job, const segment *s, ptrdiff_t v)
+{
+    return vload((const real *)job->class_weight + s->first + v * LL_LANES);
+}
+
+/* For the target distribution t of row i. */
+static void fold_probs(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
+                       real *sum, real *gap)
+{
+    const real *t = (const real *)job->probs + i * job->p_row + s->first * job->p_col;
+    gap_sums sums = { vset(0), vset(0) };
+
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
-        real part[LL_LANES] = { 0 };
-        const real *tv = t + v * LL_LANES * p_col;
-        ptrdiff_t count = least(LL_LANES, s->width - v * LL_LANES);
-        if (p_col != 1 || count < LL_LANES) {
-            for (ptrdiff_t j = 0; j < count; j++)
-                part[j] = tv[j * p_col];
-            tv = part;
-        }
-        vec tj = vload(tv), z = vload(s->z + v * LL_LANES);
-        vec away = vselect(veq(z, vset(-LL_INF)), inf, vsub(m, z));
-        sum = vadd(sum, tj);
-        gap = vadd(gap, vselect(veq(tj, zero), zero, vmul(tj, away)));
+        ptrdiff_t c = v * LL_LANES;
+        vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
+        if (job->class_weight)
+            tc = vmul(class_weights(job, s, v), tc);
+        add_gap(&sums, tc, vload(s->z + c), vset(max));
     }
-    *prob_sum += vsum(sum);
-    *prob_gap += vsum(gap);
+    fold_gap(&sums, old, max, sum, gap);
+}
+
+/* First entry of row i of the sparse target distribution whose class is not before `c`. */
+static inline int64_t sparse_from(const ll_job *job, ptrdiff_t i, int64_t c)
+{
+    int64_t low = job->sparse_start[i], high = job->sparse_start[i + 1];
+
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (job->sparse_class[middle] < c)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The entry's probability times the weight of its class. */
+static inline real sparse_weight(const ll_job *job, int64_t entry)
+{
+    real t = ((const real *)job->sparse_prob)[entry];
+    return job->class_weight ? ((const real *)job->class_weight)[job->sparse_class[entry]] * t : t;
+}
+
+/* fold_probs with t given where it is not 0: the same bits, as each class goes to its own lane. */
+static void fold_sparse(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
+                        real *sum, real *gap)
+{
+    real sum_part[LL_LANES] = { 0 }, gap_part[LL_LANES] = { 0 };
+    int64_t end = job->sparse_start[i + 1];
+
+    for (int64_t e = sparse_from(job, i, s->first); e < end; e++) {
+        ptrdiff_t c = (ptrdiff_t)(job->sparse_class[e] - s->first);
+        real t = sparse_weight(job, e);
+        if (c >= s->width)
+            break;
+        sum_part[c % LL_LANES] += t;
+        if (t != 0)
+            gap_part[c % LL_LANES] += t * (s->z[c] == -LL_INF ? LL_INF : max - s->z[c]);
+    }
+    gap_sums sums = { vload(sum_part), vload(gap_part) };
+    fold_gap(&sums, old, max, sum, gap);
+}
+
+/* For the class weights alone. */
+static void fold_smooth(const ll_job *job, const segment *s, real old, real max, real *sum,
+                        real *gap)
+{
+    gap_sums sums = { vset(0), vset(0) };
+
+    for (ptrdiff_t v = 0; v < s->vecs; v++)
+        add_gap(&sums, class_weights(job, s, v), vload(s->z + v * LL_LANES), vset(max));
+    fold_gap(&sums, old, max, sum, gap);
+}
+
+/* Everything that is a sum over target distributions. */
+static void fold_targets(const ll_job *job, const ll_state *state, const segment *s, ptrdiff_t i,
+                         real old)
+{
+    real *values = (real *)state->values + i, max = values[LL_MAX * state->stride];
+    real *sum = values + LL_PROB_SUM * state->stride, *gap = values + LL_PROB_GAP * state->stride;
+
+    if (job->probs)
+        fold_probs(job, s, i, old, max, sum, gap);
+    else if (job->sparse_start)
+        fold_sparse(job, s, i, old, max, sum, gap);
+    if (job->smooth)
+        fold_smooth(job, s, old, max, values + LL_SMOOTH_SUM * state->stride,
+                    values + LL_SMOOTH_GAP * state->stride);
 }
 
 /* Everything that was asked about row i, from one segment of it. */
@@ -215,10 +314,8 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
         memcpy((real *)job->out + i * job->out_row + s->first, s->z,
                (size_t)s->width * sizeof(real));
     fold_softmax(s, top, i, job->sums, job->entropy, state);
-    if (job->probs)
-        fold_probs(s, (const real *)job->probs + i * job->p_row + s->first * job->p_col,
-                   job->p_col, old, values[LL_MAX * state->stride],
-                   values + LL_PROB_SUM * state->stride, values + LL_PROB_GAP * state->stride);
+    if (job->probs || job->sparse_start || job->smooth)
+        fold_targets(job, state, s, i, old);
 }
 
 /* Softcap and temperature on `count` vectors. */

@@ -6,11 +6,21 @@ static inline real *field(const ll_state *state, int which)
     return (real *)state->values + which * state->stride;
 }
 
+static inline int has_probs(const ll_job *job) { return job->probs || job->sparse_start; }
+
 /* Fields that the job asks about. */
 static inline int uses(const ll_job *job, int which)
 {
-    return which == LL_MAX || (which == LL_REST && job->sums)
-        || (which == LL_MOMENT && job->entropy) || (which >= LL_PROB_SUM && job->probs);
+    switch (which) {
+    case LL_MAX: return 1;
+    case LL_REST: return job->sums;
+    case LL_MOMENT: return job->entropy;
+    case LL_PROB_SUM:
+    case LL_PROB_GAP: return has_probs(job);
+    case LL_SMOOTH_SUM:
+    case LL_SMOOTH_GAP: return job->smooth;
+    default: return 0;
+    }
 }
 
 static void init_rows(const ll_job *job, const ll_state *state)
@@ -30,6 +40,18 @@ static void init_state(const ll_job *job) { init_rows(job, &job->state); }
 static inline vec vmul_zero(vec a, vec b)
 {
     return vselect(veq(a, vset(0)), vset(0), vmul(a, b));
+}
+
+/* Sum and gap of LL_LANES rows; the side whose max is the lower, by `shift`, lags. */
+static inline void merge_gap(const ll_job *job, const ll_state *later, int which, ptrdiff_t i,
+                             mask grows, vec shift)
+{
+    real *sum = field(&job->state, which) + i, *gap = field(&job->state, which + 1) + i;
+    vec a = vload(sum), b = vload(field(later, which) + i);
+    vec both = vadd(vload(gap), vload(field(later, which + 1) + i));
+
+    vstore(gap, vsub(both, vmul_zero(vselect(grows, a, b), shift)));
+    vstore(sum, vadd(a, b));
 }
 
 /* Merge `later` into the job's state, max and sums: see softmax.inc.h. A state that has seen no class
@@ -57,15 +79,10 @@ static void merge_values(const ll_job *job, const ll_state *later)
                        vadd(vselect(grows, mb, ma), vmul_zero(scale, moved)));
             }
         }
-        if (job->probs) {
-            vec sa = vload(field(state, LL_PROB_SUM) + i);
-            vec sb = vload(field(later, LL_PROB_SUM) + i);
-            vec gap = vadd(vload(field(state, LL_PROB_GAP) + i),
-                           vload(field(later, LL_PROB_GAP) + i));
-            vec lagging = vselect(grows, sa, sb);
-            vstore(field(state, LL_PROB_GAP) + i, vsub(gap, vmul_zero(lagging, shift)));
-            vstore(field(state, LL_PROB_SUM) + i, vadd(sa, sb));
-        }
+        if (has_probs(job))
+            merge_gap(job, later, LL_PROB_SUM, i, grows, shift);
+        if (job->smooth)
+            merge_gap(job, later, LL_SMOOTH_SUM, i, grows, shift);
         vstore(field(state, LL_MAX) + i, high);
     }
 }

@@ -4,10 +4,11 @@ from ._backend import active_isa, available_isas
 from ._limits import machine_limits
 from ._logits import cross_entropy, log_softmax, logsumexp, nll, softmax
 from ._parallel import threads
-from ._results import Scores, TopK
+from ._results import Gradients, Scores, TopK
 from .functional import (
     linear_argmax,
     linear_cross_entropy,
+    linear_cross_entropy_value_and_grad,
     linear_log_softmax,
     linear_logsumexp,
     linear_score,
@@ -19,6 +20,7 @@ from .head import LinearHead
 __version__ = "0.1.0"
 
 __all__ = [
+    "Gradients",
     "LinearHead",
     "Scores",
     "TopK",
@@ -27,6 +29,7 @@ __all__ = [
     "cross_entropy",
     "linear_argmax",
     "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "linear_log_softmax",
     "linear_logsumexp",
     "linear_score",

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
-    enum: LL_VALUES, LL_INTS, LL_KC, LL_SMALL_N
+    enum: LL_VALUES, LL_INTS, LL_KC, LL_SMALL_N, LL_GROUP_STEP
     ctypedef struct ll_state:
         void *values
         int64_t *ints
@@ -33,11 +33,28 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t n_targets
         const void *probs
         ptrdiff_t p_row, p_col
+        const int64_t *sparse_start
+        const int64_t *sparse_class
+        const void *sparse_prob
+        const void *class_weight
+        int smooth
         ptrdiff_t top
         void *out
         ptrdiff_t out_row
+        void *keep
+        ptrdiff_t keep_first, keep_rows
         ll_state state
         void *scratch
+    ctypedef struct ll_gradient:
+        const void *coefficients
+        ptrdiff_t c_stride
+        int filter
+        const void *columns
+        void *d_x
+        ptrdiff_t dx_row
+        void *d_weight
+        void *d_bias
+        int add_x, add_weight, apart
     ctypedef struct ll_kernels:
         ptrdiff_t lanes, mr, block, span
         void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
@@ -51,6 +68,14 @@ cdef extern from "logitless.h" nogil:
         void (*normalise)(const ll_job *, int) noexcept nogil
         void (*finish)(const ll_job *, void *) noexcept nogil
         void (*sort_top)(const ll_job *) noexcept nogil
+        ptrdiff_t (*group)(ptrdiff_t) noexcept nogil
+        ptrdiff_t (*keep_size)(ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*pack_columns)(const ll_job *, const ll_gradient *, const void *, ptrdiff_t,
+                             void *) noexcept nogil
+        size_t (*gradient_bytes)(const ll_job *) noexcept nogil
+        void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
+        void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                           ptrdiff_t) noexcept nogil
         void (*map)(int, ptrdiff_t, const void *, void *) noexcept nogil
         void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
                     const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
@@ -73,6 +98,7 @@ VALUES = LL_VALUES
 INTS = LL_INTS
 KC = LL_KC
 SMALL_N = LL_SMALL_N
+GROUP_STEP = LL_GROUP_STEP
 
 
 cdef inline void *data(cnp.ndarray a) noexcept:
@@ -115,6 +141,14 @@ cdef class Kernels:
         cdef ptrdiff_t w_row = step(weight, 0), w_col = step(weight, 1)
         with nogil:
             self.table.pack_weight(w, n, k, w_row, w_col, p)
+
+    def group(self, ptrdiff_t n):
+        """Rows that a gradient of the weights of n classes sums before it adds them."""
+        return self.table.group(n)
+
+    def keep_size(self, ptrdiff_t rows, ptrdiff_t n):
+        """Number of reals in the kept logits of some rows and classes."""
+        return self.table.keep_size(rows, n)
 
     def map(self, int function, cnp.ndarray x, cnp.ndarray y):
         """y = f(x), contiguous: 0 exp, 1 log, 2 log1p, 3 tanh."""
@@ -232,9 +266,32 @@ cdef class Job:
             self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
         self.owners.append((weight, bias))
 
+    def sparse(self, cnp.ndarray start, cnp.ndarray index, cnp.ndarray value):
+        """Target distributions of the rows where they are not zero."""
+        self.job.sparse_start = <const int64_t *>data(start)
+        self.job.sparse_class = <const int64_t *>data(index)
+        self.job.sparse_prob = data(value)
+        self.owners.append((start, index, value))
+
+    def class_weights(self, cnp.ndarray weight, bint smooth):
+        """Weights of all classes, padded to whole vectors."""
+        self.job.class_weight, self.job.smooth = data(weight), smooth
+        self.owners.append(weight)
+
+    def keep(self, cnp.ndarray memory, ptrdiff_t skip, ptrdiff_t rows, ptrdiff_t first):
+        """Leave the logits of classes from `first` on in memory for `rows` rows, `skip` reals in."""
+        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
+        self.job.keep = <char *>data(memory) + item * skip
+        self.job.keep_rows, self.job.keep_first = rows, first
+        self.owners.append(memory)
+
     def scratch_bytes(self):
         """Bytes of scratch that score needs, with room to start at a cache line."""
         return self.table.scratch_bytes(&self.job) + LINE
+
+    def gradient_bytes(self):
+        """Bytes of scratch that gradients need, with room to start at a cache line."""
+        return self.table.gradient_bytes(&self.job) + LINE
 
     def scratch(self, cnp.ndarray memory):
         """Scratch memory of that many bytes."""
@@ -249,6 +306,12 @@ cdef class Job:
 
     def score(self, ptrdiff_t first, ptrdiff_t last):
         """Fold classes [first, last), whole spans, into the state."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.score(&job)
+
+    cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
+        """The job for some of the classes."""
         cdef ll_job job = self.job
         cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8, skip = first - job.first
         job.first, job.last = first, last
@@ -257,8 +320,30 @@ cdef class Job:
                 job.k if job.packed else job.w_row)
         if job.bias != NULL:
             job.bias = <const char *>job.bias + item * skip
+        return job
+
+    def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):
+        """Pack the features of the rows, which the gradient of the weights is a product with."""
+        cdef const void *source = data(x)
+        cdef void *target = data(packed)
+        cdef ptrdiff_t x_row = step(x, 0)
         with nogil:
-            self.table.score(&job)
+            self.table.pack_columns(&self.job, &gradient.gradient, source, x_row, target)
+        gradient.gradient.columns = target
+        gradient.owners.append(packed)
+
+    def gradient_logits(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last):
+        """Kept logits of classes [first, last) to derivatives, and these into the gradients."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.gradient_logits(&job, &gradient.gradient)
+
+    def gradient_x(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last, ptrdiff_t f_first,
+                   ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last):
+        """Derivatives of classes [first, last) into some features of some rows of d_x."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.gradient_x(&job, &gradient.gradient, f_first, f_last, r_first, r_last)
 
     def target_logits(self):
         """Logits of the first target of each row, from unpacked rows."""
@@ -291,3 +376,28 @@ cdef class Job:
             self.table.finish(&self.job, loss)
             if self.job.top:
                 self.table.sort_top(&self.job)
+
+
+cdef class Gradient:
+    """Where the gradients of some rows go: `ll_gradient` with owners for its pointers."""
+
+    cdef ll_gradient gradient
+    cdef object owners
+
+    def __cinit__(self, cnp.ndarray coefficients, bint filter):
+        self.gradient.coefficients = data(coefficients)
+        self.gradient.c_stride = step(coefficients, 0)
+        self.gradient.filter = filter
+        self.owners = [coefficients]
+
+    def into_x(self, cnp.ndarray d_x, bint add):
+        """Gradients of the rows, (rows, k) with columns contiguous."""
+        self.gradient.d_x, self.gradient.add_x = data(d_x), add
+        self.gradient.dx_row = step(d_x, 0)
+        self.owners.append(d_x)
+
+    def into_weight(self, cnp.ndarray d_weight, cnp.ndarray d_bias, bint add, bint apart):
+        """Gradients of the weights and the bias, or of each group of rows if `apart`."""
+        self.gradient.d_weight, self.gradient.d_bias = data(d_weight), data(d_bias)
+        self.gradient.add_weight, self.gradient.apart = add, apart
+        self.owners.append((d_weight, d_bias))

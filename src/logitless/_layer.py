@@ -28,10 +28,12 @@ class Layer:
     n_classes, n_features : int
     dtype : dtype
         float32 or float64: the weights' dtype of computation.
+    given : tuple
+        The caller's arrays, where they may be in use.
     """
 
-    __slots__ = ("_own", "bias", "dtype", "n_classes", "n_features", "packed", "softcap",
-                 "temperature", "weight")
+    __slots__ = ("_own", "bias", "dtype", "given", "n_classes", "n_features", "packed",
+                 "softcap", "temperature", "weight")
 
     def __init__(self, weight, bias, softcap, temperature, pack):
         self.n_classes, self.n_features = weight.shape
@@ -44,6 +46,7 @@ class Layer:
         self.softcap = softcap or 0.0
         self.temperature = temperature
         given = weight, bias
+        self.given = () if pack else given
         self.weight, self.packed = weight, None
         if self.n_classes <= SMALL_N:
             if pack:

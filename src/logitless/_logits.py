@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ._backend import engine
-from ._pass import Pass, losses_of, reduced_loss
+from ._objective import Objective, losses_of, shifted
+from ._pass import Pass, check_loss_out, given_loss
 from ._request import Request, State
+from ._sparse import SparseRows
+from ._targets import Targets
 from ._validate import (
     Rows,
-    Targets,
     as_array,
     check_axis,
     check_classes,
@@ -108,7 +110,19 @@ def logsumexp(logits, axis=-1):
     return rows.shaped(rows.run(Request()).lse)
 
 
-def cross_entropy(logits, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
+def cross_entropy(
+    logits,
+    target,
+    *,
+    reduction: str = "none",
+    ignore_index: int = -100,
+    class_weight=None,
+    sample_weight=None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    shift: int = 0,
+    out=None,
+):
     """``-log(softmax(logits)[target])`` of each row.
 
     With class probabilities `t` as target it is
@@ -119,8 +133,9 @@ def cross_entropy(logits, target, *, reduction: str = "none", ignore_index: int 
     logits : array_like, shape (m, n)
         Any leading shape and layout; dtypes as for `LinearHead`.
     target : array_like
-        Class indices (m,) or float class probabilities (m, n); see
-        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+        Class indices (m,) or class probabilities (m, n).
+    reduction, ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift, out
+        As `LinearHead.loss`.
 
     Returns
     -------
@@ -141,7 +156,16 @@ def cross_entropy(logits, target, *, reduction: str = "none", ignore_index: int 
     array([0.4076])
     """
     logits = check_classes(as_array(logits, "logits"), "logits")
-    return _logit_pass(Rows(logits)).loss(target, reduction, ignore_index, out)
+    if shift:
+        logits, target, sample_weight = shifted(logits, target, sample_weight, shift, "logits")
+    return _logit_pass(Rows(logits)).loss(target, out, {
+        "reduction": reduction,
+        "ignore_index": ignore_index,
+        "class_weight": class_weight,
+        "sample_weight": sample_weight,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+    })
 
 
 def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
@@ -179,10 +203,11 @@ def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=Non
     dtype = compute_dtype(p.dtype, "p")
     rows = Rows(p)
 
-    def losses(targets: Targets) -> np.ndarray:
-        return _nll(rows, targets, dtype)
-
-    return reduced_loss(losses, target, rows.lead, p.shape[-1], dtype, reduction, ignore_index, out)
+    objective = Objective(
+        target, rows.lead, rows.n, dtype, reduction=reduction, ignore_index=ignore_index
+    )
+    check_loss_out(out, objective, rows.lead)
+    return given_loss(_nll(rows, objective.targets, dtype), objective, rows.lead, out)
 
 
 def _nll(rows: Rows, targets: Targets, dtype: np.dtype) -> np.ndarray:
@@ -201,7 +226,10 @@ def _nll(rows: Rows, targets: Targets, dtype: np.dtype) -> np.ndarray:
         for block in row_blocks(rows.m, rows, targets.probs):
             with np.errstate(all="ignore"):
                 p = np.require(rows[block], dtype, ["C", "A"])
-                t = np.require(targets.probs[block], dtype, ["C", "A"])
+                t = targets.probs[block]
+                if isinstance(t, SparseRows):
+                    t = t.dense(0, rows.n, dtype)
+                t = np.require(t, dtype, ["C", "A"])
             state.prob_loss[block] = engine.neg_log_sum(p, t)
     return losses_of(state, targets)
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._objective import Objective
 from ._request import Request, State
-from ._results import gathered, reduce
-from ._validate import Rows, Targets, check_out, check_reduction, check_target, row_blocks
+from ._results import gathered
+from ._sparse import SparseRows
+from ._validate import Rows, check_out, row_blocks
 
 
 class Pass:
@@ -41,7 +43,7 @@ class Pass:
         self._score = score
         self._n_threads = n_threads
 
-    def run(self, request: Request, probs: Rows | None = None) -> State:
+    def run(self, request: Request, probs: Rows | SparseRows | None = None) -> State:
         """Find the state of all rows; `probs` are the target distributions of `request`."""
         rows = self.rows
         if rows.whole is not None and (probs is None or probs.whole is not None):
@@ -56,17 +58,12 @@ class Pass:
             ),
         )
 
-    def losses(self, targets: Targets) -> np.ndarray:
-        """Find the loss of each row, (m,)."""
-        return losses_of(self.run(Request(targets=targets.index), targets.probs), targets)
-
-    def loss(
-        self, target: object, reduction: str, ignore_index: int, out: np.ndarray | None
-    ) -> np.ndarray | np.generic:
+    def loss(self, target: object, out: np.ndarray | None, options: dict):
         """Find the losses against `target`, reduced and shaped."""
-        return reduced_loss(
-            self.losses, target, self.rows.lead, self.n, self.dtype, reduction, ignore_index, out
-        )
+        objective = Objective(target, self.rows.lead, self.n, self.dtype, **options)
+        check_loss_out(out, objective, self.rows.lead)
+        state = self.run(objective.request(), objective.targets.probs)
+        return given_loss(objective.losses(state), objective, self.rows.lead, out)
 
     def columns(self, write: str) -> np.ndarray:
         """Make a matrix (m, n): "logits", "log_proba" or "proba"."""
@@ -87,35 +84,17 @@ class Pass:
         return shaped(values, self.rows.lead)
 
 
-def losses_of(state: State, targets: Targets) -> np.ndarray:
-    """Read off the loss of each row, (m,): of one-hot rows by their class index."""
-    if targets.probs is None:
-        return state.target_loss[:, 0]
-    if targets.index is None:
-        return state.prob_loss
-    return np.where(targets.index[:, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
-
-
-def reduced_loss(
-    losses: Callable[[Targets], np.ndarray],
-    target: object,
-    lead: tuple[int, ...],
-    n: int,
-    dtype: np.dtype,
-    reduction: str,
-    ignore_index: int,
-    out: np.ndarray | None,
-) -> np.ndarray | np.generic:
-    """Check everything, then have `losses` computed, then reduce; `out` is written last."""
-    check_reduction(reduction)
-    targets = check_target(target, lead, n, dtype, ignore_index)
+def check_loss_out(out: object, objective: Objective, lead: tuple[int, ...]) -> None:
+    """Check that the reduced losses fit into `out`."""
     if out is not None:
-        check_out(out, lead if reduction == "none" else (), dtype)
-    values = losses(targets)
-    if reduction == "none":
-        result = shaped(values, lead)
-    else:
-        result = reduce(values, reduction, targets.counted)
+        check_out(out, lead if objective.reduction == "none" else (), objective.dtype)
+
+
+def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...], out):
+    """Losses (m,) as the caller gets them: reduced, shaped, in `out`."""
+    result = objective.reduce(losses)
+    if objective.reduction == "none":
+        result = shaped(result, lead)
     if out is None:
         return result
     out[...] = result
@@ -123,13 +102,14 @@ def reduced_loss(
 
 
 def shaped(values: np.ndarray, lead: tuple[int, ...]) -> np.ndarray | np.generic:
+    """Rows (m, ...) with this leading shape; a scalar where nothing is left."""
     if len(lead) == 1:
         return values
     values = values.reshape(lead + values.shape[1:])
     return values if values.ndim else values[()]
 
 
-def _cut(request: Request, block: slice, probs: Rows | None) -> Request:
+def _cut(request: Request, block: slice, probs: Rows | SparseRows | None) -> Request:
     return replace(
         request,
         targets=None if request.targets is None else request.targets[block],

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._sparse import SparseRows
+
 
 @dataclass(slots=True)
 class Request:
@@ -23,8 +25,13 @@ class Request:
         Classes whose logits are wanted; -1 stands for an ignored row.
     rank : bool
         Count the classes ranked before ``targets[:, 0]``.
-    probs : ndarray of float, shape (m, n), or None
+    probs : ndarray of float, shape (m, n), or SparseRows, or None
         Target distributions; any float dtype and layout.
+    class_weight : ndarray, shape (n,), or None
+        In the dtype of the computation; multiplies `probs`, and is what `smooth`
+        sums.
+    smooth : bool
+        Find ``sum(class_weight * -log p)``.
     k : int
         Keep the k best classes.
     entropy : bool
@@ -38,7 +45,9 @@ class Request:
     sums: bool = True
     targets: np.ndarray | None = None
     rank: bool = False
-    probs: np.ndarray | None = None
+    probs: np.ndarray | SparseRows | None = None
+    class_weight: np.ndarray | None = None
+    smooth: bool = False
     k: int = 0
     entropy: bool = False
     write: str | None = None
@@ -61,6 +70,8 @@ class State:
         Largest logit; NaN in a row with a NaN.
     argmax : (m,) intp
         Its class: the lowest of equals, the first NaN where there is one.
+    rest : (m,)
+        See above; NaN or not where `log_norm` is NaN.
     log_norm : (m,)
         ``log1p(rest)``, that is ``lse - max``. NaN where the row has a NaN or
         +inf, or nothing but -inf.
@@ -70,8 +81,11 @@ class State:
     target_rank : (m,) int64
         Classes with a larger logit, or an equal one and a lower index; a NaN
         ranks before every number. -1 for target -1.
-    prob_loss : (m,)
+    prob_sum, prob_loss : (m,)
+        Sum of ``t``, the target distribution times the class weights, and
         ``sum(t * -log p)``; classes with ``t = 0`` contribute nothing.
+    smooth_loss : (m,)
+        ``sum(class_weight * -log p)``; likewise.
     top_index : (m, k) int64
     top_logit : (m, k)
         Best first, the lowest index among equals, a NaN before every number.
@@ -79,12 +93,15 @@ class State:
 
     max: np.ndarray | None = None
     argmax: np.ndarray | None = None
+    rest: np.ndarray | None = None
     log_norm: np.ndarray | None = None
     entropy: np.ndarray | None = None
     target_logit: np.ndarray | None = None
     target_loss: np.ndarray | None = None
     target_rank: np.ndarray | None = None
+    prob_sum: np.ndarray | None = None
     prob_loss: np.ndarray | None = None
+    smooth_loss: np.ndarray | None = None
     top_index: np.ndarray | None = None
     top_logit: np.ndarray | None = None
 

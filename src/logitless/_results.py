@@ -41,6 +41,31 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
+class Gradients:
+    """Gradients of a loss; None for what was not asked for.
+
+    Attributes
+    ----------
+    x : ndarray, shape (m, k), or None
+        With the leading shape of `x`.
+    weight : ndarray, shape (n, k), or None
+    bias : ndarray, shape (n,), or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> _, grad = ll.linear_cross_entropy_value_and_grad([[1.0, 2.0]], np.eye(2), [1])
+    >>> grad.bias.round(4)
+    array([ 0.2689, -0.2689])
+    """
+
+    x: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """What one pass found out about each row; None where it was not asked for.
 
@@ -118,15 +143,6 @@ class Scores:
         rank = np.asarray(self.target_rank)
         counted = np.count_nonzero(rank >= 0)
         return float(_mean(rank == 0, counted, np.dtype(np.float64), 3))
-
-
-def reduce(losses: np.ndarray, reduction: str, counted: int) -> np.ndarray | np.generic:
-    """Losses (m,) by `reduction`: added up in float64, in an order that threads do not change."""
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return _divided(losses, 1, losses.dtype)
-    return _mean(losses, counted if reduction == "mean" else losses.size, losses.dtype, 6)
 
 
 def _mean(values: np.ndarray, count: int, dtype: np.dtype, stacklevel: int) -> np.generic:

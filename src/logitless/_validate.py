@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
 
@@ -17,11 +16,9 @@ _COMPUTE = {
     for codes, wide in (("?bBhHef", np.float32), ("iIlLqQd", np.float64))
     for code in codes
 }
-_INT64 = np.dtype(np.int64)
 _REDUCTIONS = ("none", "sum", "mean", "batch_mean")
 _HOST_MEMORY = (1, 3, 11)  # DLPack: CPU, CUDA's and ROCm's pinned host memory
 _BLOCK_BYTES = 4 << 20  # what may be copied at a time
-_BLOCK_VALUES = 1 << 18  # what is checked at a time
 
 
 def as_array(value: object, name: str) -> np.ndarray:
@@ -200,171 +197,14 @@ def check_reduction(reduction: object) -> None:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}")
 
 
-def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:
     if out is None:
         return
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"`out` must be an ndarray, got {type(out).__name__}")
+        raise TypeError(f"`{name}` must be an ndarray, got {type(out).__name__}")
     if out.dtype != dtype:
-        raise TypeError(f"`out` must be {dtype}, got {out.dtype}")
+        raise TypeError(f"`{name}` must be {dtype}, got {out.dtype}")
     if out.shape != shape:
-        raise ValueError(f"`out` must have shape {shape}, got {out.shape}")
+        raise ValueError(f"`{name}` must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
-        raise ValueError("`out` must be writeable, got a read-only array")
-
-
-@dataclass(slots=True)
-class Targets:
-    """Checked targets of m rows.
-
-    Attributes
-    ----------
-    index : ndarray of int64, shape (m, 1), or None
-        Class of each row, -1 where it is ignored or, beside `probs`, not
-        one-hot. None where no row is one-hot.
-    counted : int
-        Rows that count.
-    probs : Rows (m, n) or None
-        Class probabilities, unless all rows are one-hot.
-    """
-
-    index: np.ndarray | None
-    counted: int
-    probs: Rows | None = None
-
-
-def check_target(
-    target: object, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
-) -> Targets:
-    """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
-    ignore_index = check_integer(ignore_index, "ignore_index")
-    array = _target_array(target)
-    kind = array.dtype.kind
-    if kind not in "iu":
-        return _check_probabilities(array, lead, n, dtype)
-    if array.shape != lead:
-        hint = "; class probabilities must be of a float dtype" if array.ndim > len(lead) else ""
-        raise ValueError(
-            f"`target` of class indices must have shape {lead}, got {array.shape}{hint}"
-        )
-    index = check_index(array, n, ignore_index)
-    counted = index.size if index is array else _count(index)  # a copy may have ignored rows
-    return Targets(index.reshape(-1, 1), counted)
-
-
-def _count(index: np.ndarray) -> int:
-    return int(np.count_nonzero(index >= 0))
-
-
-def _target_array(target: object) -> np.ndarray:
-    array = as_array(target, "target")
-    if array.size == 0 and isinstance(target, (list, tuple)):
-        return array.astype(np.int64)  # NumPy reads [] as float64
-    return array
-
-
-def check_candidates(target: object, lead: tuple[int, ...], n: int) -> np.ndarray | None:
-    """Candidate classes `lead` + (j,) as int64 (m, j); None where it is for `check_target`."""
-    array = _target_array(target)
-    if array.dtype.kind not in "iu" or array.ndim != len(lead) + 1:
-        return None
-    if array.shape[:-1] != lead:
-        raise ValueError(f"`target` must have shape {lead} or {lead} + (j,), got {array.shape}")
-    return check_index(array, n, None).reshape(math.prod(lead), array.shape[-1])
-
-
-def check_index(array: np.ndarray, n: int, ignore_index: int | None) -> np.ndarray:
-    """Classes as contiguous int64, -1 where ignored; IndexError for any other outside [0, n).
-
-    `ignore_index` None: candidate classes, the last axis going over those of a row.
-    """
-    if (
-        array.dtype is _INT64
-        and (ignore_index is None or ignore_index < 0)
-        and array.flags.c_contiguous
-        and array.flags.aligned
-        # A negative label is a large unsigned one: a single pass checks both ends.
-        and (array.size == 0 or array.view(np.uint64).max() < n)
-    ):
-        return array
-    bad = (array < 0) | (array >= n)
-    ignored = None
-    if ignore_index is not None:
-        ignored = array == ignore_index
-        bad &= ~ignored
-    if bad.any():
-        where = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
-        row = where[:-1] if ignore_index is None else where  # candidates have a column too
-        also = "" if ignore_index is None else f" or ignore_index ({ignore_index})"
-        raise IndexError(
-            f"`target` must hold classes in [0, {n}){also}, got {array[where]}{_in_row(row)}"
-        )
-    index = array.astype(np.int64, order="C")
-    if ignored is not None:
-        index[ignored] = -1
-    return index
-
-
-def _in_row(row: tuple[int, ...]) -> str:
-    return f" in row {row[0] if len(row) == 1 else row}" if row else ""
-
-
-def _check_probabilities(
-    array: np.ndarray, lead: tuple[int, ...], n: int, dtype: np.dtype
-) -> Targets:
-    shape = (*lead, n)
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise TypeError(
-            f"`target` must be integer class indices {lead} or float class probabilities {shape}, "
-            f"got {array.dtype}"
-        )
-    compute_dtype(array.dtype, "target")
-    if array.ndim == len(lead):
-        raise TypeError(
-            f"`target` of shape {array.shape} must be integer class indices, got {array.dtype}; "
-            f"class probabilities must have shape {shape}"
-        )
-    if array.shape != shape:
-        raise ValueError(
-            f"`target` of class probabilities must have shape {shape}, got {array.shape}"
-        )
-    rows = Rows(array)
-    index = np.full((rows.m, 1), -1, _INT64)
-    for block in row_blocks(rows.m, rows):
-        _check_distribution(rows[block], block.start, dtype, index[block, 0])
-    one_hot = _count(index)
-    if one_hot == rows.m:
-        return Targets(index, rows.m)
-    return Targets(index if one_hot else None, rows.m, rows)
-
-
-def _check_distribution(p: np.ndarray, row: int, dtype: np.dtype, index: np.ndarray) -> None:
-    """Check p (r, n), whose first row is row `row`; `index` becomes the class of one-hot rows.
-
-    What counts is the value in the precision of the computation: one that
-    overflows there is not finite, one that rounds to 1 is 1.
-    """
-    n = p.shape[1]
-    rows = max(1, _BLOCK_VALUES // n)
-    for first in range(0, len(p), rows):
-        part = p[first : first + rows]
-        nonzero = np.zeros(len(part), _INT64)
-        found = index[first : first + rows]
-        for lo in range(0, n, _BLOCK_VALUES):
-            piece = part[:, lo : lo + _BLOCK_VALUES]
-            with np.errstate(all="ignore"):
-                t = np.asarray(piece, dtype)
-                good = t.min() >= 0 and t.max() < math.inf
-                if not good:
-                    i, c = np.argwhere(~((t >= 0) & (t < math.inf)))[0]
-                    raise ValueError(
-                        f"`target` entries must be finite (in {dtype}) and >= 0, "
-                        f"got {piece[i, c]} in row {row + first + i}, class {lo + c}"
-                    )
-            nonzero += np.count_nonzero(t, axis=1)
-            if nonzero.min() > 1:
-                continue
-            best = t.argmax(axis=1)
-            is_one = t[np.arange(len(t)), best] == 1
-            found[is_one] = best[is_one] + lo
-        found[nonzero != 1] = -1
+        raise ValueError(f"`{name}` must be writeable, got a read-only array")

@@ -10,14 +10,17 @@ import numpy as np
 from . import _core, _parallel
 from ._core import KC, SMALL_N, Job
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
-from ._layer import Layer
+from ._layer import Layer, aligned
 from ._plan import narrowed, plan, round_up
 from ._request import Request, State
+from ._sparse import SparseRows
 from ._validate import compute_dtype
 
 __all__ = [
     "active_isa",
     "available_isas",
+    "empty",
+    "gradients",
     "make_layer",
     "neg_log",
     "neg_log_sum",
@@ -27,9 +30,21 @@ __all__ = [
     "spin_read",
 ]
 
-MAX, REST, MOMENT, _, PROB_GAP = range(_core.VALUES)
+MAX, REST, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP, OTHERS = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
 WRITES = {"proba": 0, "log_proba": 1}
+
+
+def gradients(*args) -> State:
+    """Loss and gradients; see `compiled_gradient`."""
+    from .compiled_gradient import gradients  # which is built on this module
+
+    return gradients(*args)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory for a gradient."""
+    return aligned(shape, dtype)
 
 
 def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
@@ -48,6 +63,10 @@ class _Scoring:
         stride = round_up(max(m, 1), self.kernels.lanes)
         self.values = np.empty((_core.VALUES, stride), dtype)
         self.ints = np.empty((_core.INTS, stride), np.int64)
+        self.class_weight = request.class_weight
+        if self.class_weight is not None:
+            idle = -n % self.kernels.lanes
+            self.class_weight = np.append(self.class_weight, np.zeros(idle, dtype))
         self.targets = request.targets
         if self.targets is not None:
             self.targets = np.ascontiguousarray(self.targets, np.int64)
@@ -58,7 +77,8 @@ class _Scoring:
 
     def copies_probs(self) -> bool:
         """Whether target distributions must be copied, a block of rows at a time."""
-        return self.request.probs is not None and not in_place(self.request.probs, self.dtype)
+        probs = self.request.probs
+        return isinstance(probs, np.ndarray) and not in_place(probs, self.dtype)
 
     def top(self, rows: int):
         """Empty heaps for the best classes of some rows."""
@@ -74,6 +94,11 @@ class _Scoring:
         probs = None if q.probs is None else q.probs[lo:hi]
         if self.copies_probs():
             probs = np.ascontiguousarray(probs, self.dtype)
+        elif isinstance(probs, SparseRows):
+            job.sparse(probs.start, probs.index, probs.value)
+            probs = None
+        if self.class_weight is not None:
+            job.class_weights(self.class_weight, q.smooth)
         job.ask(
             q.sums,
             q.entropy,
@@ -104,11 +129,15 @@ class _Scoring:
         state = State(values[MAX, :m], self.ints[ARGMAX, :m].astype(np.intp, copy=False))
         if q.sums:
             state.log_norm = values[REST, :m]
+            state.rest = values[OTHERS, :m]
             state.target_loss = self.target_loss
         if q.entropy:
             state.entropy = values[MOMENT, :m]
         if q.probs is not None:
+            state.prob_sum = values[PROB_SUM, :m]
             state.prob_loss = values[PROB_GAP, :m]
+        if q.smooth:
+            state.smooth_loss = values[SMOOTH_GAP, :m]
         if q.rank:
             state.target_rank = self.ints[RANK, :m]
         state.target_logit = self.target_logit
@@ -116,7 +145,7 @@ class _Scoring:
         return state
 
 
-class _LinearScoring(_Scoring):
+class LinearScoring(_Scoring):
     """Rows of x against a layer."""
 
     def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
@@ -318,15 +347,16 @@ def _score_classes(scoring) -> None:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
-    return _score(_LinearScoring(layer, x, request, n_threads))
+    return score_all(LinearScoring(layer, x, request, n_threads))
 
 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of logits (m, n)."""
-    return _score(_LogitScoring(logits, request, n_threads))
+    return score_all(_LogitScoring(logits, request, n_threads))
 
 
-def _score(scoring) -> State:
+def score_all(scoring) -> State:
+    """Score all rows of a scoring."""
     if scoring.cut.by_class:
         _score_classes(scoring)
     else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ._results import Scores, TopK
+from ._gradient import WORKSPACE
+from ._results import Gradients, Scores, TopK
 from .head import LinearHead
+
+_LOSS_OPTIONS = ("ignore_index", "class_weight", "sample_weight", "label_smoothing", "z_loss",
+                 "shift")
 
 
 def _head(weight, bias, options: dict) -> LinearHead:
@@ -11,16 +15,14 @@ def _head(weight, bias, options: dict) -> LinearHead:
     return LinearHead(weight, bias, **options)
 
 
+def _parted(options: dict) -> tuple[dict, dict]:
+    """Options of the head, and those of the loss."""
+    loss = {name: options.pop(name) for name in _LOSS_OPTIONS if name in options}
+    return options, loss
+
+
 def linear_cross_entropy(
-    x,
-    weight,
-    target,
-    bias=None,
-    *,
-    reduction: str = "none",
-    ignore_index: int = -100,
-    out=None,
-    **options,
+    x, weight, target, bias=None, *, reduction: str = "none", out=None, **options
 ):
     """``-log(softmax(x @ weight.T + bias)[target])`` without the logits in memory.
 
@@ -30,11 +32,13 @@ def linear_cross_entropy(
         Any leading shape; see `LinearHead` for dtypes, layouts and memory.
     weight : array_like, shape (n, k)
     target : array_like
-        Class indices (m,) or float class probabilities (m, n); see
-        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+        Class indices (m,) or class probabilities (m, n); see `LinearHead.loss`,
+        as for `reduction` and `out`.
     bias : array_like, shape (n,), optional
     **options
-        Options of `LinearHead`; `pack` is False unless given.
+        Options of `LinearHead`, `pack` being False unless given, and of
+        `LinearHead.loss`: `ignore_index`, `class_weight`, `sample_weight`,
+        `label_smoothing`, `z_loss`, `shift`.
 
     Returns
     -------
@@ -53,20 +57,68 @@ def linear_cross_entropy(
     >>> ll.linear_cross_entropy([[1.0, 2.0, 3.0]], np.eye(3), [2]).round(4)
     array([0.4076])
     """
-    head = _head(weight, bias, options)
-    return head.loss(x, target, reduction=reduction, ignore_index=ignore_index, out=out)
+    options, of_loss = _parted(options)
+    return _head(weight, bias, options).loss(x, target, reduction=reduction, out=out, **of_loss)
+
+
+def linear_cross_entropy_value_and_grad(
+    x,
+    weight,
+    target,
+    bias=None,
+    *,
+    reduction: str = "mean",
+    wrt=("x", "weight", "bias"),
+    grad_output=None,
+    workspace_bytes: int = WORKSPACE,
+    filter_eps: float = 0.0,
+    out: Gradients | None = None,
+    accumulate: bool = False,
+    **options,
+):
+    """Loss and its gradients, as `LinearHead.value_and_grad`.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    target : array_like
+    bias : array_like, shape (n,), optional
+    reduction, wrt, grad_output, workspace_bytes, filter_eps, out, accumulate
+        As `LinearHead.value_and_grad`.
+    **options
+        As `linear_cross_entropy`.
+
+    Returns
+    -------
+    loss : ndarray, shape (m,), or scalar
+    grad : Gradients
+        `x` (m, k), `weight` (n, k), `bias` (n,); None for what `wrt` leaves out.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead` and `LinearHead.value_and_grad`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> loss, grad = ll.linear_cross_entropy_value_and_grad([[1.0, 2.0]], np.eye(2), [1])
+    >>> float(loss.round(4)), grad.weight.round(4)
+    (0.3133, array([[ 0.2689,  0.5379],
+           [-0.2689, -0.5379]]))
+    """
+    options, of_loss = _parted(options)
+    return _head(weight, bias, options).value_and_grad(
+        x, target, reduction=reduction, wrt=wrt, grad_output=grad_output,
+        workspace_bytes=workspace_bytes, filter_eps=filter_eps, out=out, accumulate=accumulate,
+        **of_loss,
+    )
 
 
 def linear_score(
-    x,
-    weight,
-    target=None,
-    bias=None,
-    *,
-    k: int = 0,
-    entropy: bool = False,
-    ignore_index: int = -100,
-    **options,
+    x, weight, target=None, bias=None, *, k: int = 0, entropy: bool = False, **options
 ) -> Scores:
     """Everything about each row of ``x @ weight.T + bias``, as `LinearHead.score`.
 
@@ -76,10 +128,10 @@ def linear_score(
     weight : array_like, shape (n, k)
     target : array_like, optional
     bias : array_like, shape (n,), optional
-    k, entropy, ignore_index
+    k, entropy
         As `LinearHead.score`.
     **options
-        Options of `LinearHead`; `pack` is False unless given.
+        As `linear_cross_entropy`.
 
     Returns
     -------
@@ -98,8 +150,8 @@ def linear_score(
     >>> scores.predicted, scores.target_rank
     (array([2]), array([1]))
     """
-    head = _head(weight, bias, options)
-    return head.score(x, target, k=k, entropy=entropy, ignore_index=ignore_index)
+    options, of_loss = _parted(options)
+    return _head(weight, bias, options).score(x, target, k=k, entropy=entropy, **of_loss)
 
 
 def linear_topk(x, weight, k: int, bias=None, *, normalize: bool = True, **options) -> TopK:

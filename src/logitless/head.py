@@ -7,16 +7,17 @@ from functools import partial
 import numpy as np
 
 from ._backend import engine
-from ._pass import Pass, losses_of
+from ._gradient import WORKSPACE, value_and_grad
+from ._objective import Objective, shifted
+from ._pass import Pass
 from ._request import Request
-from ._results import Scores, TopK, top_of
+from ._results import Gradients, Scores, TopK, top_of
 from ._sample import draw
+from ._targets import check_candidates
 from ._validate import (
     Rows,
-    check_candidates,
     check_integer,
     check_positive,
-    check_target,
     check_weight,
     check_x,
     compute_dtype,
@@ -144,26 +145,120 @@ class LinearHead:
         """Bytes the head itself holds: its packed weights, or next to nothing."""
         return self._layer.nbytes
 
-    def loss(self, x, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
+    @classmethod
+    def from_estimator(cls, fitted, **options) -> LinearHead:
+        """Make a head of a fitted classifier: ``z = x @ coef_.T + intercept_``.
+
+        Two classes with a single row of coefficients, and the score ``z``, become
+        the logits ``[0, z]``: their softmax is ``[1 - sigmoid(z), sigmoid(z)]``.
+
+        Parameters
+        ----------
+        fitted : estimator
+            A linear classifier of scikit-learn, or anything with its attributes:
+            `coef_` (n, k), or (1, k) for two classes, dense or sparse; `classes_`
+            (n,); and `intercept_`, (n,) or a number, if it has one.
+        **options
+            Options of `LinearHead`.
+
+        Returns
+        -------
+        LinearHead
+            Its classes are positions: ``fitted.classes_[head.predict(x)]`` are
+            the labels that ``fitted.predict(x)`` gives.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            `fitted` has not been fitted; it is a ValueError.
+        TypeError
+            `fitted` is no linear classifier of that form: a regressor, a pipeline (give
+            its last step, and the head rows that the other steps have transformed), a
+            support vector machine that tells more than two classes apart in pairs, or
+            one with several labels a row.
+        ValueError
+            An option out of range.
+
+        Notes
+        -----
+        The logits are the estimator's `decision_function`. The head's probabilities are
+        its `predict_proba` where that is their softmax: multinomial
+        LogisticRegression, LinearDiscriminantAnalysis, `SoftmaxRegression`, and with
+        two classes also SGDClassifier with ``loss="log_loss"``. With more, classifiers
+        fitted one class against the rest (SGDClassifier among them) normalise sigmoids
+        instead. Scores of LinearSVC, RidgeClassifier and Perceptron are no
+        log-probabilities: the head ranks classes as they do, and what it says of
+        probabilities and losses is a softmax of their margins.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> x = np.array([[0.0], [1.0], [2.0], [3.0]])
+        >>> fitted = LogisticRegression().fit(x, ["a", "a", "b", "b"])
+        >>> head = ll.LinearHead.from_estimator(fitted)
+        >>> fitted.classes_[head.predict([[0.5], [2.5]])]
+        array(['a', 'b'], dtype='<U1')
+        >>> np.allclose(head.predict_proba(x), fitted.predict_proba(x))
+        True
+        """
+        from ._estimators import head_arrays
+
+        return cls(*head_arrays(fitted), **options)
+
+    def loss(
+        self,
+        x,
+        target,
+        *,
+        reduction: str = "none",
+        ignore_index: int = -100,
+        class_weight=None,
+        sample_weight=None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        shift: int = 0,
+        out=None,
+    ):
         """Softmax cross entropy: ``-log(softmax(z)[target])``.
 
         With class probabilities ``t`` as target it is
-        ``sum(t) * lse(z) - sum(t * z)``, each row of ``t`` used as given.
+        ``sum(t) * lse(z) - sum(t * z)``, each row of ``t`` used as given. With
+        all options, class weights ``w``, sample weight ``s`` and label smoothing
+        ``e``, the loss of a row is::
+
+            s * (sum(w * ((1 - e) * t + e / n) * (lse(z) - z)) + z_loss * lse(z)**2)
+
+        where for a class index ``y`` the sum is ``(1 - e) * w[y] * (lse(z) - z[y])
+        + e / n * sum(w * (lse(z) - z))``.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
         target : array_like
             Class indices (m,) of any integer dtype, or class probabilities
-            (m, n) of a float dtype: finite, not negative, not necessarily
-            summing to 1. Rows that are exactly one-hot give the same bits as
-            the index.
+            (m, n): of a float dtype, or a SciPy sparse matrix or array; finite,
+            not negative, not necessarily summing to 1. Rows that are exactly
+            one-hot give the same bits as the index.
         reduction : {"none", "sum", "mean", "batch_mean"}
-            The loss of each row; their sum; the sum divided by the number of
-            rows that are not ignored; the sum divided by m. Sums are taken in
-            float64.
+            The loss of each row; their sum; the sum divided by the sum of the
+            weights (``s * w[y]``, for class probabilities ``s``) of the rows
+            that are not ignored; the sum divided by m. Sums are taken in float64.
         ignore_index : int, default -100
             Rows with this class index have loss 0 and do not count in "mean".
+        class_weight : array_like, shape (n,), optional
+            Finite and not negative; a class of weight 0 adds nothing.
+        sample_weight : array_like, shape (m,), optional
+            Finite; a row of weight 0 has loss 0, whatever it holds.
+        label_smoothing : float, default 0.0
+            In [0, 1]: this part of each target is spread over all classes.
+        z_loss : float, default 0.0
+            Not negative: adds this times the square of the log-sum-exp.
+        shift : int, default 0
+            For causal models: with `x` of shape (..., t, k) and `target` (..., t),
+            position i is scored against the target (and the sample weight) of
+            position i + shift; results have t - shift positions.
         out : ndarray, optional
             Where the result goes: in its shape and dtype. Written last, so it
             may overlap the inputs.
@@ -178,10 +273,17 @@ class LinearHead:
         IndexError
             An index outside [0, n) that is not `ignore_index`: names the first.
         ValueError
-            Shapes that do not fit, probabilities that are negative or not
-            finite, an unknown `reduction`.
+            Shapes that do not fit, probabilities or weights that are negative or
+            not finite, an unknown `reduction`, an option out of range.
         TypeError
             A dtype that cannot be used.
+
+        Notes
+        -----
+        The options mean what they mean in ``torch.nn.functional.cross_entropy``.
+        z-loss is due to B. Zoph et al., "ST-MoE: designing stable and transferable
+        sparse expert models", 2022, arXiv:2202.08906; label smoothing to C. Szegedy
+        et al., "Rethinking the Inception architecture for computer vision", 2016.
 
         Examples
         --------
@@ -193,8 +295,115 @@ class LinearHead:
         array([4.07605964e-01, 0.00000000e+00, 8.49670851e-18])
         >>> float(head.loss(x, [2, -100, 0], reduction="mean").round(6))
         0.203803
+        >>> head.loss(x[:1], [2], class_weight=[1, 1, 2], label_smoothing=0.1).round(4)
+        array([0.888])
         """
-        return self._pass(x).loss(target, reduction, ignore_index, out)
+        rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
+        return rows.loss(target, out, {
+            "reduction": reduction,
+            "ignore_index": ignore_index,
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+            "label_smoothing": label_smoothing,
+            "z_loss": z_loss,
+        })
+
+    def value_and_grad(
+        self,
+        x,
+        target,
+        *,
+        reduction: str = "mean",
+        wrt=("x", "weight", "bias"),
+        grad_output=None,
+        workspace_bytes: int = WORKSPACE,
+        filter_eps: float = 0.0,
+        out: Gradients | None = None,
+        accumulate: bool = False,
+        shift: int = 0,
+        **options,
+    ):
+        """Loss and its gradients with respect to `x`, the weights and the bias.
+
+        With ``G[i, c]`` the derivative of the reduced loss by logit c of row i,
+        ``softmax(z[i])[c] - (c == target[i])`` times what the options make of it::
+
+            grad.x = G @ weight     grad.weight = G.T @ x     grad.bias = G.sum(0)
+
+        Parameters
+        ----------
+        x : array_like, shape (m, k)
+        target : array_like
+            As for `loss`.
+        reduction : {"mean", "sum", "none", "batch_mean"}
+            As for `loss`.
+        wrt : sequence of {"x", "weight", "bias"}
+            Gradients wanted; the others cost nothing.
+        grad_output : array_like, optional
+            Factor of the gradients: with reduction "none" one for each row, (m,),
+            which makes them the vector-Jacobian product; else one number. 1 by
+            default.
+        workspace_bytes : int, default 64 MiB
+            How much memory the logits of a few rows may take. From as much as
+            240 rows of logits up (fewer beyond 65,000 classes, and always less
+            than 64 MiB up to 690,000 classes in float32) no product is computed
+            twice; with less, logits are. At least a block of 512 classes
+            (about 0.5 MiB) is used.
+        filter_eps : float, default 0.0
+            Leave out tiles of 12 rows by 256 classes in which no entry of
+            ``softmax(z) - target`` reaches this size: faster where most classes
+            are out of the question. 0 is exact.
+        out : Gradients, optional
+            Where the gradients go: C-contiguous arrays of the right shape and
+            dtype for all of `wrt`, which overlap none of the inputs.
+        accumulate : bool, default False
+            Add to what `out` holds.
+        shift : int, default 0
+            As for `loss`; ``grad.x`` has the shape of `x`.
+        **options
+            `ignore_index`, `class_weight`, `sample_weight`, `label_smoothing`,
+            `z_loss`, as for `loss`.
+
+        Returns
+        -------
+        loss : ndarray, shape (m,), or scalar
+            Bit for bit as `loss`.
+        grad : Gradients
+            `x` in the shape of `x`, `weight` (n, k), `bias` (n,), also where the
+            head has none; in the precision of the computation.
+
+        Raises
+        ------
+        IndexError, ValueError, TypeError
+            As `loss`; before anything is written to `out`.
+
+        Notes
+        -----
+        6 m n k flops, as three dense products. The gradients are the same bits for
+        any number of threads, any `workspace_bytes`, any instruction set. Rows that
+        are ignored or have weight 0 add nothing, whatever they hold. A head with
+        ``pack=False`` is the one to train: the weights are then the caller's.
+
+        Leaving out small tiles is the gradient filtering of E. Wijmans et al., "Cut
+        your losses in large-vocabulary language models", 2024, arXiv:2411.09009.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> head = ll.LinearHead(np.eye(2), pack=False)
+        >>> loss, grad = head.value_and_grad([[0.0, 0.0], [0.0, 3.0]], [0, 1])
+        >>> float(loss.round(4)), grad.x.round(4)
+        (0.3709, array([[-0.25  ,  0.25  ],
+               [ 0.0237, -0.0237]]))
+        >>> grad.bias.round(4)
+        array([-0.2263,  0.2263])
+        """
+        return value_and_grad(
+            self._layer, self._n_threads, x, target, reduction=reduction, wrt=wrt,
+            grad_output=grad_output, workspace_bytes=workspace_bytes, filter_eps=filter_eps,
+            out=out, accumulate=accumulate, shift=shift, **options,
+        )
 
     def predict(self, x):
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
@@ -370,7 +579,7 @@ class LinearHead:
         rows = self._pass(x)
         candidates = check_candidates(target, rows.rows.lead, self._n_classes)
         if candidates is None:
-            losses = rows.loss(target, "none", ignore_index, None)
+            losses = rows.loss(target, None, {"ignore_index": ignore_index})
         else:
             losses = rows.shaped(rows.run(Request(targets=candidates)).target_loss)
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
@@ -415,7 +624,18 @@ class LinearHead:
         return rows.shaped(draw(rows, np.random.default_rng(rng), size))
 
     def score(
-        self, x, target=None, *, k: int = 0, entropy: bool = False, ignore_index: int = -100
+        self,
+        x,
+        target=None,
+        *,
+        k: int = 0,
+        entropy: bool = False,
+        ignore_index: int = -100,
+        class_weight=None,
+        sample_weight=None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        shift: int = 0,
     ) -> Scores:
         """Everything about each row, from one pass over the weights.
 
@@ -428,7 +648,7 @@ class LinearHead:
             How many of the best classes to give.
         entropy : bool, default False
             Give the entropy of the softmax.
-        ignore_index : int, default -100
+        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift
             As for `loss`.
 
         Returns
@@ -452,19 +672,20 @@ class LinearHead:
         array([0.8324, 0.9753])
         """
         k = check_integer(k, "k", 0, self._n_classes)
-        rows = self._pass(x)
-        request = Request(k=k, entropy=bool(entropy))
+        rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
         if target is None:
-            state = rows.run(request)
+            state = rows.run(Request(k=k, entropy=bool(entropy)))
             loss = target_logit = target_rank = None
         else:
-            targets = check_target(
-                target, rows.rows.lead, self._n_classes, rows.dtype, ignore_index
+            objective = Objective(
+                target, rows.rows.lead, self._n_classes, rows.dtype, ignore_index=ignore_index,
+                class_weight=class_weight, sample_weight=sample_weight,
+                label_smoothing=label_smoothing, z_loss=z_loss,
             )
-            request.targets = targets.index
-            request.rank = targets.probs is None
-            state = rows.run(request, targets.probs)
-            loss = rows.shaped(losses_of(state, targets))
+            probs = objective.targets.probs
+            request = objective.request(k=k, entropy=bool(entropy), rank=probs is None)
+            state = rows.run(request, probs)
+            loss = rows.shaped(objective.losses(state))
             target_logit = target_rank = None
             if request.rank:
                 target_logit = rows.shaped(state.target_logit[:, 0])
@@ -486,6 +707,13 @@ class LinearHead:
         if dtype.itemsize < self._dtype.itemsize:
             dtype = self._dtype
         return Pass(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
+
+    def _paired(self, x, target, sample_weight, shift) -> tuple:
+        if shift:
+            x, target, sample_weight = shifted(
+                check_x(x, self._n_features), target, sample_weight, shift
+            )
+        return self._pass(x), target, sample_weight
 
     def _columns(self, x, write: str) -> np.ndarray:
         rows = self._pass(x)

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from . import _parallel
 from ._request import Request, State
 from ._results import gathered
+from ._sparse import SparseRows
 from ._validate import compute_dtype
 
 _TILE = 1 << 18  # logits in a tile, and values converted at a time
 _NARROW = 512  # classes in a tile of many rows
+FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
 # The logits of classes lo to hi, for some rows: Tile(lo, hi) -> (r, hi - lo).
 Tile = Callable[[int, int], np.ndarray]
@@ -55,7 +58,8 @@ class Layer:
             bias = None if bias is None else bias.copy()
             self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._weight, self._bias = weight, bias
-        self._softcap, self._temperature = softcap, temperature
+        self.softcap, self.temperature = softcap, temperature
+        self.given = () if pack else (weight, bias)
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Give a weight and a bias that make this layer again."""
@@ -70,16 +74,26 @@ class Layer:
         z = x @ _plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
             z += _plain(self._bias[lo:hi], x.dtype)
-        if self._softcap is not None:
-            z /= self._softcap
+        if self.softcap is not None:
+            z /= self.softcap
             np.tanh(z, out=z)
-            z *= self._softcap
-        if self._temperature != 1:
-            z /= self._temperature
+            z *= self.softcap
+        if self.temperature != 1:
+            z /= self.temperature
         return z
 
 
+    def classes(self, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+        """Weights of classes lo to hi."""
+        return _plain(self._weight[lo:hi], dtype)
+
+
 make_layer = Layer
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory for a gradient."""
+    return np.empty(shape, dtype)
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
@@ -107,6 +121,98 @@ def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) ->
         return lambda lo, hi: _plain(logits[rows, lo:hi], dtype)
 
     return _score(m, n, dtype, tile_of, request, m, n, n_threads)
+
+
+def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads) -> State:
+    """What `request` asks for about the rows of x (m, k), and gradients written into `grads`."""
+    m, n = len(x), layer.n_classes
+    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
+    if not accumulate:
+        for grad in (grads.weight, grads.bias):
+            if grad is not None:
+                grad[...] = 0
+    rows = max(1, min(_TILE // min(n, _NARROW), workspace_bytes // (n * dtype.itemsize)))
+    return gathered(m, (
+        (block, _block_gradients(layer, _plain(x[block], dtype), block, request, backward, grads,
+                                 accumulate, n_threads))
+        for block in (slice(lo, min(lo + rows, m)) for lo in range(0, max(m, 1), rows))
+    ))
+
+
+def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> State:
+    """Add what a block of rows makes of the gradients."""
+    n, dtype = layer.n_classes, x.dtype
+    z = np.empty((len(x), n), dtype)
+    classes = max(1, _TILE // max(len(x), layer.n_features, 1))
+    with np.errstate(all="ignore"):
+        for lo, hi in _spans(n, classes):
+            z[:, lo:hi] = layer.logits(x, lo, hi)
+    request = replace(
+        request,
+        targets=None if request.targets is None else request.targets[block],
+        probs=None if request.probs is None else request.probs[block],
+    )
+    state = score_logits(z, request, n_threads)
+    coef = backward.coefficients(state, block)
+    live = coef[:-1].any(axis=0)
+    x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
+    d_x = np.zeros_like(x)
+    with np.errstate(all="ignore"):
+        for lo, hi in _spans(n, classes):
+            g = _logit_gradient(z, lo, hi, state, request, coef, backward.filters, layer)
+            g[~live] = 0
+            if grads.x is not None:
+                d_x += g @ layer.classes(lo, hi, dtype)
+            if grads.weight is not None:
+                grads.weight[lo:hi] += g.T @ x
+            if grads.bias is not None:
+                grads.bias[lo:hi] += g.sum(axis=0)
+    if grads.x is not None:
+        grads.x[block] = d_x + grads.x[block] if accumulate else d_x
+    return state
+
+
+def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarray:
+    """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
+    softmax, target, probs, smooth, limit = coef[:, :, None]
+    row = np.arange(len(z))
+    tile = z[:, lo:hi]
+    g = np.exp(tile - state.max[:, None])
+    g *= softmax / (1 + state.rest[:, None])
+    # What is taken off the softmax. The largest class has p = 1 - rest / (1 + rest).
+    taken = np.zeros_like(g)
+    if request.smooth:
+        taken += smooth * request.class_weight[lo:hi]
+    if request.probs is not None:
+        t = _tile_of(request.probs, lo, hi, z.dtype)
+        weight = 1 if request.class_weight is None else request.class_weight[lo:hi]
+        taken += np.where(probs == 0, 0, probs * (weight * t))
+    if request.targets is not None:
+        y = request.targets[:, 0] - lo
+        here = (y >= 0) & (y < hi - lo)
+        taken[row[here], y[here]] += target[here, 0]
+    g -= taken
+    best = state.argmax - lo
+    here = (best >= 0) & (best < hi - lo)
+    at = row[here], best[here]
+    q = state.rest[here] / (1 + state.rest[here])
+    g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
+    if filters:
+        _filter(g, lo, limit)
+    if layer.softcap is not None:
+        h = tile * (layer.temperature / layer.softcap)
+        g *= (1 - h) * (1 + h)
+    return g
+
+
+def _filter(g: np.ndarray, lo: int, limit: np.ndarray) -> None:
+    """Leave out tiles of rows and classes in which nothing reaches the limit."""
+    small = np.abs(g) < limit
+    for i in range(0, len(g), FILTER_ROWS):
+        for c in range(-lo % FILTER_CLASSES - FILTER_CLASSES, g.shape[1], FILTER_CLASSES):
+            tile = np.s_[i : i + FILTER_ROWS, max(c, 0) : c + FILTER_CLASSES]
+            if small[tile].all():
+                g[tile] = 0
 
 
 def neg_log(p: np.ndarray) -> np.ndarray:
@@ -189,8 +295,7 @@ class _RowState:
     """What the rows of a block remember between tiles.
 
     `rest` is the sum of exp(z - max) over all classes so far but the one at
-    `max`; `slope` that of exp(z - max) * (z - max); `mass` the sum of the target
-    distribution and `gap` that of its products with max - z.
+    `max`; `slope` that of exp(z - max) * (z - max).
     """
 
     def __init__(self, request: Request, block: slice, dtype: np.dtype):
@@ -200,14 +305,14 @@ class _RowState:
         self.argmax = np.zeros(m, np.intp)
         self.rest = np.zeros(m, dtype)
         self.slope = np.zeros(m, dtype)
+        self.smooth = _Gap(m, dtype) if request.smooth else None
         self.targets = self.probs = None
         if request.targets is not None:
             self.targets = request.targets[block]
             self.target_logit = np.full(self.targets.shape, math.nan, dtype)
         if request.probs is not None:
             self.probs = request.probs[block]
-            self.mass = np.zeros(m, dtype)
-            self.gap = np.zeros(m, dtype)
+            self.soft = _Gap(m, dtype)
         self.top_index = np.empty((m, 0), np.int64)
         self.top_logit = np.empty((m, 0), dtype)
 
@@ -220,7 +325,13 @@ class _RowState:
         if self.request.sums:
             self._add_sums(z, peak_at, peak, leads)
         if self.probs is not None:
-            self._add_probs(z, lo, peak, top)
+            t = _tile_of(self.probs, lo, lo + z.shape[1], z.dtype)
+            if self.request.class_weight is not None:
+                t = t * self.request.class_weight[lo : lo + z.shape[1]]
+            self.soft.add(t, z, peak, self.max, top)
+        if self.smooth is not None:
+            weight = self.request.class_weight[None, lo : lo + z.shape[1]]
+            self.smooth.add(weight, z, peak, self.max, top)
         if self.targets is not None:
             row, j = np.nonzero((self.targets >= lo) & (self.targets < lo + z.shape[1]))
             self.target_logit[row, j] = z[row, self.targets[row, j] - lo]
@@ -252,23 +363,11 @@ class _RowState:
             self.slope = np.where(leads, slope, self.slope) + np.where(fade == 0, 0, fade * added)
         self.rest = np.where(leads, rest, self.rest) + fade * behind
 
-    def _add_probs(self, z, lo, peak, top) -> None:
-        t = np.asarray(self.probs[:, lo : lo + z.shape[1]], z.dtype)
-        base = _finite(peak)
-        gap = base[:, None] - z
-        gap *= t
-        gap[t == 0] = 0  # 0 * inf
-        mass = t.sum(axis=1)
-        # Both parts are measured from the common maximum; from -inf there is no way,
-        # but then `gap` is inf already or there is no mass.
-        self.gap += self.mass * _finite(top - self.max)
-        self.gap += gap.sum(axis=1) + mass * np.where(np.isfinite(peak), _finite(top - base), 0)
-        self.mass += mass
-
     def finish(self) -> State:
         state = State(max=self.max, argmax=self.argmax)
         if self.request.sums:
             self.rest[~np.isfinite(self.max)] = math.nan
+            state.rest = self.rest
             state.log_norm = np.log1p(self.rest)
             if self.request.entropy:
                 state.entropy = state.log_norm - self.slope / (1 + self.rest)
@@ -278,10 +377,44 @@ class _RowState:
                 loss = (self.max[:, None] - self.target_logit) + state.log_norm[:, None]
                 state.target_loss = np.where(self.targets < 0, self.max.dtype.type(0), loss)
         if self.probs is not None:
-            state.prob_loss = self.gap + self.mass * state.log_norm
+            state.prob_sum = self.soft.mass
+            state.prob_loss = self.soft.loss(state.log_norm)
+        if self.smooth is not None:
+            state.smooth_loss = self.smooth.loss(state.log_norm)
         if self.request.k:
             state.top_index, state.top_logit = self.top_index, self.top_logit
         return state
+
+
+class _Gap:
+    """Sum over the classes of weights t, the `mass`, and of t * (max - z), the `gap`."""
+
+    def __init__(self, m: int, dtype: np.dtype):
+        self.mass, self.gap = np.zeros(m, dtype), np.zeros(m, dtype)
+
+    def add(self, t, z, peak, before, top) -> None:
+        """Take in a tile with maxima `peak`, the row maximum going from `before` to `top`."""
+        base = _finite(peak)
+        gap = base[:, None] - z
+        gap *= t
+        gap[np.broadcast_to(t == 0, gap.shape)] = 0  # 0 * inf
+        mass = t.sum(axis=1)
+        # Both parts are measured from the common maximum; from -inf there is no way,
+        # but then `gap` is inf already or there is no mass.
+        self.gap += self.mass * _finite(top - before)
+        self.gap += gap.sum(axis=1) + mass * np.where(np.isfinite(peak), _finite(top - base), 0)
+        self.mass += mass
+
+    def loss(self, log_norm: np.ndarray) -> np.ndarray:
+        """Sum of t * (lse - z)."""
+        return self.gap + self.mass * log_norm
+
+
+def _tile_of(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+    """Target distributions of classes lo to hi."""
+    if isinstance(probs, SparseRows):
+        return probs.dense(lo, hi, dtype)
+    return np.asarray(probs[:, lo:hi], dtype)
 
 
 def _at(z: np.ndarray, column: np.ndarray) -> np.ndarray:

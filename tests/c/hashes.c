@@ -134,7 +134,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
         table->sort_top(&job);
 
     start_hash();
-    for (int which = 0; which < LL_VALUES; which++)
+    for (int which = 0; which <= LL_PROB_GAP; which++)
         if (which == LL_MAX || (job.sums && (which == LL_REST || ask == EVERYTHING)))
             mix_reals(at(job.state.values, which * job.state.stride), job.rows);
     mix_integers(job.state.ints + LL_ARGMAX * job.state.stride, job.rows);

@@ -1,0 +1,431 @@
+/* The gradients: with G the derivatives of the loss by the logits,
+ *     d_x = G . weight    d_weight = G' . x    d_bias = the sum of G over the rows.
+ *
+ * The same micro-kernel as for the logits, now with features along the lanes. Sums are cut into
+ * chains, each started from zero and then added: d_x over KC classes, d_weight and d_bias over a
+ * group of rows.
+ *
+ * Kept logits are turned into G block by block, twelve rows at a time, and stay where they were:
+ * as micro-panels of rows, class by class, LL_KC classes after the other,
+ *     kept[panel_start * tile_row + kc_start * height + p * height + i]
+ * with a flag behind the last of them for each LL_KC classes: 0 where G is all zeros.
+ */
+
+#define LL_CHUNKS (LL_BLOCK / LL_KC > 0 ? LL_BLOCK / LL_KC : 1)
+
+static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
+{
+    return ((const real *)grad->coefficients)[which * grad->c_stride + i];
+}
+
+/* A row that adds nothing, whatever it holds. */
+static inline int left_out(const ll_gradient *grad, ptrdiff_t i)
+{
+    for (int which = 0; which < LL_LIMIT; which++)
+        if (coefficient(grad, which, i) != 0)
+            return 0;
+    return 1;
+}
+
+/* Rows to a group, by the number of classes alone. */
+static ptrdiff_t group_rows(ptrdiff_t n)
+{
+    ptrdiff_t fit = (ptrdiff_t)(LL_GROUP_BYTES / sizeof(real)) / keep_size(1, n);
+
+    fit = least(fit - fit % LL_GROUP_STEP, LL_GROUP_ROWS);
+    return fit < LL_GROUP_STEP ? LL_GROUP_STEP : fit;
+}
+
+/* ---- derivatives by the logits ------------------------------------------------------------- */
+
+/* What is taken off the softmax times its coefficient. */
+static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                             const segment *s, real *g)
+{
+    real probs = coefficient(grad, LL_PROBS, i), smooth = coefficient(grad, LL_SMOOTH, i);
+
+    if (job->smooth)
+        for (ptrdiff_t v = 0; v < s->vecs; v++) {
+            real *gv = g + v * LL_LANES;
+            vstore(gv, vsub(vload(gv), vmul(vset(smooth), class_weights(job, s, v))));
+        }
+    if (job->probs && probs != 0) {
+        const real *t = (const real *)job->probs + i * job->p_row + s->first * job->p_col;
+        for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
+            vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
+            if (job->class_weight)
+                tc = vmul(class_weights(job, s, c / LL_LANES), tc);
+            vstore(g + c, vsub(vload(g + c), vmul(vset(probs), tc)));
+        }
+    }
+    if (job->sparse_start && probs != 0)
+        for (int64_t e = sparse_from(job, i, s->first); e < job->sparse_start[i + 1]; e++) {
+            ptrdiff_t c = (ptrdiff_t)(job->sparse_class[e] - s->first);
+            if (c >= s->width)
+                break;
+            g[c] -= probs * sparse_weight(job, e);
+        }
+    if (job->targets) {
+        ptrdiff_t c = (ptrdiff_t)(job->targets[i] - s->first);
+        if (job->targets[i] >= 0 && c >= 0 && c < s->width)
+            g[c] -= coefficient(grad, LL_TARGET, i);
+    }
+}
+
+/* G of row i in one block. The largest class has p = 1 - rest / (1 + rest); the 1 meets the target
+ * before the small quotient is taken off, so that no digit of a sure row is lost. */
+static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                           const segment *s, real *g)
+{
+    real max = field(&job->state, LL_MAX)[i], rest = field(&job->state, LL_OTHERS)[i];
+    real a = coefficient(grad, LL_SOFTMAX, i) + (max - max); /* NaN where max is not finite */
+    ptrdiff_t held = (ptrdiff_t)(job->state.ints[LL_ARGMAX * job->state.stride + i] - s->first);
+    vec m = vset(max), scale = vset(a / (1 + rest));
+
+    for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
+        vstore(g + c, vmul(scale, vexp_nonpositive(vsub(vload(s->z + c), m))));
+    if (held < 0 || held >= s->width)
+        held = -1;
+    else
+        g[held] = a;
+    subtract_targets(job, grad, i, s, g);
+    if (held >= 0)
+        g[held] -= a * (rest / (1 + rest));
+}
+
+/* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. */
+static void through_softcap(const ll_job *job, const segment *s, real *g)
+{
+    vec one = vset(1), by_cap = vset((real)(job->temperature / job->softcap));
+
+    for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
+        vec h = vmul(vload(s->z + c), by_cap);
+        vstore(g + c, vmul(vload(g + c), vmul(vsub(one, h), vadd(one, h))));
+    }
+}
+
+/* Whether any of `count` entries of row i reaches its limit; a NaN does. */
+static int reaches(const ll_gradient *grad, ptrdiff_t i, const real *g, ptrdiff_t count)
+{
+    vec limit = vset(coefficient(grad, LL_LIMIT, i));
+    const unsigned all = (1u << LL_LANES) - 1;
+
+    for (ptrdiff_t c = 0; c < count; c += LL_LANES)
+        if (mbits(vlt(vabs(gather(g + c, 1, count - c)), limit)) != all
+            && !left_out(grad, i))
+            return 1;
+    return 0;
+}
+
+/* ---- a step of rows ------------------------------------------------------------------------ */
+
+typedef struct {
+    real *g, *a, *sums, *b, *c; /* scratch: see gradient_space */
+    ptrdiff_t g_row;
+    ptrdiff_t reals;
+} gradient_space;
+
+/* Scratch: G of a step of rows; G of a group as micro-panels of classes; its sums over the rows;
+ * weights of LL_KC classes; what does not fill whole vectors of features. */
+static gradient_space gradient_lay_out(const ll_job *job)
+{
+    gradient_space w;
+    ptrdiff_t group = least(group_rows(job->n), job->rows), row = tile_row(job->n);
+    real *scratch = job->scratch;
+
+    w.g_row = row;
+    ptrdiff_t a = LL_GROUP_STEP * row, sums = a + group * row, b = sums + row;
+    ptrdiff_t c = b + LL_NV * LL_LANES * LL_KC;
+    w.reals = c + (row > job->rows ? row : job->rows) * LL_LANES;
+    w.g = scratch;
+    if (scratch) {
+        w.a = scratch + a;
+        w.sums = scratch + sums;
+        w.b = scratch + b;
+        w.c = scratch + c;
+    }
+    return w;
+}
+
+static size_t gradient_bytes(const ll_job *job)
+{
+    ll_job sized = *job;
+    sized.scratch = NULL;
+    return (size_t)gradient_lay_out(&sized).reals * sizeof(real);
+}
+
+/* One row of G, `width` classes, as link `p` of the chains of `rows` links: micro-panels of
+ * classes. */
+static void scatter(const real *g, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t p, real *a)
+{
+    ptrdiff_t c = 0;
+
+    for (; c + LL_MR <= width; c += LL_MR)
+        memcpy(a + c * rows + p * LL_MR, g + c, LL_MR * sizeof(real));
+    for (ptrdiff_t height; c < width; c += height) {
+        height = panel_height(width - c);
+        for (ptrdiff_t j = 0; j < height; j++)
+            a[c * rows + p * height + j] = g[c + j];
+    }
+}
+
+/* The flag of a micro-panel that begins at row i of a kept tile, for the chunk of LL_KC classes. */
+static inline real *flag_of(real *tile, ptrdiff_t row, ptrdiff_t i, ptrdiff_t height,
+                            ptrdiff_t chunk)
+{
+    return tile + i * row + height * (row - LL_LANES) + chunk;
+}
+
+/* G of rows [i, i + rows), at most a step, of a block: computed, filtered, and put back in place
+ * of the logits. Returns whether anything is left. */
+static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i, ptrdiff_t rows,
+                         segment s, real *tile, const gradient_space *w)
+{
+    int live[LL_CHUNKS] = { 0 }, any = 0;
+
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        s.z = tile + (i + r) * w->g_row;
+        if (left_out(grad, i + r))
+            memset(w->g + r * w->g_row, 0, (size_t)w->g_row * sizeof(real));
+        else
+            logit_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
+    }
+    for (ptrdiff_t q = 0; q * LL_KC < s.width; q++) {
+        ptrdiff_t kc = least(LL_KC, s.width - q * LL_KC);
+        live[q] = !grad->filter;
+        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
+            live[q] = reaches(grad, i + r, w->g + r * w->g_row + q * LL_KC, kc);
+        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
+            memset(w->g + r * w->g_row + q * LL_KC, 0, (size_t)kc * sizeof(real));
+        any |= live[q];
+    }
+    for (ptrdiff_t r = 0; job->softcap > 0 && r < rows; r++) {
+        s.z = tile + (i + r) * w->g_row;
+        through_softcap(job, &s, w->g + r * w->g_row);
+    }
+    for (ptrdiff_t r = 0, height; r < rows; r += height) {
+        height = panel_height(rows - r);
+        for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
+            interleave(w->g + r * w->g_row + q * LL_KC, w->g_row, height,
+                       least(LL_KC, s.width - q * LL_KC), height,
+                       tile + (i + r) * w->g_row + q * LL_KC * height);
+        for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
+            *flag_of(tile, w->g_row, i + r, height, q) = (real)live[q];
+    }
+    return any;
+}
+
+/* ---- products ------------------------------------------------------------------------------ */
+
+/* c += a . b, or c = a . b: as multiply, but c comes from memory. */
+static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a,
+                        ptrdiff_t a_row, ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *c,
+                        ptrdiff_t c_row, int first)
+{
+    for (ptrdiff_t i = 0, height; i < rows; i += height) {
+        height = panel_height(rows - i);
+        for (ptrdiff_t r = i + height; r < least(i + 2 * height, rows); r++)
+            for (ptrdiff_t j = 0; j <= width; j++)
+                prefetch(c + r * c_row + j * LL_LANES - (j == width));
+        micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
+                                 c + i * c_row, c_row, first, NULL);
+    }
+}
+
+/* Rows of `count` < LL_LANES features from whole vectors. */
+static void add_part(ptrdiff_t rows, ptrdiff_t count, const real *part, real *c, ptrdiff_t c_row,
+                     int first)
+{
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < count; j++)
+            c[i * c_row + j] = first ? part[i * LL_LANES + j]
+                                     : c[i * c_row + j] + part[i * LL_LANES + j];
+}
+
+/* The group that starts at this row is the first to be added where its gradients go. */
+static inline int is_first(const ll_gradient *grad, ptrdiff_t start)
+{
+    return grad->apart || (!grad->add_weight && start == 0);
+}
+
+/* The gradient of `size` weights that the group goes into. */
+static inline real *target_of(const ll_job *job, const ll_gradient *grad, void *gradient,
+                              ptrdiff_t size, ptrdiff_t start)
+{
+    return (real *)gradient + (grad->apart ? start / group_rows(job->n) * size : 0);
+}
+
+/* G of a block and of the links [lo, hi) of a group's chains into d_weight. */
+static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start, ptrdiff_t rows,
+                       ptrdiff_t lo, ptrdiff_t hi, const segment *s, const gradient_space *w)
+{
+    const ptrdiff_t k = job->k, b_panel = rows * LL_LANES;
+    const real *b = (const real *)grad->columns + start * vectors(k) * LL_LANES + lo * LL_LANES;
+    real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k;
+    int first = is_first(grad, start);
+
+    if (lo >= hi && !first)
+        return;
+    for (ptrdiff_t f = 0, group; f < k; f += group * LL_LANES) {
+        group = least(LL_NV, (k - f) / LL_LANES);
+        if (group > 0) {
+            add_product(s->width, group, hi - lo, w->a, rows, lo, b + f * rows, b_panel, c + f, k,
+                        first);
+        } else {
+            group = 1;
+            add_product(s->width, 1, hi - lo, w->a, rows, lo, b + f * rows, b_panel, w->c,
+                        LL_LANES, 1);
+            add_part(s->width, k - f, w->c, c + f, k, first);
+        }
+    }
+}
+
+static void add_bias(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
+                     const segment *s, const real *sums)
+{
+    real *c = target_of(job, grad, grad->d_bias, job->n, start) + s->first;
+    int first = is_first(grad, start);
+
+    for (ptrdiff_t j = 0; j < s->width; j++)
+        c[j] = first ? sums[j] : c[j] + sums[j];
+}
+
+/* A group of rows of one block. */
+static void gradient_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
+                           ptrdiff_t rows, const segment *s, real *tile, const gradient_space *w)
+{
+    ptrdiff_t lo = rows, hi = 0;
+
+    memset(w->sums, 0, (size_t)w->g_row * sizeof(real));
+    for (ptrdiff_t p = 0; p < rows; p += LL_GROUP_STEP) {
+        ptrdiff_t step = least(LL_GROUP_STEP, rows - p);
+        if (gradient_step(job, grad, start + p, step, *s, tile, w)) {
+            lo = least(lo, p);
+            hi = p + step;
+        }
+        for (ptrdiff_t r = 0; r < step; r++) {
+            const real *g = w->g + r * w->g_row;
+            if (grad->d_weight)
+                scatter(g, s->width, rows, p + r, w->a);
+            for (ptrdiff_t c = 0; grad->d_bias && c < s->width; c += LL_LANES)
+                vstore(w->sums + c, vadd(vload(w->sums + c), vload(g + c)));
+        }
+    }
+    if (grad->d_weight)
+        add_weight(job, grad, start, rows, lo, hi, s, w);
+    if (grad->d_bias)
+        add_bias(job, grad, start, s, w->sums);
+}
+
+static void gradient_logits(const ll_job *job, const ll_gradient *grad)
+{
+    gradient_space w = gradient_lay_out(job);
+    ptrdiff_t group = group_rows(job->n);
+
+    for (ptrdiff_t c = job->first; c < job->last; c += LL_BLOCK) {
+        segment s = { .first = c, .width = least(LL_BLOCK, job->last - c) };
+        s.vecs = vectors(s.width);
+        for (ptrdiff_t i = 0; i < job->rows; i += group)
+            gradient_group(job, grad, i, least(group, job->rows - i), &s, kept_tile(job, c), &w);
+    }
+}
+
+/* ---- columns of features ------------------------------------------------------------------- */
+
+static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t first, ptrdiff_t rows,
+                       ptrdiff_t k, ptrdiff_t x_row, real *packed)
+{
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        int live = !left_out(grad, first + i);
+        for (ptrdiff_t f = 0; f < k; f += LL_LANES) {
+            prefetch(x + (i + 2) * x_row + f);
+            vstore(packed + f * rows + i * LL_LANES,
+                   live ? gather(x + i * x_row + f, 1, k - f) : vset(0));
+        }
+    }
+}
+
+static void pack_columns(const ll_job *job, const ll_gradient *grad, const void *x,
+                         ptrdiff_t x_row, void *packed)
+{
+    ptrdiff_t group = group_rows(job->n);
+
+    for (ptrdiff_t i = 0; i < job->rows; i += group)
+        pack_group(grad, (const real *)x + i * x_row, i, least(group, job->rows - i), job->k,
+                   x_row, (real *)packed + i * vectors(job->k) * LL_LANES);
+}
+
+/* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed
+ * weights; features behind the last repeat it. */
+static void turn_panel(const ll_job *job, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
+{
+    const real *panel = (const real *)job->weight + c * job->k, *row[LL_LANES];
+    vec square[LL_LANES];
+
+    for (ptrdiff_t j = 0; j < LL_LANES; j++)
+        row[j] = panel + least(f + j, job->k - 1) * LL_LANES;
+    vtranspose(row, 0, square);
+    for (ptrdiff_t j = 0; j < count; j++)
+        vstore(b + j * LL_LANES, square[j]);
+}
+
+/* Features f, ... (a vector) of classes [c, c + kc), counted from the job's first. */
+static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff_t f, real *b)
+{
+    const real *w = (const real *)job->weight + c * job->w_row + f * job->w_col;
+
+    if (job->packed)
+        for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
+            turn_panel(job, c + p, least(LL_LANES, kc - p), f, b + p * LL_LANES);
+    else
+        for (ptrdiff_t p = 0; p < kc; p++, w += job->w_row) {
+            prefetch(w + 16 * job->w_row);
+            vstore(b + p * LL_LANES, gather(w, job->w_col, job->k - f));
+        }
+}
+
+/* Micro-panels of G of rows [r_first, r_last) times weights of LL_KC classes, into features of
+ * d_x. */
+static void add_rows(const ll_job *job, real *tile, ptrdiff_t chunk, ptrdiff_t kc, ptrdiff_t width,
+                     const real *b, ptrdiff_t r_first, ptrdiff_t r_last, real *c, ptrdiff_t c_row,
+                     int first)
+{
+    const ptrdiff_t row = tile_row(job->n);
+
+    for (ptrdiff_t i = r_first, height; i < r_last; i += height) {
+        height = panel_height(job->rows - i);
+        if (*flag_of(tile, row, i, height, chunk) != 0)
+            micro_for(height, width)(kc, panel_at(tile, row, chunk * LL_KC, i, height), b,
+                                     kc * LL_LANES, c + (i - r_first) * c_row, c_row, first, NULL);
+        else if (first) /* a chain of no links: 0 */
+            micro_for(height, width)(0, tile, b, 0, c + (i - r_first) * c_row, c_row, 1, NULL);
+    }
+}
+
+static void gradient_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
+                       ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last)
+{
+    gradient_space w = gradient_lay_out(job);
+    ptrdiff_t rows = r_last - r_first;
+    real *d_x = (real *)grad->d_x + r_first * grad->dx_row;
+
+    for (ptrdiff_t c = job->first; c < job->last; c += LL_KC) {
+        ptrdiff_t kc = least(LL_KC, job->last - c), chunk = c % LL_BLOCK / LL_KC;
+        real *tile = kept_tile(job, c);
+        int first = !grad->add_x && c == 0;
+        for (ptrdiff_t f = f_first, group; f < f_last; f += group * LL_LANES) {
+            group = least(LL_NV, (f_last - f) / LL_LANES);
+            for (ptrdiff_t j = 0; j < group || j == 0; j++)
+                weight_columns(job, c - job->first, kc, f + j * LL_LANES,
+                               w.b + j * kc * LL_LANES);
+            if (group > 0) {
+                add_rows(job, tile, chunk, kc, group, w.b, r_first, r_last, d_x + f, grad->dx_row,
+                         first);
+            } else {
+                group = 1;
+                add_rows(job, tile, chunk, kc, 1, w.b, r_first, r_last, w.c, LL_LANES, 1);
+                add_part(rows, f_last - f, w.c, d_x + f, grad->dx_row, first);
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+"""The loss and its gradients: arguments checked, the engine called, results shaped."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import numpy as np
+
+from ._backend import engine
+from ._objective import F64, Objective, shifted
+from ._pass import given_loss
+from ._request import State
+from ._results import Gradients
+from ._validate import Rows, as_array, check_integer, check_out, check_x, compute_dtype
+
+WORKSPACE = 64 << 20
+NAMES = ("x", "weight", "bias")
+
+# Rows of the coefficients of a row of G = d loss / d logits, times 1 / temperature:
+# G[c] = SOFTMAX * p[c] - TARGET * (c == y) - class_weight[c] * (PROBS * t[c] + SMOOTH),
+# where what is smaller than LIMIT may be left out.
+SOFTMAX, TARGET, PROBS, SMOOTH, LIMIT, COEFFICIENTS = range(6)
+
+
+class Backward:
+    """What turns the states of rows into coefficients of their gradients.
+
+    Attributes
+    ----------
+    filters : bool
+        Tiles below the limits are to be left out.
+    """
+
+    def __init__(self, objective: Objective, grad_output, filter_eps: float, temperature: float):
+        self._objective = objective
+        self._temperature = temperature
+        self._filter_eps = filter_eps
+        self.filters = filter_eps > 0
+        weight = np.full(objective.targets.rows, 1.0)
+        if objective.sample_weight is not None:
+            weight *= objective.sample_weight
+        weight *= grad_output
+        counts = objective.counts(slice(None))
+        if counts is not None:
+            weight[~counts] = 0
+        divisor = objective.divisor()
+        self._weight = weight / divisor if divisor else weight * 0
+        self._class_total = objective.n
+        if objective.class_weight is not None:
+            self._class_total = float(objective.class_weight.sum(dtype=F64))
+
+    def coefficients(self, state: State, rows: slice) -> np.ndarray:
+        """Coefficients (COEFFICIENTS, r) of some rows with this state; 0 for rows left out."""
+        o, weight = self._objective, self._weight[rows]
+        keep = 1 - o.label_smoothing
+        of_class = o.target_weight(rows)
+        index = None if o.targets.index is None else o.targets.index[rows, 0]
+        c = np.zeros((COEFFICIENTS, len(weight)))
+        with np.errstate(all="ignore"):
+            c[TARGET] = weight * keep
+            if of_class is not None:
+                c[TARGET] *= of_class
+            c[SOFTMAX] = c[TARGET]
+            if o.targets.probs is not None:
+                is_index = np.zeros(len(weight), bool) if index is None else index >= 0
+                c[PROBS] = np.where(is_index, 0, weight * keep)
+                c[TARGET][~is_index] = 0
+                c[SOFTMAX] = c[TARGET] + _times(c[PROBS], state.prob_sum)
+            if o.label_smoothing > 0:
+                c[SMOOTH] = weight * (o.label_smoothing / o.n)
+                c[SOFTMAX] += c[SMOOTH] * self._class_total
+            if o.z_loss > 0:
+                c[SOFTMAX] += _times(2 * o.z_loss * weight, state.lse.astype(F64))
+            c[LIMIT] = self._filter_eps * np.abs(weight)
+            c /= self._temperature
+            return c.astype(o.dtype)
+
+
+def _times(weight: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Weight 0 makes 0 of anything."""
+    return np.where(weight == 0, 0, weight * value)
+
+
+def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, workspace_bytes,
+                   filter_eps, out, accumulate, shift, sample_weight=None, **options):
+    """Loss and Gradients of a layer; see `LinearHead.value_and_grad`."""
+    x = check_x(x, layer.n_features)
+    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"), key=lambda d: d.itemsize)
+    wanted = _check_wrt(wrt)
+    workspace_bytes = check_integer(workspace_bytes, "workspace_bytes", 1)
+    filter_eps = _check_eps(filter_eps)
+    used, target, sample_weight = shifted(x, target, sample_weight, shift)
+    rows = Rows(used)
+    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction=reduction,
+                          sample_weight=sample_weight, **options)
+    grad_output = _check_grad_output(grad_output, rows.lead, reduction)
+    grads = _gradients(out, wanted, x, layer, dtype, accumulate)
+
+    probs = objective.targets.probs
+    request = objective.request(probs=None if probs is None else _all_rows(probs))
+    backward = Backward(objective, grad_output, filter_eps, layer.temperature)
+    whole = _all_rows(rows)
+    d_x = _rows_of(grads.x, used.shape, accumulate)
+    state = engine.gradients(
+        layer, whole, request, backward, Gradients(d_x, grads.weight, grads.bias),
+        bool(accumulate), workspace_bytes, n_threads,
+    )
+    if d_x is not None and not np.may_share_memory(d_x, grads.x):
+        # Positions without a target further along have no gradient.
+        if accumulate:
+            grads.x[..., : used.shape[-2], :] += d_x.reshape(used.shape)
+        else:
+            grads.x[..., : used.shape[-2], :] = d_x.reshape(used.shape)
+    return given_loss(objective.losses(state), objective, rows.lead, None), grads
+
+
+def _all_rows(rows):
+    return rows[0 : rows.m] if rows.whole is None else rows.whole
+
+
+def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.ndarray | None:
+    """Where the engine writes the gradient of the rows in use, (m, k)."""
+    if grad is None:
+        return None
+    if grad.shape == used:
+        return grad.reshape(-1, used[-1])
+    if not accumulate:
+        grad[..., used[-2] :, :] = 0
+    if grad.ndim == 2:
+        return grad[: used[0]]
+    return np.zeros((int(np.prod(used[:-1])), used[-1]), grad.dtype)
+
+
+def _check_wrt(wrt) -> tuple[str, ...]:
+    wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in wanted:
+        if name not in NAMES:
+            raise ValueError(f"`wrt` must name some of {NAMES}, got {name!r}")
+    return wanted
+
+
+def _check_eps(eps) -> float:
+    if isinstance(eps, bool) or not isinstance(eps, Real):
+        raise TypeError(f"`filter_eps` must be a number, got {type(eps).__name__}")
+    if not 0 <= eps < 1:
+        raise ValueError(f"`filter_eps` must be in [0, 1), got {eps}")
+    return float(eps)
+
+
+def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
+    """Factors of the rows in float64, (m,) or a number."""
+    if grad_output is None:
+        return 1.0
+    array = as_array(grad_output, "grad_output")
+    compute_dtype(array.dtype, "grad_output")
+    expected = lead if reduction == "none" else ()
+    if array.shape != expected:
+        raise ValueError(
+            f"`grad_output` must have shape {expected} with reduction {reduction!r}, "
+            f"got {array.shape}"
+        )
+    return np.ascontiguousarray(array, F64).reshape(-1 if expected else ())
+
+
+def _gradients(out, wanted, x, layer, dtype, accumulate) -> Gradients:
+    """Arrays for the gradients: those of `out`, else new ones."""
+    shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
+              "bias": (layer.n_classes,)}
+    if out is None:
+        if accumulate:
+            raise ValueError("`accumulate` needs `out`, the gradients to add to, got None")
+        return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
+    if not isinstance(out, Gradients):
+        raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
+    for name in wanted:
+        _check_gradient(getattr(out, name), name, shapes[name], dtype, (x, *layer.given))
+    return Gradients(**{name: getattr(out, name) for name in wanted})
+
+
+def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
+    name = f"out.{name}"
+    if array is None:
+        raise ValueError(f"`{name}` must be an array, as `wrt` names it, got None")
+    check_out(array, shape, dtype, name)
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        raise ValueError(f"`{name}` must be C-contiguous, aligned and of native byte order")
+    if any(a is not None and np.may_share_memory(array, a) for a in inputs):
+        raise ValueError(f"`{name}` must not overlap `x`, `weight` or `bias`")
