@@ -136,7 +136,7 @@ typedef struct {
     /* Reals that the kept logits of so many rows and classes take. */
     ptrdiff_t (*keep_size)(ptrdiff_t rows, ptrdiff_t n);
     /* Rows of x for products with lanes along the features, group by group:
-     * rows * (k rounded up to whole vectors) reals. */
+     * (rows + groups) * (k rounded up to whole vectors) reals. */
     void (*pack_columns)(const ll_job *job, const ll_gradient *gradient, const void *x,
                          ptrdiff_t x_row, void *packed);
     /* Bytes of scratch that the next two need. */

@@ -1,8 +1,5 @@
 /* From the row state to what the caller asked for, and functions of arrays. */
 
-/* 0 for a finite max; NaN for +inf, for a NaN, and for a row in which no class is possible. */
-static inline vec undefined(vec max) { return vsub(max, max); }
-
 static void finish(const ll_job *job, void *target_loss)
 {
     const ll_state *state = &job->state;

@@ -119,14 +119,31 @@ static inline const real *panel_at(const real *a, ptrdiff_t a_row, ptrdiff_t ski
     return a + i * a_row + skip * height;
 }
 
+/* What is to be packed next: brought into the cache while the product goes on. */
+typedef struct {
+    const real *at;
+    ptrdiff_t rows, row, width;
+} region;
+
+/* The part of it that falls to rows [i, i + height) of `of`. */
+static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t height, ptrdiff_t of)
+{
+    ptrdiff_t end = next->rows * (i + height) / of;
+
+    for (ptrdiff_t r = next->rows * i / of; r < end; r++)
+        for (ptrdiff_t j = 0; j < next->width; j += LL_LANES)
+            prefetch(next->at + r * next->row + j);
+}
+
 /* KC features: `rows` packed rows by `width` panels of classes into the tile. The b panels stay in
  * L1 while all rows pass by. */
 static void multiply(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a, ptrdiff_t a_row,
                      ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *tile, ptrdiff_t t_row,
-                     int first, const real *bias)
+                     int first, const real *bias, const region *next)
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(rows - i);
+        prefetch_part(next, i, height, rows);
         micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
                                  tile + i * t_row, t_row, first, bias);
     }

@@ -255,28 +255,29 @@ static inline real *target_of(const ll_job *job, const ll_gradient *grad, void *
     return (real *)gradient + (grad->apart ? start / group_rows(job->n) * size : 0);
 }
 
+/* From one vector of features to the next: an odd number of vectors, as an even one would bring
+ * all of them to a few cache sets. */
+static inline ptrdiff_t column_panel(ptrdiff_t rows) { return (rows | 1) * LL_LANES; }
+
 /* G of a block and of the links [lo, hi) of a group's chains into d_weight. */
 static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start, ptrdiff_t rows,
                        ptrdiff_t lo, ptrdiff_t hi, const segment *s, const gradient_space *w)
 {
-    const ptrdiff_t k = job->k, b_panel = rows * LL_LANES;
-    const real *b = (const real *)grad->columns + start * vectors(k) * LL_LANES + lo * LL_LANES;
+    const ptrdiff_t k = job->k, b_panel = column_panel(rows), group = group_rows(job->n);
+    const real *b = (const real *)grad->columns + lo * LL_LANES
+                  + start / group * vectors(k) * column_panel(group);
     real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k;
     int first = is_first(grad, start);
 
     if (lo >= hi && !first)
         return;
-    for (ptrdiff_t f = 0, group; f < k; f += group * LL_LANES) {
-        group = least(LL_NV, (k - f) / LL_LANES);
-        if (group > 0) {
-            add_product(s->width, group, hi - lo, w->a, rows, lo, b + f * rows, b_panel, c + f, k,
-                        first);
-        } else {
-            group = 1;
-            add_product(s->width, 1, hi - lo, w->a, rows, lo, b + f * rows, b_panel, w->c,
-                        LL_LANES, 1);
+    for (ptrdiff_t f = 0, width; f < k; f += width * LL_LANES) {
+        ptrdiff_t whole = least(LL_NV, (k - f) / LL_LANES);
+        width = whole ? whole : 1;
+        add_product(s->width, width, hi - lo, w->a, rows, lo, b + f / LL_LANES * b_panel, b_panel,
+                    whole ? c + f : w->c, whole ? k : LL_LANES, first || !whole);
+        if (!whole)
             add_part(s->width, k - f, w->c, c + f, k, first);
-        }
     }
 }
 
@@ -335,13 +336,19 @@ static void gradient_logits(const ll_job *job, const ll_gradient *grad)
 static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t first, ptrdiff_t rows,
                        ptrdiff_t k, ptrdiff_t x_row, real *packed)
 {
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        int live = !left_out(grad, first + i);
-        for (ptrdiff_t f = 0; f < k; f += LL_LANES) {
-            prefetch(x + (i + 2) * x_row + f);
-            vstore(packed + f * rows + i * LL_LANES,
-                   live ? gather(x + i * x_row + f, 1, k - f) : vset(0));
+    const ptrdiff_t by_lane = column_panel(rows) / LL_LANES;
+
+    for (ptrdiff_t i = 0; i < rows; i++, x += x_row, packed += LL_LANES) {
+        ptrdiff_t f = 0;
+        if (left_out(grad, first + i)) {
+            for (; f < k; f += LL_LANES)
+                vstore(packed + f * by_lane, vset(0));
+            continue;
         }
+        for (; f + LL_LANES <= k; f += LL_LANES)
+            vstore(packed + f * by_lane, vload(x + f));
+        if (f < k)
+            vstore(packed + f * by_lane, gather(x + f, 1, k - f));
     }
 }
 
@@ -352,7 +359,7 @@ static void pack_columns(const ll_job *job, const ll_gradient *grad, const void 
 
     for (ptrdiff_t i = 0; i < job->rows; i += group)
         pack_group(grad, (const real *)x + i * x_row, i, least(group, job->rows - i), job->k,
-                   x_row, (real *)packed + i * vectors(job->k) * LL_LANES);
+                   x_row, (real *)packed + i / group * vectors(job->k) * column_panel(group));
 }
 
 /* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed
@@ -369,31 +376,58 @@ static void turn_panel(const ll_job *job, ptrdiff_t c, ptrdiff_t count, ptrdiff_
         vstore(b + j * LL_LANES, square[j]);
 }
 
-/* Features f, ... (a vector) of classes [c, c + kc), counted from the job's first. */
-static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff_t f, real *b)
+/* Features f, ... (`width` vectors) of classes [c, c + kc), counted from the job's first, as panels
+ * of kc vectors. */
+static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff_t f,
+                           ptrdiff_t width, real *b)
 {
-    const real *w = (const real *)job->weight + c * job->w_row + f * job->w_col;
+    const ptrdiff_t w_row = job->w_row, w_col = job->w_col, left = job->k - f;
+    const real *w = (const real *)job->weight + c * w_row + f * w_col;
 
-    if (job->packed)
-        for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
-            turn_panel(job, c + p, least(LL_LANES, kc - p), f, b + p * LL_LANES);
-    else
-        for (ptrdiff_t p = 0; p < kc; p++, w += job->w_row) {
-            prefetch(w + 16 * job->w_row);
-            vstore(b + p * LL_LANES, gather(w, job->w_col, job->k - f));
-        }
+    for (ptrdiff_t j = 0; j < width; j++, b += kc * LL_LANES) {
+        ptrdiff_t own = j * LL_LANES;
+        if (job->packed)
+            for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
+                turn_panel(job, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
+        else if (w_col == 1 && left - own >= LL_LANES)
+            for (ptrdiff_t p = 0; p < kc; p++)
+                vstore(b + p * LL_LANES, vload(w + p * w_row + own));
+        else
+            for (ptrdiff_t p = 0; p < kc; p++)
+                vstore(b + p * LL_LANES, gather(w + p * w_row + own * w_col, w_col, left - own));
+    }
+}
+
+/* What weight_columns packs next: the next features, or the first of the next classes. */
+static inline region next_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptrdiff_t width,
+                                  ptrdiff_t f_first, ptrdiff_t f_last)
+{
+    region next = { job->weight, 0, job->w_row, 0 };
+
+    if (job->packed || job->w_col != 1)
+        return next;
+    f += width * LL_LANES;
+    if (f >= f_last) {
+        f = f_first;
+        c += LL_KC;
+    }
+    next.at += (c - job->first) * job->w_row + f;
+    next.rows = c < job->last ? least(LL_KC, job->last - c) : 0;
+    next.width = least(LL_NV * LL_LANES, f_last - f);
+    return next;
 }
 
 /* Micro-panels of G of rows [r_first, r_last) times weights of LL_KC classes, into features of
  * d_x. */
 static void add_rows(const ll_job *job, real *tile, ptrdiff_t chunk, ptrdiff_t kc, ptrdiff_t width,
                      const real *b, ptrdiff_t r_first, ptrdiff_t r_last, real *c, ptrdiff_t c_row,
-                     int first)
+                     int first, const region *next)
 {
     const ptrdiff_t row = tile_row(job->n);
 
     for (ptrdiff_t i = r_first, height; i < r_last; i += height) {
         height = panel_height(job->rows - i);
+        prefetch_part(next, i - r_first, height, r_last - r_first);
         if (*flag_of(tile, row, i, height, chunk) != 0)
             micro_for(height, width)(kc, panel_at(tile, row, chunk * LL_KC, i, height), b,
                                      kc * LL_LANES, c + (i - r_first) * c_row, c_row, first, NULL);
@@ -413,19 +447,15 @@ static void gradient_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_f
         ptrdiff_t kc = least(LL_KC, job->last - c), chunk = c % LL_BLOCK / LL_KC;
         real *tile = kept_tile(job, c);
         int first = !grad->add_x && c == 0;
-        for (ptrdiff_t f = f_first, group; f < f_last; f += group * LL_LANES) {
-            group = least(LL_NV, (f_last - f) / LL_LANES);
-            for (ptrdiff_t j = 0; j < group || j == 0; j++)
-                weight_columns(job, c - job->first, kc, f + j * LL_LANES,
-                               w.b + j * kc * LL_LANES);
-            if (group > 0) {
-                add_rows(job, tile, chunk, kc, group, w.b, r_first, r_last, d_x + f, grad->dx_row,
-                         first);
-            } else {
-                group = 1;
-                add_rows(job, tile, chunk, kc, 1, w.b, r_first, r_last, w.c, LL_LANES, 1);
+        for (ptrdiff_t f = f_first, width; f < f_last; f += width * LL_LANES) {
+            ptrdiff_t whole = least(LL_NV, (f_last - f) / LL_LANES);
+            width = whole ? whole : 1;
+            region next = next_columns(job, c, f, width, f_first, f_last);
+            weight_columns(job, c - job->first, kc, f, width, w.b);
+            add_rows(job, tile, chunk, kc, width, w.b, r_first, r_last, whole ? d_x + f : w.c,
+                     whole ? grad->dx_row : LL_LANES, first || !whole, &next);
+            if (!whole)
                 add_part(rows, f_last - f, w.c, d_x + f, grad->dx_row, first);
-            }
         }
     }
 }

@@ -69,10 +69,31 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
             w->tile[r * w->tile_row + j] = z[j * job->z_col];
 }
 
+/* Of weights that are packed on the way, those that come after KC features of `count` classes: the
+ * next features of the same classes, or the first of the `last - c` classes that follow. */
+static inline region next_weights(const ll_job *job, const real *weight, ptrdiff_t pc, ptrdiff_t c,
+                                  ptrdiff_t count, ptrdiff_t last)
+{
+    region next = { weight, 0, job->w_row, 0 };
+
+    if (job->packed || job->w_col != 1)
+        return next;
+    pc += LL_KC;
+    if (pc >= job->k) {
+        pc = 0;
+        c += count;
+    }
+    next.at += c * job->w_row + pc;
+    next.rows = c < last ? least(count, last - c) : 0;
+    next.width = least(LL_KC, job->k - pc);
+    return next;
+}
+
 /* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
- * Unpacked weights are packed just before the first rows that need them. */
+ * Unpacked weights are packed just before the first rows that need them; `last` classes are left
+ * from there. */
 static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *weight,
-                    ptrdiff_t width, const workspace *w)
+                    ptrdiff_t width, ptrdiff_t last, const workspace *w)
 {
     ptrdiff_t vecs = vectors(width);
     int pack = !job->packed && (i == 0 || job->k > LL_KC);
@@ -90,8 +111,9 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
                 pack_panels(weight + c * job->w_row + pc * job->w_col,
                             least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
                             w->panels + v * b_panel);
+            region next = next_weights(job, weight, pc, c, group * LL_LANES, last);
             multiply(rows, group, kc, a, kc, 0, b, b_panel, w->tile + c, w->tile_row, pc == 0,
-                     pc + LL_KC >= job->k ? w->bias + c : NULL);
+                     pc + LL_KC >= job->k ? w->bias + c : NULL, &next);
             pc += LL_KC;
         } while (pc < job->k);
     }
@@ -109,9 +131,17 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
                            const ptrdiff_t vecs, const workspace *w)
 {
     int transformed = job->softcap > 0 || job->temperature != 1;
+    int square = vecs == 1 && job->n <= LL_LANES && !transformed && is_simple(job);
 
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
+        while (square && r + LL_LANES <= rows
+               && fold_square(job, &w->span, i + r, s.z, w->tile_row, job->n)) {
+            r += LL_LANES;
+            s.z += LL_LANES * w->tile_row;
+        }
+        if (r == rows)
+            return;
         if (transformed)
             transform(job, s.z, vecs);
         if (s.width % LL_LANES)
@@ -149,7 +179,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
                      w->panels + LL_DOT_SUMS * LL_LANES, w->bias, w->panels, w->tile,
                      w->tile_row);
         else
-            product(job, i, rows, weight, s.width, w);
+            product(job, i, rows, weight, s.width, job->last - c, w);
         s.z = w->tile;
         if (s.vecs == 1)
             fold_tile(job, i, rows, s, 1, w);

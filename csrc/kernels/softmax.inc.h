@@ -18,6 +18,16 @@ typedef struct {
     int64_t first;         /* class of z[0] */
 } segment;
 
+static inline real *field(const ll_state *state, int which)
+{
+    return (real *)state->values + which * state->stride;
+}
+
+static inline int has_probs(const ll_job *job) { return job->probs || job->sparse_start; }
+
+/* 0 for a finite max; NaN for +inf, for a NaN, and for a row in which no class is possible. */
+static inline vec undefined(vec max) { return vsub(max, max); }
+
 static const real lane_index[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
 static inline ptrdiff_t lowest_bit(unsigned bits)
@@ -316,6 +326,61 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
     fold_softmax(s, top, i, job->sums, job->entropy, state);
     if (job->probs || job->sparse_start || job->smooth)
         fold_targets(job, state, s, i, old);
+}
+
+/* Nothing is asked that fold_square does not find. */
+static inline int is_simple(const ll_job *job)
+{
+    return job->sums && job->n_targets <= 1 && !job->rank && !job->entropy && !job->top && !job->out
+        && !has_probs(job) && !job->smooth;
+}
+
+/* fold_softmax for LL_LANES rows i, ... of n <= LL_LANES classes that are all there are: turned, so
+ * that lanes are rows, and then the same operations on the same operands. Returns 0, with nothing
+ * done, where a row has no finite largest logit. */
+static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *z,
+                       ptrdiff_t z_row, ptrdiff_t n)
+{
+    vec square[LL_LANES], top[LL_LANES], sum[LL_LANES], at = vset(0);
+    const real *row[LL_LANES];
+    real found[LL_LANES];
+    mask bad;
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        row[r] = z + r * z_row;
+    vtranspose(row, 0, square);
+    bad = vunordered(square[0], square[n - 1]);
+    for (ptrdiff_t c = 0; c < LL_LANES; c++) {
+        top[c] = c < n ? square[c] : vset(-LL_INF);
+        if (c < n)
+            bad = mor(bad, vunordered(square[c], square[c]));
+    }
+    for (ptrdiff_t half = LL_LANES / 2; half > 0; half /= 2)
+        for (ptrdiff_t c = 0; c < half; c++)
+            top[c] = vmax(top[c], top[c + half]);
+    if (mbits(mor(bad, vunordered(undefined(top[0]), top[0]))))
+        return 0;
+    for (ptrdiff_t c = n - 1; c > 0; c--)
+        at = vselect(veq(square[c], top[0]), vset((real)c), at);
+    at = vselect(veq(square[0], top[0]), vset(0), at);
+    for (ptrdiff_t c = 0; c < LL_LANES; c++) {
+        sum[c] = vset(0);
+        if (c < n)
+            sum[c] = vselect(veq(at, vset((real)c)), sum[c],
+                             vexp_nonpositive(vsub(square[c], top[0])));
+    }
+    for (ptrdiff_t half = LL_LANES / 2; half > 0; half /= 2)
+        for (ptrdiff_t c = 0; c < half; c++)
+            sum[c] = vadd(sum[c], sum[c + half]);
+    vstore(field(state, LL_MAX) + i, top[0]);
+    vstore(field(state, LL_REST) + i, sum[0]);
+    vstore(found, at);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++) {
+        state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)found[r];
+        if (job->n_targets && job->targets[i + r] >= 0)
+            ((real *)job->state.target_logit)[i + r] = row[r][job->targets[i + r]];
+    }
+    return 1;
 }
 
 /* Softcap and temperature on `count` vectors. */

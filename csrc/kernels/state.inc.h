@@ -1,13 +1,6 @@
 /* The row state as a whole: made, merged, and turned into answers. Lanes are rows here; the last
  * vector may reach past the rows into the stride's slack. */
 
-static inline real *field(const ll_state *state, int which)
-{
-    return (real *)state->values + which * state->stride;
-}
-
-static inline int has_probs(const ll_job *job) { return job->probs || job->sparse_start; }
-
 /* Fields that the job asks about. */
 static inline int uses(const ll_job *job, int which)
 {

@@ -28,6 +28,7 @@ from ._targets import Targets, check_target
 from ._validate import as_array, check_integer, check_reduction, compute_dtype
 
 F64 = np.dtype(np.float64)
+ALL = slice(None)
 
 
 class Objective:
@@ -71,14 +72,14 @@ class Objective:
         return Request(targets=self.targets.index, class_weight=weight if needed else None,
                        smooth=smooth, **also)
 
-    def losses(self, state: State) -> np.ndarray:
-        """Find the loss of each row, (m,)."""
-        losses = losses_of(state, self.targets)
+    def losses(self, state: State, rows: slice = ALL) -> np.ndarray:
+        """Find the loss of each row of those with this state."""
+        losses = losses_of(state, self.targets, rows)
         if self.plain:
             return losses
         with np.errstate(all="ignore"):
             loss = losses.astype(F64)
-            weight = self.target_weight(slice(None))
+            weight = self.target_weight(rows)
             if weight is not None:
                 loss = _product(weight, loss)
             if self.label_smoothing > 0:
@@ -87,8 +88,8 @@ class Objective:
             if self.z_loss > 0:
                 loss += self.z_loss * np.square(state.lse, dtype=F64)
             if self.sample_weight is not None:
-                loss *= self.sample_weight
-            counts = self.counts(slice(None))
+                loss *= self.sample_weight[rows]
+            counts = self.counts(rows)
             if counts is not None:
                 loss[~counts] = 0
             return loss.astype(self.dtype)
@@ -120,10 +121,10 @@ class Objective:
         if self.class_weight is None and self.sample_weight is None:
             return self.targets.counted
         weight = np.ones(m) if self.sample_weight is None else self.sample_weight.copy()
-        of_class = None if self.targets.soft else self.target_weight(slice(None))
+        of_class = None if self.targets.soft else self.target_weight(ALL)
         if of_class is not None:
             weight *= of_class
-        counts = self.counts(slice(None))
+        counts = self.counts(ALL)
         return float(weight.sum() if counts is None else weight[counts].sum())
 
     def reduce(self, losses: np.ndarray) -> np.ndarray | np.generic:
@@ -139,13 +140,13 @@ class Objective:
             return self.dtype.type(np.sum(losses, dtype=F64) / divisor)
 
 
-def losses_of(state: State, targets: Targets) -> np.ndarray:
-    """Read off the plain loss of each row, (m,): of one-hot rows by their class index."""
+def losses_of(state: State, targets: Targets, rows: slice = ALL) -> np.ndarray:
+    """Read off the plain loss of each row of a state: of one-hot rows by their class index."""
     if targets.probs is None:
         return state.target_loss[:, 0]
     if targets.index is None:
         return state.prob_loss
-    return np.where(targets.index[:, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
+    return np.where(targets.index[rows, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
 
 
 def _product(weight, loss: np.ndarray) -> np.ndarray:
@@ -176,7 +177,7 @@ def shifted(x: np.ndarray, target, sample_weight, shift, x_name: str = "x"):
         array = as_array(value, name)
         if array.shape[: len(lead)] != lead:
             raise ValueError(f"`{name}` must have shape {lead}, got {array.shape}")
-        return array[(slice(None),) * (len(lead) - 1) + (slice(shift, None),)]
+        return array[(ALL,) * (len(lead) - 1) + (slice(shift, None),)]
 
     return x[..., :keep, :], later(target, "target"), later(sample_weight, "sample_weight")
 

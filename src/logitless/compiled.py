@@ -35,11 +35,11 @@ ARGMAX, RANK = range(_core.INTS)
 WRITES = {"proba": 0, "log_proba": 1}
 
 
-def gradients(*args) -> State:
-    """Loss and gradients; see `compiled_gradient`."""
+def gradients(*args) -> None:
+    """Losses and gradients; see `compiled_gradient`."""
     from .compiled_gradient import gradients  # which is built on this module
 
-    return gradients(*args)
+    gradients(*args)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

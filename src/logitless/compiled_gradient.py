@@ -19,9 +19,11 @@ import numpy as np
 from . import _parallel
 from ._core import GROUP_STEP, Gradient
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
-from ._request import Request, State
-from ._results import Gradients, gathered
+from ._request import Request
+from ._results import Gradients
 from .compiled import LinearScoring, score_all
+
+BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
 
 
 class Kept(LinearScoring):
@@ -66,6 +68,18 @@ class Kept(LinearScoring):
         return job
 
 
+class _Memory:
+    """What one thread needs for a block of rows."""
+
+    def __init__(self, call: _Call):
+        self.logits = np.empty(call.kept_reals, call.dtype)
+        width = round_up(call.layer.n_features, call.kernels.lanes)
+        rows = min(call.step, len(call.x))
+        self.columns = None
+        if call.grads.weight is not None:
+            self.columns = np.empty((rows + -(-rows // call.group)) * width, call.dtype)
+
+
 class _Call:
     """What all blocks of one call have in common."""
 
@@ -77,88 +91,87 @@ class _Call:
         self.kernels, self.dtype = scoring.kernels, scoring.dtype
         item = self.dtype.itemsize
         self.group = self.kernels.group(n)
-        self.row_reals = self.kernels.keep_size(1, n)
+        row_bytes = item * self.kernels.keep_size(1, n)
         flops = 6 * m * n * max(k, 16)
         self.n_threads = max(1, min(_parallel.resolve(n_threads), flops // FLOPS_PER_THREAD))
-        fitting = workspace_bytes // (item * self.row_reals) // self.group
-        row_bytes = item * (2 * k + self.row_reals)
-        wanted = WORKSPACE * self.n_threads // (row_bytes * self.group)
+        fitting = workspace_bytes // row_bytes // self.group
+        wanted = BLOCK_BYTES * self.n_threads // ((item * 2 * k + row_bytes) * self.group)
         self.step = self.group * max(1, min(fitting, wanted))
-        rows = min(self.step, max(m, 1))
-        if fitting or rows * self.row_reals * item <= workspace_bytes:
-            self.memory_reals = rows * self.row_reals
-        else:
+        rows = min(self.step, m)
+        self.kept_reals = rows * row_bytes // item
+        if self.kept_reals * item > workspace_bytes:
             block = rows * self.kernels.keep_size(1, min(n, self.kernels.block))
-            self.memory_reals = block * max(1, workspace_bytes // (item * block))
-        # Gradients of the weights that may wait for their turn, a group each.
+            self.kept_reals = block * max(1, workspace_bytes // (item * block))
+        # Groups whose gradients of the weights may wait for their turn.
         self.waiting = WORKSPACE // (item * n * (k + 1))
 
-    def blocks(self):
-        """Ranges of rows, each of whole groups; one of no rows if there are none."""
+    def blocks(self) -> list[slice]:
+        """Ranges of rows, each of whole groups."""
         m = len(self.x)
-        return [slice(lo, min(lo + self.step, m)) for lo in range(0, max(m, 1), self.step)]
+        return [slice(lo, min(lo + self.step, m)) for lo in range(0, m, self.step)]
 
-    def memory(self) -> np.ndarray:
-        """Memory for the logits of a block."""
-        return np.empty(self.memory_reals, self.dtype)
-
-    def forward(self, rows: slice, memory: np.ndarray, n_threads: int):
-        """Score a block of rows: the scoring, its state and the coefficients."""
+    def forward(self, rows: slice, memory: _Memory, n_threads: int):
+        """Score a block of rows: the scoring and the coefficients."""
         q = self.request
         request = replace(q, targets=None if q.targets is None else q.targets[rows],
                           probs=None if q.probs is None else q.probs[rows])
-        scoring = Kept(self.layer, self.x[rows], request, n_threads, memory)
-        state = score_all(scoring)
-        return scoring, state, self.backward.coefficients(state, rows)
+        scoring = Kept(self.layer, self.x[rows], request, n_threads, memory.logits)
+        return scoring, self.backward.take(score_all(scoring), rows)
 
-    def gradient(self, rows: slice, coefficients: np.ndarray, d_weight, d_bias, add, apart):
+    def gradient(self, rows: slice, coefficients: np.ndarray, apart) -> Gradient:
         """Say where the gradients of a block go."""
         gradient = Gradient(coefficients, self.backward.filters)
         if self.grads.x is not None:
             gradient.into_x(self.grads.x[rows], self.accumulate)
-        gradient.into_weight(d_weight, d_bias, add, apart)
+        if apart is None:
+            add = self.accumulate or rows.start > 0
+            gradient.into_weight(self.grads.weight, self.grads.bias, add, False)
+        else:
+            gradient.into_weight(*apart, False, True)
         return gradient
 
 
 def gradients(layer, x, request, backward, grads: Gradients, accumulate, workspace_bytes,
-              n_threads) -> State:
-    """What `request` asks for about the rows of x (m, k), and gradients written into `grads`."""
+              n_threads) -> None:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads)
+    if len(x) == 0:
+        for grad in (grads.weight, grads.bias):
+            if grad is not None and not accumulate:
+                grad[...] = 0
+        return
     blocks = call.blocks()
-    groups = -(-call.step // call.group)
-    at_once = min(call.waiting // groups, len(blocks))
+    at_once = min(call.waiting // (call.step // call.group), len(blocks))
     if call.n_threads > 1 and at_once >= 2 * call.n_threads:
-        states = _blocks_side_by_side(call, blocks, at_once)
-    else:
-        memory = call.memory()
-        states = [_block(call, rows, memory, call.n_threads) for rows in blocks]
-    return gathered(len(x), zip(blocks, states, strict=True))
+        _blocks_side_by_side(call, blocks, at_once)
+        return
+    memory = _Memory(call)
+    for rows in blocks:
+        _block(call, rows, memory, call.n_threads)
 
 
-def _blocks_side_by_side(call: _Call, blocks: list[slice], at_once: int) -> list[State]:
+def _blocks_side_by_side(call: _Call, blocks: list[slice], at_once: int) -> None:
     """Threads share out blocks; their gradients of the weights wait to be added in order."""
-    states = [None] * len(blocks)
     n, k, add = call.layer.n_classes, call.layer.n_features, call.accumulate
-    groups = -(-call.step // call.group)
+    groups = call.step // call.group
     for first in range(0, len(blocks), at_once):
-        some = range(first, min(first + at_once, len(blocks)))
+        some = blocks[first : first + at_once]
         d_weight = _room(call.grads.weight, (len(some) * groups, n, k))
         d_bias = _room(call.grads.bias, (len(some) * groups, n))
 
-        def work(tasks, first=first, d_weight=d_weight, d_bias=d_bias):
-            memory = call.memory()
+        def work(tasks, some=some, d_weight=d_weight, d_bias=d_bias):
+            memory = _Memory(call)
             for task in tasks:
                 own = slice(task * groups, (task + 1) * groups)
                 apart = [None if d is None else d[own] for d in (d_weight, d_bias)]
-                states[first + task] = _block(call, blocks[first + task], memory, 1, apart)
+                _block(call, some[task], memory, 1, apart)
 
         _parallel.run(work, len(some), call.n_threads)
-        last = -(-(blocks[some[-1]].stop - blocks[first].start) // call.group)
+        last = -(-(some[-1].stop - some[0].start) // call.group)
         for into, parts in ((call.grads.weight, d_weight), (call.grads.bias, d_bias)):
             if into is not None:
                 _add_in_order(into, parts[:last], add)
         add = True
-    return states
 
 
 def _room(like, shape) -> np.ndarray | None:
@@ -166,35 +179,29 @@ def _room(like, shape) -> np.ndarray | None:
 
 
 def _add_in_order(into: np.ndarray, parts: np.ndarray, add: bool) -> None:
-    for i, part in enumerate(parts):
-        if add or i:
-            with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        for i, part in enumerate(parts):
+            if add or i:
                 into += part
-        else:
-            into[...] = part
+            else:
+                into[...] = part
 
 
-def _block(call: _Call, rows: slice, memory: np.ndarray, n_threads: int, apart=None) -> State:
+def _block(call: _Call, rows: slice, memory: _Memory, n_threads: int, apart=None) -> None:
     """One block of rows: forward, then its part of the gradients."""
-    scoring, state, coefficients = call.forward(rows, memory, n_threads)
-    if apart is not None:
-        gradient = call.gradient(rows, coefficients, *apart, False, True)
-    else:
-        add = call.accumulate or rows.start > 0
-        gradient = call.gradient(rows, coefficients, call.grads.weight, call.grads.bias, add, False)
-    if call.grads.weight is not None:
-        width = round_up(scoring.k, scoring.kernels.lanes)
-        packed = np.empty(scoring.m * width, scoring.dtype)
-        scoring.job(0, scoring.m).pack_columns(gradient, scoring.rows(0, scoring.m), packed)
+    scoring, coefficients = call.forward(rows, memory, n_threads)
+    gradient = call.gradient(rows, coefficients, apart)
+    if memory.columns is not None:
+        job = scoring.job(0, scoring.m)
+        job.pack_columns(gradient, scoring.rows(0, scoring.m), memory.columns)
     window = scoring.n
     if not scoring.keeps:
         block = scoring.kernels.block
-        window = max(1, len(memory) // scoring.kernels.keep_size(scoring.m, block)) * block
+        window = len(memory.logits) // scoring.kernels.keep_size(scoring.m, block) * block
     for first in range(0, scoring.n, window):
         scoring.window = first
-        _window(scoring, gradient, first, min(first + window, scoring.n),
-                call.grads.x is not None, n_threads)
-    return state
+        last = min(first + window, scoring.n)
+        _window(scoring, gradient, first, last, call.grads.x is not None, n_threads)
 
 
 def _window(scoring: Kept, gradient, first: int, last: int, to_x: bool, n_threads: int) -> None:
@@ -222,20 +229,35 @@ def _window(scoring: Kept, gradient, first: int, last: int, to_x: bool, n_thread
 
 
 def _x_side_by_side(scoring: Kept, gradient, first, last, n_threads) -> None:
-    """Threads share out features, and rows where the features are few."""
-    m, k, lanes = scoring.m, scoring.k, scoring.kernels.lanes
-    f_step = max(2 * lanes, round_up(-(-k // (4 * n_threads)), 2 * lanes))
-    across = -(-k // f_step)
-    r_step = max(GROUP_STEP, round_up(-(-m * across // (2 * n_threads)), GROUP_STEP))
-    down = -(-m // r_step)
+    """Threads share out a grid of features and rows, one part each."""
+    m, k = scoring.m, scoring.k
+    f_step, r_step = _part(m, k, 2 * scoring.kernels.lanes, n_threads)
+    across, down = -(-k // f_step), -(-m // r_step)
 
-    def by_feature(tasks):
+    def by_part(tasks):
         job = _Worker(scoring)
         for task in tasks:
             f, r = task % across * f_step, task // across * r_step
             job.x(gradient, first, last, f, min(f + f_step, k), r, min(r + r_step, m))
 
-    _parallel.run(by_feature, across * down, n_threads)
+    _parallel.run(by_part, across * down, n_threads)
+
+
+def _part(m: int, k: int, columns: int, n_threads: int) -> tuple[int, int]:
+    """Features and rows of one thread.
+
+    Each reads the derivatives of its rows and the weights of its features: the cut that makes the
+    least of that, of those that give every thread something.
+    """
+    best = None
+    for across in range(1, n_threads + 1):
+        f_step = round_up(-(-k // across), columns)
+        r_step = round_up(-(-m // max(1, n_threads // across)), GROUP_STEP)
+        parts = -(-k // f_step), -(-m // r_step)
+        cost = parts[0] * parts[1] < n_threads, parts[0] * m + parts[1] * k
+        if best is None or cost < best[0]:
+            best = cost, (f_step, r_step)
+    return best[1]
 
 
 class _Worker:

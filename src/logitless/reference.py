@@ -123,8 +123,8 @@ def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) ->
     return _score(m, n, dtype, tile_of, request, m, n, n_threads)
 
 
-def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads) -> State:
-    """What `request` asks for about the rows of x (m, k), and gradients written into `grads`."""
+def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads) -> None:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     m, n = len(x), layer.n_classes
     dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
     if not accumulate:
@@ -132,14 +132,13 @@ def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n
             if grad is not None:
                 grad[...] = 0
     rows = max(1, min(_TILE // min(n, _NARROW), workspace_bytes // (n * dtype.itemsize)))
-    return gathered(m, (
-        (block, _block_gradients(layer, _plain(x[block], dtype), block, request, backward, grads,
-                                 accumulate, n_threads))
-        for block in (slice(lo, min(lo + rows, m)) for lo in range(0, max(m, 1), rows))
-    ))
+    for lo in range(0, m, rows):
+        block = slice(lo, min(lo + rows, m))
+        _block_gradients(layer, _plain(x[block], dtype), block, request, backward, grads,
+                         accumulate, n_threads)
 
 
-def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> State:
+def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:
     """Add what a block of rows makes of the gradients."""
     n, dtype = layer.n_classes, x.dtype
     z = np.empty((len(x), n), dtype)
@@ -153,7 +152,7 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
         probs=None if request.probs is None else request.probs[block],
     )
     state = score_logits(z, request, n_threads)
-    coef = backward.coefficients(state, block)
+    coef = backward.take(state, block)
     live = coef[:-1].any(axis=0)
     x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
     d_x = np.zeros_like(x)
@@ -167,9 +166,8 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
                 grads.weight[lo:hi] += g.T @ x
             if grads.bias is not None:
                 grads.bias[lo:hi] += g.sum(axis=0)
-    if grads.x is not None:
-        grads.x[block] = d_x + grads.x[block] if accumulate else d_x
-    return state
+        if grads.x is not None:
+            grads.x[block] = d_x + grads.x[block] if accumulate else d_x
 
 
 def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarray:
