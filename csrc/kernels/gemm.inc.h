@@ -125,7 +125,7 @@ typedef struct {
     ptrdiff_t rows, row, width;
 } region;
 
-/* The part of it that falls to rows [i, i + height) of `of`. */
+/* The part of it that is due with rows [i, i + height) of `of`. */
 static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t height, ptrdiff_t of)
 {
     ptrdiff_t end = next->rows * (i + height) / of;

@@ -11,6 +11,7 @@
  * with a flag behind the last of them for each LL_KC classes: 0 where G is all zeros.
  */
 
+#define LL_STRIP 8 /* vectors of features of weights that are packed at once: they stay in L2 */
 #define LL_CHUNKS (LL_BLOCK / LL_KC > 0 ? LL_BLOCK / LL_KC : 1)
 
 static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
@@ -135,7 +136,7 @@ static gradient_space gradient_lay_out(const ll_job *job)
 
     w.g_row = row;
     ptrdiff_t a = LL_GROUP_STEP * row, sums = a + group * row, b = sums + row;
-    ptrdiff_t c = b + LL_NV * LL_LANES * LL_KC;
+    ptrdiff_t c = b + LL_STRIP * LL_LANES * LL_KC;
     w.reals = c + (row > job->rows ? row : job->rows) * LL_LANES;
     w.g = scratch;
     if (scratch) {
@@ -384,55 +385,85 @@ static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff
     const ptrdiff_t w_row = job->w_row, w_col = job->w_col, left = job->k - f;
     const real *w = (const real *)job->weight + c * w_row + f * w_col;
 
-    for (ptrdiff_t j = 0; j < width; j++, b += kc * LL_LANES) {
-        ptrdiff_t own = j * LL_LANES;
+    if (!job->packed && w_col == 1 && left >= width * LL_LANES) {
+        for (ptrdiff_t p = 0; p < kc; p++, w += w_row)
+            for (ptrdiff_t j = 0; j < width; j++)
+                vstore(b + (j * kc + p) * LL_LANES, vload(w + j * LL_LANES));
+        return;
+    }
+    for (ptrdiff_t own = 0; own < width * LL_LANES; own += LL_LANES, b += kc * LL_LANES) {
         if (job->packed)
             for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
                 turn_panel(job, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
-        else if (w_col == 1 && left - own >= LL_LANES)
-            for (ptrdiff_t p = 0; p < kc; p++)
-                vstore(b + p * LL_LANES, vload(w + p * w_row + own));
         else
             for (ptrdiff_t p = 0; p < kc; p++)
                 vstore(b + p * LL_LANES, gather(w + p * w_row + own * w_col, w_col, left - own));
     }
 }
 
-/* What weight_columns packs next: the next features, or the first of the next classes. */
-static inline region next_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptrdiff_t width,
-                                  ptrdiff_t f_first, ptrdiff_t f_last)
+/* What weight_columns packs next: the next strip, or the first of the next classes. */
+static inline region next_strip(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptrdiff_t f_first,
+                                ptrdiff_t f_last)
 {
     region next = { job->weight, 0, job->w_row, 0 };
 
     if (job->packed || job->w_col != 1)
         return next;
-    f += width * LL_LANES;
+    f += LL_STRIP * LL_LANES;
     if (f >= f_last) {
         f = f_first;
         c += LL_KC;
     }
     next.at += (c - job->first) * job->w_row + f;
     next.rows = c < job->last ? least(LL_KC, job->last - c) : 0;
-    next.width = least(LL_NV * LL_LANES, f_last - f);
+    next.width = least(LL_STRIP * LL_LANES, f_last - f);
     return next;
 }
 
-/* Micro-panels of G of rows [r_first, r_last) times weights of LL_KC classes, into features of
- * d_x. */
-static void add_rows(const ll_job *job, real *tile, ptrdiff_t chunk, ptrdiff_t kc, ptrdiff_t width,
-                     const real *b, ptrdiff_t r_first, ptrdiff_t r_last, real *c, ptrdiff_t c_row,
-                     int first, const region *next)
-{
-    const ptrdiff_t row = tile_row(job->n);
+/* Where G of LL_KC classes, or fewer, of some rows is, and where its products go. */
+typedef struct {
+    real *tile;
+    ptrdiff_t chunk, kc, r_first, r_last;
+    int first;
+} x_part;
 
-    for (ptrdiff_t i = r_first, height; i < r_last; i += height) {
+/* Micro-panels of G times weights, into features of d_x; `pass` of `passes` over the rows. */
+static void add_rows(const ll_job *job, const x_part *part, ptrdiff_t width, const real *b, real *c,
+                     ptrdiff_t c_row, int first, const region *next, ptrdiff_t pass,
+                     ptrdiff_t passes)
+{
+    const ptrdiff_t row = tile_row(job->n), rows = part->r_last - part->r_first;
+
+    for (ptrdiff_t i = part->r_first, height; i < part->r_last; i += height, c += height * c_row) {
         height = panel_height(job->rows - i);
-        prefetch_part(next, i - r_first, height, r_last - r_first);
-        if (*flag_of(tile, row, i, height, chunk) != 0)
-            micro_for(height, width)(kc, panel_at(tile, row, chunk * LL_KC, i, height), b,
-                                     kc * LL_LANES, c + (i - r_first) * c_row, c_row, first, NULL);
+        prefetch_part(next, pass * rows + i - part->r_first, height, passes * rows);
+        if (*flag_of(part->tile, row, i, height, part->chunk) != 0)
+            micro_for(height, width)(part->kc,
+                                     panel_at(part->tile, row, part->chunk * LL_KC, i, height), b,
+                                     part->kc * LL_LANES, c, c_row, first, NULL);
         else if (first) /* a chain of no links: 0 */
-            micro_for(height, width)(0, tile, b, 0, c + (i - r_first) * c_row, c_row, 1, NULL);
+            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL);
+    }
+}
+
+/* A strip of features, `count` of them, whose weights are packed. */
+static void add_strip(const ll_job *job, const ll_gradient *grad, const x_part *part, ptrdiff_t f,
+                      ptrdiff_t count, const region *next, const gradient_space *w)
+{
+    real *d_x = (real *)grad->d_x + part->r_first * grad->dx_row + f;
+    ptrdiff_t pass = 0, passes = (vectors(count) + LL_NV - 1) / LL_NV;
+
+    for (ptrdiff_t own = 0, width; own < count; own += width * LL_LANES, pass++) {
+        const real *b = w->b + own * part->kc;
+        width = least(LL_NV, (count - own) / LL_LANES);
+        if (width) {
+            add_rows(job, part, width, b, d_x + own, grad->dx_row, part->first, next, pass, passes);
+            continue;
+        }
+        width = 1;
+        add_rows(job, part, 1, b, w->c, LL_LANES, 1, next, pass, passes);
+        add_part(part->r_last - part->r_first, count - own, w->c, d_x + own, grad->dx_row,
+                 part->first);
     }
 }
 
@@ -440,22 +471,15 @@ static void gradient_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_f
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last)
 {
     gradient_space w = gradient_lay_out(job);
-    ptrdiff_t rows = r_last - r_first;
-    real *d_x = (real *)grad->d_x + r_first * grad->dx_row;
 
     for (ptrdiff_t c = job->first; c < job->last; c += LL_KC) {
-        ptrdiff_t kc = least(LL_KC, job->last - c), chunk = c % LL_BLOCK / LL_KC;
-        real *tile = kept_tile(job, c);
-        int first = !grad->add_x && c == 0;
-        for (ptrdiff_t f = f_first, width; f < f_last; f += width * LL_LANES) {
-            ptrdiff_t whole = least(LL_NV, (f_last - f) / LL_LANES);
-            width = whole ? whole : 1;
-            region next = next_columns(job, c, f, width, f_first, f_last);
-            weight_columns(job, c - job->first, kc, f, width, w.b);
-            add_rows(job, tile, chunk, kc, width, w.b, r_first, r_last, whole ? d_x + f : w.c,
-                     whole ? grad->dx_row : LL_LANES, first || !whole, &next);
-            if (!whole)
-                add_part(rows, f_last - f, w.c, d_x + f, grad->dx_row, first);
+        x_part part = { kept_tile(job, c), c % LL_BLOCK / LL_KC, least(LL_KC, job->last - c),
+                        r_first, r_last, !grad->add_x && c == 0 };
+        for (ptrdiff_t f = f_first; f < f_last; f += LL_STRIP * LL_LANES) {
+            ptrdiff_t count = least(LL_STRIP * LL_LANES, f_last - f);
+            region next = next_strip(job, c, f, f_first, f_last);
+            weight_columns(job, c - job->first, part.kc, f, vectors(count), w.b);
+            add_strip(job, grad, &part, f, count, &next, &w);
         }
     }
 }
