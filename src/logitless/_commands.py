@@ -76,7 +76,7 @@ def group() -> None:
               default="logitless-demo.png", show_default=True,
               help="Where the picture of the hardest digits goes, if matplotlib is installed.")
 def demo(plot: Path) -> None:
-    """Score handwritten digits that ship here, beside NumPy."""
+    """Fit a head to handwritten digits that ship here; score others, also with NumPy."""
     with input_errors():
         _parallel.resolve()  # or a message about what the environment asks for
     _demo.run(Console(highlight=False, markup=False), plot)

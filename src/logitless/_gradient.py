@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 
 import numpy as np
@@ -136,12 +137,12 @@ def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.n
     if grad is None:
         return None
     if grad.shape == used:
-        return grad.reshape(-1, used[-1])
+        return grad.reshape(math.prod(used[:-1]), used[-1])
     if not accumulate:
         grad[..., used[-2] :, :] = 0
     if grad.ndim == 2:
         return grad[: used[0]]
-    return np.zeros((int(np.prod(used[:-1])), used[-1]), grad.dtype)
+    return np.zeros((math.prod(used[:-1]), used[-1]), grad.dtype)
 
 
 def _check_wrt(wrt) -> tuple[str, ...]:

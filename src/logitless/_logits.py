@@ -156,7 +156,7 @@ def cross_entropy(
     array([0.4076])
     """
     logits = check_classes(as_array(logits, "logits"), "logits")
-    if shift:
+    if type(shift) is not int or shift:
         logits, target, sample_weight = shifted(logits, target, sample_weight, shift, "logits")
     return _logit_pass(Rows(logits)).loss(target, out, {
         "reduction": reduction,

@@ -17,12 +17,12 @@ times s, with t[c] = (c == y) for an index.
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Real
 
 import numpy as np
 
 from ._request import Request, State
+from ._results import warn_of_no_rows
 from ._sparse import is_sparse
 from ._targets import Targets, check_target
 from ._validate import as_array, check_integer, check_reduction, compute_dtype
@@ -133,8 +133,7 @@ class Objective:
             return losses
         divisor = self.divisor()
         if divisor == 0:
-            message = f"the {self.reduction} of no rows that count is NaN"
-            warnings.warn(message, RuntimeWarning, stacklevel=6)
+            warn_of_no_rows(self.reduction)
             return self.dtype.type(math.nan)
         with np.errstate(over="ignore", invalid="ignore"):
             return self.dtype.type(np.sum(losses, dtype=F64) / divisor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._request import State
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class Scores:
         rank = self.target_rank
         counted = np.size(self.loss) if rank is None else np.count_nonzero(np.asarray(rank) >= 0)
         with np.errstate(over="ignore"):
-            return float(np.exp(_mean(self.loss, counted, np.dtype(np.float64), 3)))
+            return float(np.exp(_mean(self.loss, counted)))
 
     @property
     def accuracy(self) -> float:
@@ -142,20 +146,26 @@ class Scores:
             raise ValueError("`accuracy` needs scores made with one target class a row, got none")
         rank = np.asarray(self.target_rank)
         counted = np.count_nonzero(rank >= 0)
-        return float(_mean(rank == 0, counted, np.dtype(np.float64), 3))
+        return _mean(rank == 0, counted)
 
 
-def _mean(values: np.ndarray, count: int, dtype: np.dtype, stacklevel: int) -> np.generic:
+def warn_of_no_rows(what: str) -> None:
+    """Warn whoever called the package that a mean is over nothing."""
+    level = 1
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame = frame.f_back
+        level += 1
+    message = f"the {what} of no rows that count is NaN"
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+def _mean(values: np.ndarray, count: int) -> float:
     if count == 0:
-        message = "the mean of no rows that count is NaN"
-        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
-        return dtype.type(np.nan)
-    return _divided(values, count, dtype)
-
-
-def _divided(values: np.ndarray, count: int, dtype: np.dtype) -> np.generic:
+        warn_of_no_rows("mean")
+        return math.nan
     with np.errstate(over="ignore", invalid="ignore"):
-        return dtype.type(np.sum(values, dtype=np.float64) / count)
+        return float(np.sum(values, dtype=np.float64) / count)
 
 
 def gathered(m: int, parts: Iterable[tuple[slice, State]]) -> State:

@@ -20,7 +20,8 @@ def main(args: list[str] | None = None) -> int:
     int
         0 when all went well; 1 where the demo's results do not agree; 2 for
         input that cannot be used, with a line on stderr that says why, and
-        where the packages of the extra `cli` are missing; 130 after Ctrl-C.
+        where the packages of the extra `cli`, or for the demo scikit-learn, are
+        missing; 130 after Ctrl-C.
     """
     try:
         try:

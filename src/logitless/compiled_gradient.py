@@ -201,7 +201,8 @@ def _block(call: _Call, rows: slice, memory: _Memory, n_threads: int, apart=None
     for first in range(0, scoring.n, window):
         scoring.window = first
         last = min(first + window, scoring.n)
-        _window(scoring, gradient, first, last, call.grads.x is not None, n_threads)
+        to_x = call.grads.x is not None and scoring.k > 0
+        _window(scoring, gradient, first, last, to_x, n_threads)
 
 
 def _window(scoring: Kept, gradient, first: int, last: int, to_x: bool, n_threads: int) -> None:

@@ -156,8 +156,8 @@ class LinearHead:
         ----------
         fitted : estimator
             A linear classifier of scikit-learn, or anything with its attributes:
-            `coef_` (n, k), or (1, k) for two classes, dense or sparse; `classes_`
-            (n,); and `intercept_`, (n,) or a number, if it has one.
+            `coef_` (n, k), or (1, k) or (k,) for two classes, dense or sparse;
+            `classes_` (n,); and `intercept_`, (n,) or a number, if it has one.
         **options
             Options of `LinearHead`.
 
@@ -709,7 +709,7 @@ class LinearHead:
         return Pass(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
 
     def _paired(self, x, target, sample_weight, shift) -> tuple:
-        if shift:
+        if type(shift) is not int or shift:
             x, target, sample_weight = shifted(
                 check_x(x, self._n_features), target, sample_weight, shift
             )

@@ -116,7 +116,7 @@ def open_packaged(name: str) -> dict[str, np.ndarray]:
     Parameters
     ----------
     name : str
-        "digits.npz" or "digits_head.npz"; `data/README.md` says what they hold.
+        "digits.npz"; `data/README.md` says what it holds.
 
     Returns
     -------
