@@ -324,12 +324,16 @@ def quick_demo(monkeypatch, tmp_path):
     monkeypatch.setattr(_demo, "TILED_ROWS", 2000)
 
 
-def test_demo(command, quick_demo):
+def test_demo(command, quick_demo, monkeypatch):
+    fitted, fit = [], _demo.fit
+    monkeypatch.setattr(_demo, "fit", lambda *args: fitted.append(fit(*args)) or fitted[0])
     code, stdout, stderr = command("demo")
     assert (code, stderr) == (0, "")
-    digits, fitted = open_packaged("digits.npz"), open_packaged("digits_head.npz")
-    x, target = digits["x"][1200:], digits["target"][1200:].astype(int)
-    z, log_p = truth(fitted["weight"], fitted["bias"], x)
+    model, digits = fitted[0], open_packaged("digits.npz")
+    assert model.n_samples_seen_ == 1200
+    assert f"by {model.n_iter_} iterations in" in " ".join(stdout.split())
+    x, target = digits["x"][1200:] / 16, digits["target"][1200:].astype(int)
+    z, log_p = truth(model.coef_, model.intercept_, x)
     loss = -log_p[np.arange(len(x)), target]
     predicted = z.argmax(axis=1)
     assert f"accuracy    {(predicted == target).mean():.1%}" in stdout
@@ -345,6 +349,25 @@ def test_demo(command, quick_demo):
         assert f"{index}: {label}, not {guess}" in stdout
     assert re.search(r"^ +597 .+x *$", stdout, re.M)
     assert max(map(len, stdout.splitlines())) <= 80
+
+
+def test_demo_shows_the_fit_on_a_terminal(command, quick_demo, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, _, stderr = command("demo")
+    assert code == 0
+    assert "Fitting: iteration" in stderr
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "scipy"])
+def test_demo_without_scikit_learn_says_how_to_get_it(missing):
+    code = (f"import sys; sys.modules[{missing!r}] = None; from logitless.cli import main;"
+            "sys.exit(main(['demo']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "logitless[cli,sklearn]"' in done.stderr
 
 
 def test_demo_draws_a_picture_where_it_is_told(command, quick_demo):

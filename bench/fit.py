@@ -1,0 +1,166 @@
+"""Time a whole fit: SoftmaxRegression beside scikit-learn's LogisticRegression.
+
+    python bench/fit.py            three problems, best of three; some minutes
+    python bench/fit.py --quick    small ones, once; seconds
+
+Both minimise the same objective by L-BFGS with the same penalty and tolerance, on the same rows,
+in turns. The objective each reached is computed here, in float64.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+import numpy as np
+import sklearn
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from scipy.special import logsumexp
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from timing import extra_peak
+
+import logitless as ll
+from logitless.sklearn import SoftmaxRegression
+
+BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows to fit, and how closely.
+
+    Gradients are of the mean loss: the more classes, the smaller each entry, and `tol` with it.
+    """
+
+    name: str
+    rows: Callable[[], tuple[np.ndarray, np.ndarray]]
+    tol: float = 1e-4
+    C: float = 1.0
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    x, y = load_digits(return_X_y=True)
+    return x / 16, y
+
+
+def made(m: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal features, and labels drawn from the softmax of a linear layer of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((m, k), np.float32)
+    weight = rng.standard_normal((n, k), np.float32) * np.float32(3 / np.sqrt(k))
+    return x, ll.LinearHead(weight).sample(x, rng)[:, 0]
+
+
+def problem(m: int, k: int, n: int, tol: float = 1e-4) -> Problem:
+    return Problem(f"{m:,} x {k:,} x {n:,}", lambda: made(m, k, n), tol)
+
+
+FULL = (Problem("digits", digits), problem(60_000, 784, 10),
+        problem(20_000, 512, 1_000, tol=1e-6))
+QUICK = (FULL[0], problem(2_000, 64, 10), problem(1_000, 32, 100, tol=1e-5))
+
+
+@dataclass
+class Result:
+    """What a contender's fits came to."""
+
+    seconds: float
+    extra_bytes: int | None
+    iterations: int
+    objective: float
+
+
+def contenders(p: Problem, max_iter: int, threads: int) -> dict[str, Callable]:
+    same = {"C": p.C, "tol": p.tol, "max_iter": max_iter}
+    return {"logitless": lambda: SoftmaxRegression(**same, n_jobs=threads),
+            "scikit-learn": lambda: LogisticRegression(**same)}
+
+
+def objective(model, x: np.ndarray, y: np.ndarray, C: float) -> float:
+    """Mean loss plus penalty, in float64."""
+    weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    index = np.searchsorted(model.classes_, y)
+    total = 0.0
+    for lo in range(0, len(x), BLOCK_ROWS):
+        rows = slice(lo, lo + BLOCK_ROWS)
+        z = x[rows].astype(np.float64) @ weight.T + bias
+        total += float((logsumexp(z, axis=1) - z[np.arange(len(z)), index[rows]]).sum())
+    return (total + 0.5 * float((weight**2).sum()) / C) / len(x)
+
+
+def measure(p: Problem, dtype: str, rounds: int, max_iter: int, threads: int,
+            progress: Progress) -> dict[str, Result]:
+    """Fit each in turns: once for memory and what it reaches, then for time."""
+    task = progress.add_task(f"{p.name}: made", total=None)
+    x, y = p.rows()
+    x = x.astype(dtype)
+    results = {}
+    makers = contenders(p, max_iter, threads)
+    for round_ in range(rounds + 1):
+        for name, make in makers.items():
+            progress.update(task, description=f"{p.name}: {name}, {round_} of {rounds}")
+            model = make()
+            if round_ == 0:
+                extra = extra_peak(lambda model=model: model.fit(x, y))
+                results[name] = Result(np.inf, extra, int(np.max(model.n_iter_)),
+                                       objective(model, x, y, p.C))
+                continue
+            start = time.perf_counter()
+            model.fit(x, y)
+            results[name].seconds = min(results[name].seconds, time.perf_counter() - start)
+    progress.remove_task(task)
+    return results
+
+
+def show(console: Console, measured: dict[str, dict[str, Result]]) -> None:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("m x k x n", ""):
+        table.add_column(name, no_wrap=True)
+    for name in ("fit", "steps", "a step", "memory", "objective"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for shape, results in measured.items():
+        for name, r in results.items():
+            memory = "" if r.extra_bytes is None else f"{r.extra_bytes / 2**20:,.0f} MiB"
+            table.add_row(shape, name, f"{r.seconds:.3g} s", f"{r.iterations}",
+                          f"{r.seconds / r.iterations * 1e3:.3g} ms", memory,
+                          f"{r.objective:.6f}")
+    console.print(table)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Small problems, one fit each.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
+              show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Timed fits of each; the best counts.")
+@click.option("--max-iter", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Of both, BLAS and OpenMP included.")
+def main(quick: bool, dtype: str, rounds: int, max_iter: int, threads: int) -> None:
+    """Time whole fits beside scikit-learn."""
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the objectives tell
+    console = Console(highlight=False)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    measured = {}
+    with (threadpool_limits(threads), ll.threads(threads),
+          Progress(*columns, console=Console(stderr=True), transient=True) as progress):
+        for p in QUICK if quick else FULL:
+            measured[p.name] = measure(p, dtype, 1 if quick else rounds, max_iter, threads,
+                                       progress)
+    console.print(f"{dtype}, threads: {threads}; logitless {ll.__version__} "
+                  f"({ll.active_isa()}), scikit-learn {sklearn.__version__}")
+    show(console, measured)
+    console.print("Samples x features x classes. Steps: iterations of L-BFGS. Memory: the most a "
+                  "fit held beyond its rows.")
+
+
+if __name__ == "__main__":
+    main()

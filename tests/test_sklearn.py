@@ -1,0 +1,355 @@
+"""SoftmaxRegression as scikit-learn wants it, and heads made of scikit-learn's classifiers."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_multilabel_classification
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Perceptron,
+    RidgeClassifier,
+    SGDClassifier,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
+
+import logitless as ll
+from logitless import sklearn as adapter
+from logitless.sklearn import SoftmaxRegression
+
+X, Y = load_digits(return_X_y=True)
+X /= 16
+NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+BINARY = Y < 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_blas_thread():
+    """Threads of BLAS that wait by spinning make small products slow on a busy machine."""
+    with threadpool_limits(1):
+        yield
+
+
+def task(n):
+    """Digits of two classes, or of all."""
+    return (X[BINARY], NAMES[Y[BINARY]]) if n == 2 else (X, Y)
+
+
+def objective(model, x, y, weight, C):
+    """Mean loss plus penalty in float64."""
+    z = x @ model.coef_.T.astype(float) + model.intercept_
+    if z.shape[1] == 1:
+        z = np.hstack([np.zeros_like(z), z])
+    loss = np.logaddexp.reduce(z, axis=1) - z[np.arange(len(z)), np.searchsorted(model.classes_, y)]
+    return (weight @ loss + 0.5 * (model.coef_.astype(float) ** 2).sum() / C) / weight.sum()
+
+
+@parametrize_with_checks([SoftmaxRegression()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("n", [2, 10])
+@pytest.mark.parametrize("options", [
+    {}, {"C": 0.05}, {"fit_intercept": False}, {"class_weight": "balanced"}, {"weighted": True},
+    {"weighted": True, "class_weight": "balanced"}, {"class_weight": "dict"},
+], ids=str)
+def test_coefficients_are_those_of_logistic_regression(rng, n, options):
+    x, y = task(n)
+    options = dict(options)
+    weight = rng.exponential(size=len(x)) if options.pop("weighted", False) else None
+    if options.get("class_weight") == "dict":
+        options["class_weight"] = {np.unique(y)[0]: 3.0}
+    options |= {"tol": 1e-7, "max_iter": 2000}
+    ours = SoftmaxRegression(**options).fit(x, y, sample_weight=weight)
+    theirs = LogisticRegression(**options).fit(x, y, sample_weight=weight)
+    assert ours.coef_.shape == theirs.coef_.shape
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-3)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=2e-3)
+    np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+    np.testing.assert_array_equal(ours.predict(x), theirs.predict(x))
+    np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-3)
+    np.testing.assert_allclose(ours.predict_log_proba(x), theirs.predict_log_proba(x), atol=1e-2)
+    np.testing.assert_allclose(ours.decision_function(x), theirs.decision_function(x), atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [2, 10])
+def test_same_tolerance_same_objective(n, dtype):
+    x, y = task(n)
+    x = x.astype(dtype)
+    ours, theirs = SoftmaxRegression().fit(x, y), LogisticRegression().fit(x, y)
+    found = [objective(model, x.astype(float), y, np.ones(len(x)), 1) for model in (ours, theirs)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert abs(ours.n_iter_ - theirs.n_iter_[0]) <= 0.3 * theirs.n_iter_[0]
+    for array in (ours.coef_, ours.intercept_, ours.predict_proba(x), ours.decision_function(x)):
+        assert array.dtype == dtype
+    assert ours.coef_.flags.owndata
+
+
+def test_without_penalty(rng):
+    x = rng.standard_normal((300, 3))
+    y = (x @ rng.standard_normal((3, 4)) + 3 * rng.gumbel(size=(300, 4))).argmax(axis=1)
+    ours, theirs = (model(C=np.inf, tol=1e-7).fit(x, y)
+                    for model in (SoftmaxRegression, LogisticRegression))
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
+
+
+def test_warm_start_goes_on_where_it_was():
+    x, y = task(10)
+    model = SoftmaxRegression(warm_start=True).fit(x, y)
+    first, coef = model.n_iter_, model.coef_.copy()
+    assert model.fit(x, y).n_iter_ <= 1 < first
+    np.testing.assert_allclose(model.coef_, coef, atol=1e-2)
+    with pytest.raises(ValueError, match=r"warm_start.*classes"):
+        model.fit(x[BINARY], y[BINARY])
+    with pytest.raises(ValueError, match=r"warm_start.*64 features.*got 63"):
+        model.fit(x[:, 1:], y)
+
+
+def test_too_few_iterations_warn():
+    with pytest.warns(ConvergenceWarning, match=r"after 2 iterations.*max_iter"):
+        model = SoftmaxRegression(max_iter=2).fit(*task(10))
+    assert model.n_iter_ == 2
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_partial_fit_comes_near_fit(n):
+    x, y = task(n)
+    fitted = SoftmaxRegression().fit(x, y)
+    model = SoftmaxRegression(batch_size=100, learning_rate=0.3)
+    for _ in range(20):
+        model.partial_fit(x, y, classes=np.unique(y))
+    assert model.coef_.shape == fitted.coef_.shape
+    assert model.n_samples_seen_ == 20 * len(x)
+    assert model.score(x, y) > fitted.score(x, y) - 0.01
+
+
+def test_partial_fit_in_parts_is_the_same():
+    whole = SoftmaxRegression(batch_size=50).partial_fit(X[:300], Y[:300], classes=range(10))
+    parts = SoftmaxRegression(batch_size=50)
+    for rows in (slice(0, 100), slice(100, 300)):
+        parts.partial_fit(X[rows], Y[rows], classes=range(10))
+    np.testing.assert_allclose(parts.coef_, whole.coef_, rtol=1e-12)
+    np.testing.assert_allclose(parts.intercept_, whole.intercept_, rtol=1e-12)
+
+
+def test_partial_fit_step(rng):
+    """A step by hand: gradient of a mean loss and its share of the penalty, scaled to one size."""
+    x, y = rng.standard_normal((6, 3)), np.array([0, 1, 2, 0, 1, 2])
+    model = SoftmaxRegression(C=2.0, batch_size=6, learning_rate=0.5)
+    coef, squares = np.zeros((3, 3)), np.zeros((3, 3))
+    for seen in (6, 12):
+        z = x @ coef.T + (0 if seen == 6 else model.intercept_)
+        p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+        gradient = (p - np.eye(3)[y]).T @ x / 6 + coef / (2.0 * seen)
+        squares += gradient**2
+        coef = coef - 0.5 * gradient / np.sqrt(squares)
+        model.partial_fit(x, y, classes=[0, 1, 2])
+        np.testing.assert_allclose(model.coef_, coef, rtol=1e-9)
+
+
+def test_partial_fit_after_fit_keeps_what_was_learnt():
+    x, y = X[:1200], Y[:1200]
+    model = SoftmaxRegression().fit(x, y)
+    before = model.score(X[1200:], Y[1200:])
+    model.partial_fit(x[:10], y[:10])
+    assert model.n_samples_seen_ == 1210
+    assert model.score(X[1200:], Y[1200:]) > before - 0.02
+    model.fit(x, y)
+    assert model.n_samples_seen_ == 1200
+
+
+def test_partial_fit_in_float32_goes_on_in_float64():
+    model = SoftmaxRegression(fit_intercept=False)
+    model.partial_fit(X[:99].astype("f4"), Y[:99], classes=range(10))
+    assert model.coef_.dtype == np.float32
+    assert model.partial_fit(X, Y).coef_.dtype == np.float64
+    assert not model.intercept_.any()
+
+
+@pytest.mark.parametrize(("options", "call", "message"), [
+    ({}, {}, "classes must be passed on the first call"),
+    ({}, {"classes": [0, 1, 2]}, "classes should include all valid labels"),
+    ({}, {"classes": [3]}, "at least two classes"),
+    ({"class_weight": "balanced"}, {"classes": range(10)}, "class_weight.*balanced"),
+    ({"batch_size": 0}, {"classes": range(10)}, "batch_size"),
+])
+def test_partial_fit_refuses(options, call, message):
+    with pytest.raises(ValueError, match=message):
+        SoftmaxRegression(**options).partial_fit(X, Y, **call)
+
+
+@pytest.mark.parametrize(("options", "call", "error", "message"), [
+    ({"C": 0.0}, {}, ValueError, "'C' parameter"),
+    ({"n_jobs": 0}, {}, ValueError, "'n_jobs' parameter"),
+    ({}, {"y": np.full(len(Y), 4)}, ValueError, "got only 1 class: .*4"),
+    ({}, {"y": X[:, 30]}, ValueError, "Unknown label type"),
+    ({}, {"sample_weight": -np.ones(len(Y))}, ValueError, "Negative values in data"),
+    ({"class_weight": dict.fromkeys(range(10), 0)}, {}, ValueError, "positive sum, got 0"),
+])
+def test_fit_refuses(options, call, error, message):
+    with pytest.raises(error, match=message):
+        SoftmaxRegression(**options).fit(**({"X": X, "y": Y} | call))
+
+
+def test_sparse_rows_are_refused():
+    from scipy.sparse import csr_array
+
+    model = SoftmaxRegression()
+    assert not model.__sklearn_tags__().input_tags.sparse
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
+        model.fit(csr_array(X), Y)
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
+        model.fit(X, Y).predict(csr_array(X))
+
+
+def test_threads_change_no_bit():
+    models = [SoftmaxRegression(n_jobs=n, max_iter=200).fit(X, Y) for n in (1, 2, 5)]
+    for other in models[1:]:
+        assert other.coef_.tobytes() == models[0].coef_.tobytes()
+        assert other.intercept_.tobytes() == models[0].intercept_.tobytes()
+
+
+@pytest.mark.parametrize(("n_jobs", "n"), [(3, 3), (-1, 8), (-3, 6), (-9, 1)])
+def test_number_of_threads(monkeypatch, n_jobs, n):
+    asked = []
+    monkeypatch.setattr(adapter, "usable_cores", lambda: 8)
+    monkeypatch.setattr(adapter, "threads", lambda n: asked.append(n) or ll.threads(n))
+    SoftmaxRegression(n_jobs=n_jobs).fit(*task(2)).predict(X)
+    assert asked == [n, n]
+
+
+def test_progress_is_a_line_each_iteration(capsys):
+    model = SoftmaxRegression(verbose=1).fit(*task(10))
+    out, lines = capsys.readouterr()
+    assert out == ""
+    assert lines.count("\n") == lines.count("mean loss + penalty") == model.n_iter_
+    assert lines.startswith("iteration 1 ")
+
+
+def test_progress_is_one_line_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    model = SoftmaxRegression(verbose=1).fit(*task(2))
+    lines = capsys.readouterr().err
+    assert (lines.count("\r"), lines.count("\n")) == (model.n_iter_, 1)
+
+
+def test_progress_goes_to_a_callable():
+    x, y = task(10)
+    told = []
+    model = SoftmaxRegression(verbose=lambda *what: told.append(what)).fit(x, y)
+    assert [iteration for iteration, _ in told] == list(range(1, model.n_iter_ + 1))
+    assert told[0][1] > told[-1][1]
+    assert told[-1][1] == pytest.approx(objective(model, x, y, np.ones(len(x)), 1.0), rel=1e-12)
+
+
+def test_cloned_and_pickled():
+    x, y = task(2)
+    model = SoftmaxRegression(C=0.1, n_jobs=1).partial_fit(x, y, np.unique(y))
+    assert clone(model).get_params() == model.get_params()
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(again.partial_fit(x, y).coef_, model.partial_fit(x, y).coef_)
+
+
+LINEAR = [
+    LogisticRegression(),
+    SoftmaxRegression(),
+    LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1),
+    SGDClassifier(loss="log_loss", random_state=0),
+    SGDClassifier(loss="hinge", random_state=0),
+    LinearSVC(C=0.1),
+    LinearSVC(C=0.1, fit_intercept=False),
+    RidgeClassifier(),
+    RidgeClassifier(fit_intercept=False),
+    Perceptron(random_state=0),
+]
+
+
+@pytest.mark.parametrize("n", [2, 10])
+@pytest.mark.parametrize("estimator", LINEAR, ids=str)
+def test_head_of_an_estimator(estimator, n):
+    x, y = task(n)
+    fitted = clone(estimator).fit(x, y)
+    head = ll.LinearHead.from_estimator(fitted)
+    assert (head.n_classes, head.n_features, head.dtype) == (n, 64, np.float64)
+    logits, scores = head.logits(x), fitted.decision_function(x)
+    if n == 2:
+        assert not logits[:, 0].any()
+        logits = logits[:, 1]
+    np.testing.assert_allclose(logits, scores, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(fitted.classes_[head.predict(x)], fitted.predict(x))
+
+
+@pytest.mark.parametrize(("estimator", "n"), [(e, n) for e in LINEAR[:3] for n in (2, 10)]
+                         + [(LINEAR[3], 2)], ids=str)
+def test_probabilities_of_such_a_head(estimator, n):
+    x, y = task(n)
+    fitted = clone(estimator).fit(x, y)
+    head = ll.LinearHead.from_estimator(fitted)
+    np.testing.assert_allclose(head.predict_proba(x), fitted.predict_proba(x), rtol=1e-6, atol=1e-9)
+
+
+def test_head_of_sparse_coefficients_and_with_options():
+    fitted = LogisticRegression(C=0.01).fit(X, Y)
+    dense = ll.LinearHead.from_estimator(fitted, temperature=2.0, pack=False)
+    sparse = ll.LinearHead.from_estimator(fitted.sparsify(), temperature=2.0, pack=False)
+    np.testing.assert_array_equal(sparse.logits(X), dense.logits(X))
+    np.testing.assert_allclose(dense.logits(X), fitted.decision_function(X) / 2, rtol=1e-9)
+    with pytest.raises(ValueError, match="temperature"):
+        ll.LinearHead.from_estimator(fitted, temperature=0)
+
+
+def test_head_of_a_support_vector_machine_of_two_classes():
+    fitted = SVC(kernel="linear").fit(*task(2))
+    head = ll.LinearHead.from_estimator(fitted)
+    np.testing.assert_allclose(head.logits(X)[:, 1], fitted.decision_function(X), rtol=1e-8)
+
+
+@pytest.mark.parametrize("estimator", LINEAR, ids=str)
+def test_head_of_an_unfitted_estimator(estimator):
+    with pytest.raises(NotFittedError, match="not fitted"):
+        ll.LinearHead.from_estimator(clone(estimator))
+
+
+@pytest.mark.parametrize(("fitted", "got"), [
+    (lambda: LinearRegression().fit(X, Y), "LinearRegression: one without"),
+    (lambda: GaussianNB().fit(X, Y), "GaussianNB: one without"),
+    (lambda: make_pipeline(StandardScaler(), RidgeClassifier()).fit(X, Y), "Pipeline: one without"),
+    (lambda: GridSearchCV(RidgeClassifier(), {}, cv=2).fit(X, Y), "GridSearchCV: one without"),
+    (lambda: SVC(kernel="linear").fit(X[Y < 3], Y[Y < 3]), "SVC: .*two by two"),
+    (lambda: SVC(kernel="linear").fit(X[Y < 4], Y[Y < 4]), r"SVC: .*shape \(6, 64\) for 4"),
+    (lambda: RidgeClassifier().fit(*make_multilabel_classification(random_state=0)),
+     "RidgeClassifier: one with several labels"),
+    (lambda: X, "ndarray: one without"),
+    (lambda: SimpleNamespace(coef_=np.ones(3), classes_=[0, 1, 2]), r"shape \(1, 3\) for 3"),
+    (lambda: SimpleNamespace(coef_=np.ones((1, 3)), classes_=[0]), r"shape \(1, 3\) for 1"),
+])
+def test_head_of_what_is_no_linear_classifier(fitted, got):
+    with pytest.raises(TypeError, match=f"coef_.*classes_.*, got .*{got}"):
+        ll.LinearHead.from_estimator(fitted())
+
+
+def test_head_of_anything_with_the_attributes_needs_no_scikit_learn(run_python):
+    assert run_python("""
+import sys, types
+import numpy as np, logitless as ll
+fitted = types.SimpleNamespace(coef_=np.eye(3, dtype="f4"), classes_=["a", "b", "c"])
+head = ll.LinearHead.from_estimator(fitted)
+print(head.predict([[1, 2, 0]]), head.dtype, "sklearn" in sys.modules, "scipy" in sys.modules)
+""") == "[1] float32 False False\n"
