@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 # On logits, losses and log-probabilities: |a - b| <= tolerance * (1 + |a|). Sums of up to 4096
-# products in any order stay well within it.
+# products in any order stay well within it. Entries of gradients are sums that cancel:
+# |a - b| <= tolerance * what the absolute values of their terms sum to.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
 CHUNK = 1 << 24
 
@@ -14,7 +15,7 @@ def differs(op: str, ours, theirs, problem) -> str | None:
     """What is wrong with `theirs`, or None.
 
     Classes may differ from ours where their logits are as close as the tolerance; a rank may be
-    off by one class in 10000, for the same reason.
+    off by one class in 10000, for the same reason. A gradient that a rival does not have is None.
     """
     names = {
         "loss": ("loss",),
@@ -22,15 +23,20 @@ def differs(op: str, ours, theirs, problem) -> str | None:
         "topk": ("class", "log_prob"),
         "predict_proba": ("proba",),
         "score": ("loss", "lse", "entropy", "rank", "class", "log_prob"),
+        "value_and_grad": ("loss", "gradient of x", "gradient of weight", "gradient of bias"),
     }[op]
     tolerance = TOLERANCE[problem.dtype.name]
     for name, a, b in zip(names, ours, theirs, strict=True):
+        if b is None:
+            continue
         if a.shape != b.shape:
             return f"{name} has shape {b.shape}, not {a.shape}"
         if name == "class":
             wrong = _other_classes(a, b, problem, tolerance)
         elif name == "rank":
             wrong = np.abs(a - b).max(initial=0) > 1 + 1e-4 * problem.shape.n
+        elif name.startswith("gradient"):
+            wrong = _other_gradient(a, b, _allowed(name, ours, problem))
         else:
             relative = name == "proba"
             wrong = _far(a, b, tolerance, relative)
@@ -45,6 +51,34 @@ def _far(a: np.ndarray, b: np.ndarray, tolerance: float, relative: bool) -> bool
         p, q = a[lo : lo + CHUNK], b[lo : lo + CHUNK]
         allowed = tolerance * (np.abs(p) + (1e-30 if relative else 1))
         if not np.all(np.abs(p - q) <= allowed):  # a NaN is far from anything
+            return True
+    return False
+
+
+def _allowed(name: str, ours, problem) -> np.ndarray:
+    """Difference allowed in each row of a gradient.
+
+    A row of probabilities less its target has absolute values that sum to at most 2; a column, to
+    its sum and twice the number of its targets.
+    """
+    tolerance, shape = TOLERANCE[problem.dtype.name], problem.shape
+    if name == "gradient of x":
+        return np.full(shape.m, tolerance * 2 / shape.m * _largest(problem.weight))
+    counts = np.bincount(problem.target, minlength=shape.n)
+    of_bias = tolerance * (np.abs(ours[3]) + 2 / shape.m * counts)
+    return of_bias * _largest(problem.x) if name == "gradient of weight" else of_bias
+
+
+def _largest(a: np.ndarray) -> float:
+    return max(float(a.max()), -float(a.min()))
+
+
+def _other_gradient(a: np.ndarray, b: np.ndarray, allowed: np.ndarray) -> bool:
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    step = max(1, CHUNK // a.shape[1])
+    for lo in range(0, len(a), step):
+        rows = slice(lo, lo + step)
+        if not np.all(np.abs(a[rows] - b[rows]) <= allowed[rows, None]):
             return True
     return False
 

@@ -1,6 +1,6 @@
 """Options of the benchmark: what is measured, and under which conditions.
 
-    pytest bench                                  a few shapes cut down, the loss
+    pytest bench                                  a few shapes cut down, loss and gradients
     pytest bench --shapes tiny --ops all          one shape, everything
     pytest bench --shapes all --ops all           the whole table; an hour or two
 """
@@ -17,7 +17,7 @@ def pytest_addoption(parser):
     add = group.addoption
     add("--shapes", default=",".join(s.name for s in shapes.QUICK),
         help=f"comma-separated, MxKxN or of {', '.join(shapes.ALL)}; or all")
-    add("--ops", default="loss", help=f"of {', '.join(shapes.OPS)}; or all")
+    add("--ops", default="loss,value_and_grad", help=f"of {', '.join(shapes.OPS)}; or all")
     add("--dtype", default="float32", choices=("float32", "float64"))
     add("--threads", type=int, default=1, help="of every contender")
     add("--rivals", default="all", help="separated by semicolons: " + "; ".join(CONTENDERS))
@@ -62,7 +62,7 @@ def pytest_generate_tests(metafunc):
 
     setting, classes = _setting(metafunc.config), all_contenders()
     cases = [(shape, op, name) for shape in _shapes(metafunc.config) for op in setting.ops
-             for name in setting.contenders if op in classes[name].ops]
+             for name in setting.contenders if classes[name].offers(op)]
     metafunc.parametrize("shape, op, contender", cases,
                          ids=[f"{shape.name}-{op}-{name}" for shape, op, name in cases])
 

@@ -11,8 +11,8 @@ DPI = 80
 
 
 def draw_all(records: list[dict], folder: Path) -> list[tuple[str, str]]:
-    """Draw what the records of the main section allow; file names and what they show."""
-    main = [r for r in records if r["section"] == "main" and r["status"] == "ok"]
+    """Draw what the records of one thread in float32 allow; file names and what they show."""
+    main = [r for r in records if r["section"] in ("main", "gradient") and r["status"] == "ok"]
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -139,4 +139,4 @@ def _roofline(records: list[dict], path: Path) -> None:
 
 def _intensity(r: dict) -> float:
     shape = Shape(r["shape"], r["m"], r["k"], r["n"], "")
-    return shape.flops / shape.bytes_moved(r["op"], 4)
+    return shape.flops(r["op"]) / shape.bytes_moved(r["op"], 4)

@@ -22,10 +22,11 @@ from pathlib import Path
 import plots
 import tables
 from runner import CONTENDERS, OURS, Setting, measure, usable_cpus
-from shapes import ALL, OPS, QUICK, SHAPES, SWEEP, Shape, parse
+from shapes import ALL, FORWARD, OPS, QUICK, SHAPES, SWEEP, Shape, parse
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
+SECTIONS = ("main", "gradient", "threads", "float64", "avx2", "memory")
 KEY = ("section", "shape", "op", "contender")
 
 
@@ -45,12 +46,19 @@ def _named(text: str) -> tuple[Shape, ...]:
 
 def full_sections() -> list[Section]:
     """What a full run measures, the most important first."""
-    loss = Setting(ops=("loss",))
-    found = [Section("main", "float32, one thread", tuple(SHAPES.values()), Setting())]
+    loss, gradient = Setting(ops=("loss",)), Setting(ops=("value_and_grad",))
+    found = [
+        Section("main", "float32, one thread", tuple(SHAPES.values()), Setting(ops=FORWARD)),
+        Section("gradient", "gradients, float32, one thread",
+                _named("digits imagenet recsys gpt2 gemma2"), gradient),
+    ]
     if len(usable_cpus()) >= 2:
-        found.append(Section(
-            "threads", "float32, two threads", _named("seed digits imagenet recsys gpt2 tiny"),
-            replace(loss, threads=2)))
+        found += [
+            Section("threads", "float32, two threads",
+                    _named("seed digits imagenet recsys gpt2 tiny"), replace(loss, threads=2)),
+            Section("threads", "float32, two threads", _named("digits imagenet recsys gpt2"),
+                    replace(gradient, threads=2)),
+        ]
     found += [
         Section("float64", "float64, one thread", _named("seed digits imagenet recsys gpt2"),
                 replace(loss, dtype="float64")),
@@ -121,7 +129,7 @@ def store(out: Path, results: dict) -> None:
 def merged(records: list[dict], new: list[dict]) -> list[dict]:
     """Replace the records that were measured again, keep the order of the tables."""
     by_key = {tuple(r[k] for k in KEY): r for r in [*records, *new]}
-    order = [("main", "threads", "float64", "avx2", "memory"), list(ALL), OPS, CONTENDERS]
+    order = [SECTIONS, list(ALL), OPS, CONTENDERS]
     return sorted(by_key.values(),
                   key=lambda r: [names.index(r[k]) for k, names in zip(KEY, order, strict=True)])
 
@@ -166,7 +174,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--readme", action="store_true")
-    parser.add_argument("--sections", type=_list, help="of main, threads, float64, avx2, memory")
+    parser.add_argument("--sections", type=_list, help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--shapes", type=_list, help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--ops", type=_list, help=f"of {', '.join(OPS)}")
     parser.add_argument("--rivals", type=lambda text: _list(text, ";"),

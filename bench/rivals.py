@@ -10,6 +10,7 @@ The operations return
     topk            (index, log_prob), each (m, 10)
     predict_proba   (m, n)
     score           (loss, lse, entropy, rank, index, log_prob): everything from one pass
+    value_and_grad  (mean loss, gradients of x, weight and bias)
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-from shapes import OPS, TOP, Problem, Shape
+from shapes import FORWARD, OPS, TOP, Problem, Shape
 
 BLOCK_BYTES = 64 << 20
 
@@ -30,6 +33,7 @@ class Contender:
     name = ""
     packages: tuple[str, ...] = ()  # modules it needs; the first one's version is told
     ops: tuple[str, ...] = OPS
+    lacks: ClassVar[dict[str, str]] = {}  # operations one may look for in vain, and why
     compiles = False  # the first call of a shape compiles: memory is taken on the second
     keeps_memory = False  # holds on to what a call took, and to weights for each operation
     weight_copies = 0.0  # held beside the weights given
@@ -38,6 +42,17 @@ class Contender:
     def __init__(self, problem: Problem, threads: int):
         self.problem, self.threads = problem, threads
         self.x, self.weight, self.target = problem.x, problem.weight, problem.target
+        self.bias = problem.bias
+
+    @cached_property
+    def gradients(self) -> tuple[np.ndarray, ...]:
+        """Arrays for the gradients of x, weight and bias, used by every call anew."""
+        return tuple(np.empty_like(a) for a in (self.x, self.weight, self.bias))
+
+    @classmethod
+    def offers(cls, op: str) -> bool:
+        """Whether there is something to tell about an operation."""
+        return op in cls.ops or op in cls.lacks
 
     @classmethod
     def missing(cls) -> str | None:
@@ -65,8 +80,14 @@ class Contender:
     @classmethod
     def transient(cls, shape: Shape, op: str, itemsize: int) -> int:
         """Bytes a call takes, about."""
-        copies = cls.logit_copies + (2.0 if op in ("topk", "score") else 0.0)
-        return int(copies * shape.logit_bytes(itemsize))
+        more = {"topk": 2.0, "score": 2.0, "value_and_grad": 1.0}.get(op, 0.0)
+        gradients = cls.returned(shape, op, itemsize)
+        return int((cls.logit_copies + more) * shape.logit_bytes(itemsize)) + gradients
+
+    @classmethod
+    def returned(cls, shape: Shape, op: str, itemsize: int) -> int:
+        """Bytes of the result that do not count as extra memory: gradients."""
+        return shape.gradient_bytes(itemsize) if op == "value_and_grad" else 0
 
     def operation(self, op: str) -> Callable[[], object]:
         """Give the callable that is timed."""
@@ -78,7 +99,7 @@ class Contender:
 
 
 class Logitless(Contender):
-    """A head made once, its weights packed."""
+    """A head made once, its weights packed; the one-shot function for gradients."""
 
     name = "logitless"
     packages = ("logitless",)
@@ -90,11 +111,18 @@ class Logitless(Contender):
         super().__init__(problem, threads)
         import logitless as ll
 
-        self.head = ll.LinearHead(self.weight, pack=self.pack, n_threads=threads)
+        self.ll, self.head = ll, None
 
     @classmethod
     def transient(cls, shape, op, itemsize):
+        if op == "value_and_grad":
+            return (80 << 20) + cls.returned(shape, op, itemsize)
         return (16 << 20) + (shape.logit_bytes(itemsize) if op == "predict_proba" else 0)
+
+    def operation(self, op):
+        if self.head is None and op in FORWARD:
+            self.head = self.ll.LinearHead(self.weight, pack=self.pack, n_threads=self.threads)
+        return super().operation(op)
 
     def loss(self):
         return self.head.loss(self.x, self.target)
@@ -113,11 +141,18 @@ class Logitless(Contender):
         s = self.head.score(self.x, self.target, k=self.problem.shape.top, entropy=True)
         return s.loss, s.lse, s.entropy, s.target_rank, s.top.index, s.top.log_prob
 
+    def value_and_grad(self):
+        loss, _ = self.ll.linear_cross_entropy_value_and_grad(
+            self.x, self.weight, self.target, self.bias, out=self.ll.Gradients(*self.gradients),
+            n_threads=self.threads)
+        return loss, *self.gradients
+
 
 class LogitlessUnpacked(Logitless):
     """A head that refers to the weights as they are: what a one-shot call does."""
 
     name = "logitless, unpacked"
+    ops = FORWARD
     weight_copies = 0.0
     pack = False
 
@@ -174,6 +209,19 @@ def numpy_score(z: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, ...]:
     return lse - z_target, lse, entropy, rank, index, logit - lse[:, None]
 
 
+def numpy_loss_gradient(z: np.ndarray, target: np.ndarray, m: int) -> float:
+    """Part of the mean loss of m rows; overwrites z with its gradient."""
+    rows = np.arange(len(z))
+    z_target = z[rows, target]
+    best = z.max(axis=1)
+    z -= best[:, None]
+    np.exp(z, out=z)
+    total = z.sum(axis=1)
+    z *= (1 / (m * total))[:, None]
+    z[rows, target] -= 1 / m
+    return (np.log(total) + best - z_target).sum() / m
+
+
 class NumPy(Contender):
     """BLAS for the logits, then in place."""
 
@@ -198,16 +246,30 @@ class NumPy(Contender):
     def score(self):
         return numpy_score(self.logits(), self.target)
 
+    def value_and_grad(self):
+        z = self.logits()
+        z += self.bias
+        loss = numpy_loss_gradient(z, self.target, len(z))
+        of_x, of_weight, of_bias = self.gradients
+        np.matmul(z, self.weight, out=of_x)
+        np.matmul(z.T, self.x, out=of_weight)
+        z.sum(axis=0, out=of_bias)
+        return loss, of_x, of_weight, of_bias
+
 
 class NumPyBlocks(Contender):
-    """The same in blocks of rows whose logits take at most 64 MiB."""
+    """The same in blocks of rows whose logits take at most 64 MiB.
+
+    The gradient of weight is added up in place, which takes the gemm of SciPy.
+    """
 
     name = "NumPy, row blocks"
-    packages = ("numpy",)
+    packages = ("numpy", "scipy.linalg.blas")
 
     @classmethod
     def transient(cls, shape, op, itemsize):
         whole = shape.logit_bytes(itemsize) if op == "predict_proba" else 0
+        whole += cls.returned(shape, op, itemsize)
         return whole + 4 * max(BLOCK_BYTES, shape.n * itemsize)
 
     def blocks(self):
@@ -243,37 +305,29 @@ class NumPyBlocks(Contender):
     def score(self):
         return self.joined([numpy_score(z, self.target[rows]) for rows, z in self.blocks()])
 
+    def value_and_grad(self):
+        from scipy.linalg.blas import get_blas_funcs
 
-class ScikitLearn(Contender):
-    """Its multinomial loss on ``x @ W.T``, and probabilities as its classifiers make them."""
-
-    name = "scikit-learn"
-    packages = ("sklearn._loss.loss", "sklearn.utils.extmath")
-    ops = ("loss", "predict_proba")
-    logit_copies = 2.0
-
-    def __init__(self, problem, threads):
-        super().__init__(problem, threads)
-        from sklearn._loss.loss import HalfMultinomialLoss
-        from sklearn.utils.extmath import softmax
-
-        self.half = HalfMultinomialLoss(n_classes=len(self.weight))
-        self.softmax = softmax
-        self.y = self.target.astype(self.x.dtype)  # class indices as it wants them
-
-    def loss(self):
-        return self.half.loss(self.y, self.x @ self.weight.T, n_threads=self.threads)
-
-    def predict_proba(self):
-        return self.softmax(self.x @ self.weight.T, copy=False)
+        (gemm,) = get_blas_funcs(("gemm",), (self.x,))
+        m, loss, (of_x, of_weight, of_bias) = len(self.x), 0.0, self.gradients
+        for rows, z in self.blocks():
+            z += self.bias
+            loss += numpy_loss_gradient(z, self.target[rows], m)
+            np.matmul(z, self.weight, out=of_x[rows])
+            first = rows.start == 0
+            gemm(1.0, self.x[rows].T, z.T, beta=0.0 if first else 1.0, c=of_weight.T, trans_b=True,
+                 overwrite_c=True)
+            of_bias[:] = z.sum(axis=0) + (0 if first else of_bias)
+        return np.asarray(loss, self.x.dtype), of_x, of_weight, of_bias
 
 
 def all_contenders() -> dict[str, type[Contender]]:
     """Every contender by name, ours first, whether it can run here or not."""
     from rivals_jax import Jax
     from rivals_onnx import OnnxRuntime
+    from rivals_sklearn import ScikitLearn, ScikitLearnLinear
     from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
 
     found = (Logitless, LogitlessUnpacked, NumPy, NumPyBlocks, TorchEager, TorchLinearLoss,
-             TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime)
+             TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime, ScikitLearnLinear)
     return {contender.name: contender for contender in found}

@@ -22,11 +22,12 @@ class Jax(Contender):
         jax.config.update("jax_enable_x64", problem.dtype == np.float64)
         self.jax = jax
         target = self.target.astype(np.int32)  # what JAX counts with unless told otherwise
-        self.arguments = [jax.device_put(a) for a in (self.x, self.weight, target)]
+        self.arguments = [jax.device_put(a) for a in (self.x, self.weight, target, self.bias)]
 
     def operation(self, op):
         function = self.jax.jit(getattr(self, f"_{op}"))
-        arguments, wait = self.arguments, self.jax.block_until_ready
+        arguments = self.arguments if op == "value_and_grad" else self.arguments[:3]
+        wait = self.jax.block_until_ready
         return lambda: wait(function(*arguments))
 
     def _loss(self, x, w, t):
@@ -53,3 +54,11 @@ class Jax(Contender):
         lse = self.jax.nn.logsumexp(z, axis=1)
         entropy = -(self.jax.numpy.exp(log_p) * log_p).sum(1)
         return lse - z_target[:, 0], lse, entropy, rank, index, logit - lse[:, None]
+
+    def _value_and_grad(self, x, w, t, b):
+        def mean_loss(x, w, b):
+            log_p = self.jax.nn.log_softmax(x @ w.T + b)
+            return -self.jax.numpy.take_along_axis(log_p, t[:, None], 1).mean()
+
+        loss, gradients = self.jax.value_and_grad(mean_loss, argnums=(0, 1, 2))(x, w, b)
+        return loss, *gradients

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from rivals import Contender
+from shapes import FORWARD
 
 _INT64 = ("predicted", "index", "rank")
 _GRAPHS = {  # (operator, inputs, outputs, attributes); z = Gemm(x, weight) goes before
@@ -51,6 +54,8 @@ class OnnxRuntime(Contender):
 
     name = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
+    ops = FORWARD
+    lacks: ClassVar = {"value_and_grad": "the onnxruntime package has no training"}
     keeps_memory = True  # an arena, and the packed weights of each session
     weight_copies = 1.0
     logit_copies = 3.0

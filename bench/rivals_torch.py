@@ -36,11 +36,15 @@ def _functions():
         rank = (z > z_target).sum(1)
         return lse - z_target[:, 0], lse, entropy, rank, index, logit - lse[:, None]
 
-    return torch, {f.__name__: f for f in (loss, predict, topk, predict_proba, score)}
+    def value_and_grad(x, w, b, t):
+        return F.cross_entropy(F.linear(x, w, b), t)  # the mean, to be differentiated
+
+    functions = loss, predict, topk, predict_proba, score, value_and_grad
+    return torch, {f.__name__: f for f in functions}
 
 
 class TorchEager(Contender):
-    """``linear``, then ``cross_entropy`` and the like."""
+    """``linear``, then ``cross_entropy`` and the like; autograd for the gradients."""
 
     name = "torch"
     packages = ("torch",)
@@ -50,13 +54,27 @@ class TorchEager(Contender):
         super().__init__(problem, threads)
         self.torch, self.functions = _functions()
         self.torch.set_num_threads(threads)
+        with self.torch.inference_mode(False):  # autograd takes no others
+            x, w, b, t = (self.torch.from_numpy(a)
+                          for a in (self.x, self.weight, self.bias, self.target))
+            self.leaves = [a.detach().requires_grad_() for a in (x, w, b)]
+        self.arguments = x, w, t
         # Once and for all: entering it for every call would count as torch's time.
-        self.torch.inference_mode().__enter__()
-        arrays = problem.x, problem.weight, problem.target
-        self.arguments = [self.torch.from_numpy(a) for a in arrays]
+        self.mode = self.torch.inference_mode()  # ends with this object
+        self.mode.__enter__()
+
+    def function(self, op):
+        return self.functions[op]
 
     def operation(self, op):
-        return partial(self.functions[op], *self.arguments)
+        if op == "value_and_grad":
+            return partial(self.differentiate, self.function(op))
+        return partial(self.function(op), *self.arguments)
+
+    def differentiate(self, mean_loss):
+        with self.torch.inference_mode(False):
+            loss = mean_loss(*self.leaves, self.arguments[-1])
+            return loss.detach(), *self.torch.autograd.grad(loss, self.leaves)
 
     def to_numpy(self, result):
         return super().to_numpy(
@@ -68,7 +86,7 @@ class TorchLinearLoss(TorchEager):
     """``torch.nn.functional.linear_cross_entropy`` without options: nothing is chunked."""
 
     name = "torch linear_cross_entropy"
-    ops = ("loss",)
+    ops = ("loss", "value_and_grad")
 
     @classmethod
     def missing(cls):
@@ -83,9 +101,11 @@ class TorchLinearLoss(TorchEager):
     def options(self):
         return None
 
-    def operation(self, op):
-        return partial(self.torch.nn.functional.linear_cross_entropy, *self.arguments,
-                       reduction="none", options=self.options())
+    def function(self, op):
+        call = partial(self.torch.nn.functional.linear_cross_entropy, options=self.options())
+        if op == "loss":
+            return partial(call, reduction="none")
+        return lambda x, w, b, t: call(x, w, t, linear_bias=b)
 
 
 class TorchChunked(TorchLinearLoss):
@@ -103,6 +123,6 @@ class TorchCompile(TorchEager):
     name = "torch.compile"
     compiles = True
 
-    def operation(self, op):
+    def function(self, op):
         self.torch._dynamo.reset()  # or compilations for other shapes count against this one
-        return partial(self.torch.compile(self.functions[op], dynamic=False), *self.arguments)
+        return self.torch.compile(self.functions[op], dynamic=False)

@@ -29,6 +29,7 @@ CONTENDERS = (
     "JAX",
     "scikit-learn",
     "ONNX Runtime",
+    "scikit-learn, without gradient of x",
 )
 
 
@@ -99,7 +100,7 @@ def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str])
         made["records"] += [
             {"op": op, "contender": name, "status": "failed", "reason": reason}
             for op in setting.ops for name in contenders
-            if op in classes[name].ops and (op, name) not in seen
+            if classes[name].offers(op) and (op, name) not in seen
         ]
     return made["facts"], made["records"]
 
@@ -144,10 +145,11 @@ def rates(shape: Shape, op: str, dtype: str, seconds: float, limits: dict) -> di
     """GFLOP/s, GB/s and the fraction of what this machine can do."""
     itemsize = 8 if dtype == "float64" else 4
     moved = shape.bytes_moved(op, itemsize)
-    compute = shape.flops / (limits[f"fma_gflops_{dtype}"] * 1e9)
+    flops = shape.flops(op)
+    compute = flops / (limits[f"fma_gflops_{dtype}"] * 1e9)
     read = moved / (limits["read_gb_s"] * 1e9)
     return {
-        "gflop_s": shape.flops / seconds / 1e9,
+        "gflop_s": flops / seconds / 1e9,
         "gb_s": moved / seconds / 1e9,
         "limit_seconds": max(compute, read),
         "bound": "compute" if compute >= read else "memory",

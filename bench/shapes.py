@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-OPS = ("loss", "predict", "topk", "predict_proba", "score")
+FORWARD = ("loss", "predict", "topk", "predict_proba", "score")
+OPS = (*FORWARD, "value_and_grad")
 TOP = 10
 LOGIT_STD = 2.0  # logits as spread out as those of a fitted model
 
@@ -29,16 +30,21 @@ class Shape:
     def top(self) -> int:
         return min(TOP, self.n)
 
-    @property
-    def flops(self) -> int:
-        return 2 * self.m * self.k * self.n
+    def flops(self, op: str) -> int:
+        """Those of its products: the logits, and one for the gradients of x and of weight each."""
+        return (6 if op == "value_and_grad" else 2) * self.m * self.k * self.n
 
     def bytes_moved(self, op: str, itemsize: int) -> int:
-        """Bytes that must cross to or from memory: inputs once, and what has n columns."""
+        """Bytes that must cross to or from memory: inputs once, gradients, what has n columns."""
         inputs = (self.m + self.n) * self.k * itemsize
-        if op in ("loss", "score"):
+        if op in ("loss", "score", "value_and_grad"):
             inputs += 8 * self.m  # targets
+        if op == "value_and_grad":
+            return inputs + self.n * itemsize + self.gradient_bytes(itemsize)
         return inputs + (self.logit_bytes(itemsize) if op == "predict_proba" else 0)
+
+    def gradient_bytes(self, itemsize: int) -> int:
+        return ((self.m + self.n) * self.k + self.n) * itemsize
 
     def logit_bytes(self, itemsize: int) -> int:
         return self.m * self.n * itemsize
@@ -92,12 +98,16 @@ def parse(text: str) -> Shape:
 
 @dataclass
 class Problem:
-    """Inputs of one shape: x (m, k), weight (n, k), target (m,) of int64."""
+    """Inputs of one shape: x (m, k), weight (n, k), target (m,) of int64, bias (n,).
+
+    The bias is for value_and_grad; the other operations do without.
+    """
 
     shape: Shape
     x: np.ndarray
     weight: np.ndarray
     target: np.ndarray
+    bias: np.ndarray
 
     @property
     def dtype(self) -> np.dtype:
@@ -123,7 +133,9 @@ def make(shape: Shape, dtype="float32", seed: int = 0) -> Problem:
         a *= width  # uniform in (-width / 2, width / 2): variance width^2 / 12
     target = aligned((shape.m,), np.int64)
     target[:] = rng.integers(shape.n, size=shape.m)
-    return Problem(shape, x, weight, target)
+    bias = aligned((shape.n,), dtype)
+    rng.random(out=bias, dtype=bias.dtype)
+    return Problem(shape, x, weight, target, bias)
 
 
 def available_bytes() -> int | None:

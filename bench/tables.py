@@ -14,21 +14,25 @@ README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
 ABOUT = f"""\
 Every contender runs in the same process for a shape, pinned to the same CPUs and the same number
 of threads, in turns; the time is the best of at least three rounds. Inputs are uniform random
-numbers, no bias, logits with a standard deviation of {LOGIT_STD:g}. Conversions to a contender's
-own arrays, compilation, packing of weights and the making of sessions are not timed. Each result
-was compared with ours first: a contender that differs by more than rounding is marked *wrong* and
-not timed.
+numbers, logits with a standard deviation of {LOGIT_STD:g}, no bias except for gradients.
+Conversions to a contender's own arrays, compilation, packing of weights and the making of sessions
+are not timed. Each result was compared with ours first: a contender that differs by more than
+rounding is marked *wrong* and not timed.
 
 - **loss** of each row; **predict**, its class; **topk**, {TOP} best classes with log-probabilities;
   **predict_proba**, all probabilities; **score**, all of: loss, log-sum-exp, entropy, rank of the
   target, {TOP} best classes with log-probabilities.
+- **value_and_grad**: the mean loss and its gradients with respect to inputs, weights and bias.
+  Nothing is packed beforehand. logitless and NumPy write into arrays made before; the others offer
+  no such thing. scikit-learn has no gradient of the inputs: it makes two products where the rates
+  count three.
 - **of limit**: the shortest time this machine allows, over the time taken. That is the larger of
-  flops / measured peak of fused multiply-adds and bytes that must be moved (inputs once, and the
-  result of predict_proba) / measured rate of reading memory; both are the best seen in the same
-  process before, between and after. Above 1 where the data stays in the caches.
-- **extra MiB**: the most memory resident during a call beyond what was before it, result included,
-  in a process of its own. **held MiB**: what the contender keeps between calls beside the
-  weights given, as packed weights.
+  flops / measured peak of fused multiply-adds and bytes that must be moved (inputs, gradients and
+  the result of predict_proba, each once) / measured rate of reading memory; both are the best seen
+  in the same process before, between and after. Above 1 where the data stays in the caches.
+- **extra MiB**: the most memory resident during a call beyond what was before it, result included
+  but for gradients, in a process of its own. **held MiB**: what the contender keeps between calls
+  beside the weights given and arrays for the gradients, as packed weights.
 - **x ours**: its time over that of `logitless`. Below 1 it is faster.
 """
 
@@ -74,7 +78,8 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
 def _machine(machine: dict, records: list[dict]) -> str:
     versions = {r["contender"]: r["version"] for r in records if r.get("version")}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()
-                     if not name.startswith(("logitless,", "NumPy,", "torch linear", "torch.")))
+                     if not name.startswith(("logitless,", "NumPy,", "torch linear", "torch.",
+                                          "scikit-learn,")))
     lines = {"CPU": f"{machine['cpu']}; {machine['cpus']} usable",
              "system": machine["system"], "instruction set":
              f"{machine['isa']} (available: {', '.join(machine['isas'])})",
@@ -125,7 +130,7 @@ def summary(records: list[dict]) -> str:
 
 def _scaling(section: list[dict], records: list[dict]) -> str:
     one = {(r["shape"], r["op"], r["contender"]): r for r in records
-           if r["section"] == "main" and r["status"] == "ok"}
+           if r["section"] in ("main", "gradient") and r["status"] == "ok"}
     names = list(dict.fromkeys(r["contender"] for r in section))
     rows = []
     for (shape, op), group in _groups(section):

@@ -22,7 +22,7 @@ def test_every_rival_agrees_with_ours(shape, dtype):
     setting = runner.Setting(dtype=dtype, seconds=0, memory=False)
     records = runner.measure(shape, setting)
     offered = [(op, name) for op in shapes.OPS
-               for name, c in rivals.all_contenders().items() if op in c.ops]
+               for name, c in rivals.all_contenders().items() if c.offers(op)]
     assert [(r["op"], r["contender"]) for r in records] == offered
     assert [r for r in records if r["status"] not in ("ok", "skipped")] == []
     assert all("not installed" in r["reason"] or "has no" in r["reason"]
@@ -50,13 +50,35 @@ def test_a_wrong_result_is_found_out(op):
     good = rivals.NumPy(problem, 1).to_numpy(rivals.NumPy(problem, 1).operation(op)())
     assert checks.differs(op, good, good, problem) is None
     for i, part in enumerate(good):
-        for change in (lambda a: a + 3, lambda a: a[:-1]):
+        for change in (lambda a: a + 3, lambda a: a.reshape(-1)[:-1]):
             bad = [*good[:i], change(part), *good[i + 1 :]]
             assert "differs" in (told := checks.differs(op, good, bad, problem)) or "shape" in told
     if op != "predict":
         bad = [*good[:-1], np.where(np.arange(good[-1].size).reshape(good[-1].shape), good[-1],
                                     np.nan)]
         assert "differs" in checks.differs(op, good, bad, problem)
+
+
+@pytest.mark.parametrize("part", [1, 2, 3], ids=["x", "weight", "bias"])
+def test_a_slightly_wrong_gradient_is_found_out(part):
+    problem = shapes.make(shapes.Shape("", 300, 20, 500, ""))
+    good = rivals.NumPy(problem, 1).value_and_grad()
+    bad = [a.copy() for a in good]
+    bad[part] *= 1 + 1e-6
+    assert checks.differs("value_and_grad", good, bad, problem) is None
+    bad[part][17] *= 1.01
+    assert "gradient" in checks.differs("value_and_grad", good, bad, problem)
+    bad[part] = None
+    assert checks.differs("value_and_grad", good, bad, problem) is None
+
+
+def test_gradients_in_blocks_of_rows(monkeypatch):
+    monkeypatch.setattr(rivals, "BLOCK_BYTES", 10 * SMALL.n * 4)
+    problem = shapes.make(SMALL)
+    blocks = rivals.NumPyBlocks(problem, 1)
+    whole = rivals.NumPy(problem, 1).value_and_grad()
+    for _ in range(2):  # the second call writes over what the first left
+        assert checks.differs("value_and_grad", whole, blocks.value_and_grad(), problem) is None
 
 
 def test_classes_of_equal_logits_may_differ():
@@ -101,6 +123,10 @@ def test_rates():
     assert found["fraction"] == pytest.approx(0.5)
     found = runner.rates(shape, "predict_proba", "float32", 1e-3, limits)
     assert found["gb_s"] == pytest.approx((1500 * 100 + 1000 * 500) * 4 / 1e6)
+    found = runner.rates(shape, "value_and_grad", "float32", 6e-3, limits)
+    assert found["gflop_s"] == pytest.approx(50)
+    moved = 2 * (1500 * 100 + 500) * 4 + 1000 * 8
+    assert shape.bytes_moved("value_and_grad", 4) == moved
 
 
 def records():

@@ -74,8 +74,9 @@ class Timing(Worker):
         problem = self.problem()
         if isinstance(problem, str):
             for op in self.job["ops"]:
-                for name in self.classes:
-                    self.record(op, name, "skipped", reason=problem)
+                for name, cls in self.classes.items():
+                    if cls.offers(op):
+                        self.record(op, name, "skipped", reason=problem)
             self.write()
             return
         import logitless as ll
@@ -109,10 +110,12 @@ class Timing(Worker):
     def time(self, op: str, made: dict, problem) -> None:
         """Time contenders in turns; one that keeps its memory and has no room, on its own."""
         calls, alone, biggest, reference = {}, [], 0, None
-        for name, contender in made.items():
-            cls = self.classes[name]
+        for name, cls in self.classes.items():
+            if op in cls.lacks:
+                self.record(op, name, "skipped", reason=cls.lacks[op])
             if op not in cls.ops:
                 continue
+            contender = made[name]
             if isinstance(contender, str):
                 self.record(op, name, "skipped", reason=contender)
             elif cls.keeps_memory and self.no_room(cls, op, biggest):
@@ -211,6 +214,8 @@ class Memory(Worker):
                 give_memory_back()
                 held = resident()[0] - before[0] if before else None
                 peak = extra_peak(call)
+                if peak is not None:
+                    peak = max(0, peak - cls.returned(self.shape, op, self.itemsize))
             except Exception as error:
                 self.record(op, name, "failed", reason=_told(error))
                 continue
