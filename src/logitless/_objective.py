@@ -64,6 +64,8 @@ class Objective:
 
     def request(self, **also) -> Request:
         """Make the request that finds what the losses are made of."""
+        if self.plain:
+            return Request(targets=self.targets.index, **also)
         smooth = self.label_smoothing > 0
         weight = self.class_weight
         if weight is None and smooth:
@@ -213,6 +215,8 @@ def _check_sample_weight(weight, lead: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _check_size(value, name: str) -> float:
+    if type(value) is float and 0 <= value < math.inf:  # sparing most callers the rest
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
     if not 0 <= value < math.inf:

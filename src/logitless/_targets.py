@@ -45,7 +45,7 @@ def check_target(
 ) -> Targets:
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
     ignore_index = check_integer(ignore_index, "ignore_index")
-    if is_sparse(target):
+    if type(target) is not np.ndarray and is_sparse(target):
         rows = read_sparse(target, (math.prod(lead), n), dtype)
         return _distributions(one_hot_index(rows).reshape(-1, 1), rows)
     array = _target_array(target)

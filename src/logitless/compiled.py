@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import _core, _parallel
+from . import _core, _parallel, _spare
 from ._core import KC, SMALL_N, Job
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer, aligned
@@ -275,7 +275,7 @@ def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) ->
         last = min(first + cut.class_step, n)
         scoring.give_weights(job, first, last)
         if memory is None:  # the first block is the largest
-            memory = np.empty(job.scratch_bytes(), np.uint8)
+            memory = _spare.take(job.scratch_bytes())
         if first == 0:
             job.scratch(memory)
         job.score(first, last)
@@ -289,7 +289,7 @@ def _score_rows(scoring) -> None:
     """Threads share out blocks of rows."""
     step, m = scoring.cut.row_block, scoring.m
     if m <= step:
-        _score_block(scoring, 0, m, None, None)
+        _spare.give(_score_block(scoring, 0, m, None, None))
         return
 
     def work(tasks):
@@ -297,6 +297,7 @@ def _score_rows(scoring) -> None:
         for block in tasks:
             lo = block * step
             memory = _score_block(scoring, lo, min(lo + step, m), memory, tasks)
+        _spare.give(memory)
 
     _parallel.run(work, -(-m // step), scoring.cut.n_threads)
 

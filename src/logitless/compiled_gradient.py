@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _parallel
+from . import _parallel, _spare
 from ._core import GROUP_STEP, Gradient
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
 from ._request import Request
@@ -69,15 +69,22 @@ class Kept(LinearScoring):
 
 
 class _Memory:
-    """What one thread needs for a block of rows."""
+    """What one thread needs for a block of rows: kept logits, columns of features."""
 
     def __init__(self, call: _Call):
-        self.logits = np.empty(call.kept_reals, call.dtype)
+        item, rows = call.dtype.itemsize, min(call.step, len(call.x))
         width = round_up(call.layer.n_features, call.kernels.lanes)
-        rows = min(call.step, len(call.x))
-        self.columns = None
-        if call.grads.weight is not None:
-            self.columns = np.empty((rows + -(-rows // call.group)) * width, call.dtype)
+        columns = (rows + -(-rows // call.group)) * width
+        if call.grads.weight is None:
+            columns = 0
+        self._all = _spare.take(item * (call.kept_reals + columns) + 64)
+        start = -self._all.ctypes.data % 64
+        reals = self._all[start : start + item * (call.kept_reals + columns)].view(call.dtype)
+        self.logits, self.columns = np.split(reals, [call.kept_reals])
+
+    def give_back(self) -> None:
+        """Nothing of it is in use any more."""
+        _spare.give(self._all)
 
 
 class _Call:
@@ -148,6 +155,7 @@ def gradients(layer, x, request, backward, grads: Gradients, accumulate, workspa
     memory = _Memory(call)
     for rows in blocks:
         _block(call, rows, memory, call.n_threads)
+    memory.give_back()
 
 
 def _blocks_side_by_side(call: _Call, blocks: list[slice], at_once: int) -> None:
@@ -165,6 +173,7 @@ def _blocks_side_by_side(call: _Call, blocks: list[slice], at_once: int) -> None
                 own = slice(task * groups, (task + 1) * groups)
                 apart = [None if d is None else d[own] for d in (d_weight, d_bias)]
                 _block(call, some[task], memory, 1, apart)
+            memory.give_back()
 
         _parallel.run(work, len(some), call.n_threads)
         last = -(-(some[-1].stop - some[0].start) // call.group)
@@ -191,7 +200,7 @@ def _block(call: _Call, rows: slice, memory: _Memory, n_threads: int, apart=None
     """One block of rows: forward, then its part of the gradients."""
     scoring, coefficients = call.forward(rows, memory, n_threads)
     gradient = call.gradient(rows, coefficients, apart)
-    if memory.columns is not None:
+    if call.grads.weight is not None:
         job = scoring.job(0, scoring.m)
         job.pack_columns(gradient, scoring.rows(0, scoring.m), memory.columns)
     window = scoring.n
