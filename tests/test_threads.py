@@ -16,6 +16,9 @@ from oracle import assert_same, assert_same_bits
 
 import logitless as ll
 
+# JAX, once imported, warns of every fork: of its own threads, not of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 # Enough work to be split, and how many threads a process started in all.
 COUNT = """
 import threading

@@ -73,8 +73,8 @@ static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff
     }
 }
 
-/* G of row i in one block. The largest class has p = 1 - rest / (1 + rest); the 1 meets the target
- * before the small quotient is taken off, so that no digit of a sure row is lost. */
+/* G of row i in one block. Where the row is sure its largest class has p = 1 - rest / (1 + rest);
+ * the 1 meets the target before the small quotient is taken off, so that no digit is lost. */
 static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
                            const segment *s, real *g)
 {
@@ -85,7 +85,7 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
 
     for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
         vstore(g + c, vmul(scale, vexp_nonpositive(vsub(vload(s->z + c), m))));
-    if (held < 0 || held >= s->width)
+    if (held < 0 || held >= s->width || !(rest < 1))
         held = -1;
     else
         g[held] = a;

@@ -146,6 +146,8 @@ def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.n
 
 
 def _check_wrt(wrt) -> tuple[str, ...]:
+    if not isinstance(wrt, (str, tuple, list, set, frozenset)):
+        raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
     wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in wanted:
         if name not in NAMES:
@@ -186,8 +188,11 @@ def _gradients(out, wanted, x, layer, dtype, accumulate) -> Gradients:
         return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
     if not isinstance(out, Gradients):
         raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
+    others = [x, *layer.given]
     for name in wanted:
-        _check_gradient(getattr(out, name), name, shapes[name], dtype, (x, *layer.given))
+        array = getattr(out, name)
+        _check_gradient(array, name, shapes[name], dtype, others)
+        others.append(array)
     return Gradients(**{name: getattr(out, name) for name in wanted})
 
 
@@ -199,4 +204,4 @@ def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
     if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         raise ValueError(f"`{name}` must be C-contiguous, aligned and of native byte order")
     if any(a is not None and np.may_share_memory(array, a) for a in inputs):
-        raise ValueError(f"`{name}` must not overlap `x`, `weight` or `bias`")
+        raise ValueError(f"`{name}` must not overlap `x`, `weight`, `bias` or another gradient")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from numbers import Real
@@ -35,6 +36,8 @@ def as_array(value: object, name: str) -> np.ndarray:
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
     try:
+        if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+            return _torch_bfloat16(value, name)
         if hasattr(value, "__dlpack_device__"):
             device = int(value.__dlpack_device__()[0])
             if device not in _HOST_MEMORY:
@@ -48,6 +51,17 @@ def as_array(value: object, name: str) -> np.ndarray:
         raise ValueError(f"`{name}` cannot be read as an array: {error}") from error
     except Exception as error:  # whatever the other library raises
         raise TypeError(f"`{name}` ({kind}) cannot be read as an array: {error}") from error
+
+
+def _torch_bfloat16(tensor, name: str) -> np.ndarray:
+    """Read a tensor of the one dtype that NumPy does not know by itself."""
+    try:
+        from ml_dtypes import bfloat16
+    except ModuleNotFoundError:
+        raise TypeError(
+            f"NumPy reads bfloat16 with the package ml_dtypes: install it, or give `{name}.float()`"
+        ) from None
+    return tensor.view(sys.modules["torch"].int16).numpy().view(bfloat16)
 
 
 def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:

@@ -320,8 +320,12 @@ class LinearHead:
         filter_eps: float = 0.0,
         out: Gradients | None = None,
         accumulate: bool = False,
+        ignore_index: int = -100,
+        class_weight=None,
+        sample_weight=None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         shift: int = 0,
-        **options,
     ):
         """Loss and its gradients with respect to `x`, the weights and the bias.
 
@@ -358,11 +362,10 @@ class LinearHead:
             dtype for all of `wrt`, which overlap none of the inputs.
         accumulate : bool, default False
             Add to what `out` holds.
+        ignore_index, class_weight, sample_weight, label_smoothing, z_loss
+            As for `loss`.
         shift : int, default 0
             As for `loss`; ``grad.x`` has the shape of `x`.
-        **options
-            `ignore_index`, `class_weight`, `sample_weight`, `label_smoothing`,
-            `z_loss`, as for `loss`.
 
         Returns
         -------
@@ -402,7 +405,9 @@ class LinearHead:
         return value_and_grad(
             self._layer, self._n_threads, x, target, reduction=reduction, wrt=wrt,
             grad_output=grad_output, workspace_bytes=workspace_bytes, filter_eps=filter_eps,
-            out=out, accumulate=accumulate, shift=shift, **options,
+            out=out, accumulate=accumulate, shift=shift, sample_weight=sample_weight,
+            ignore_index=ignore_index, class_weight=class_weight,
+            label_smoothing=label_smoothing, z_loss=z_loss,
         )
 
     def predict(self, x):

@@ -131,7 +131,8 @@ def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n
         for grad in (grads.weight, grads.bias):
             if grad is not None:
                 grad[...] = 0
-    rows = max(1, min(_TILE // min(n, _NARROW), workspace_bytes // (n * dtype.itemsize)))
+    rows = min(_TILE // min(n, _NARROW), workspace_bytes // (n * dtype.itemsize))
+    rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
         _block_gradients(layer, _plain(x[block], dtype), block, request, backward, grads,
@@ -142,7 +143,8 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
     """Add what a block of rows makes of the gradients."""
     n, dtype = layer.n_classes, x.dtype
     z = np.empty((len(x), n), dtype)
-    classes = max(1, _TILE // max(len(x), layer.n_features, 1))
+    classes = _TILE // max(len(x), layer.n_features, 1)
+    classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
     with np.errstate(all="ignore"):
         for lo, hi in _spans(n, classes):
             z[:, lo:hi] = layer.logits(x, lo, hi)
@@ -177,7 +179,8 @@ def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarr
     tile = z[:, lo:hi]
     g = np.exp(tile - state.max[:, None])
     g *= softmax / (1 + state.rest[:, None])
-    # What is taken off the softmax. The largest class has p = 1 - rest / (1 + rest).
+    # What is taken off the softmax. Where a row is sure, the largest class has
+    # p = 1 - rest / (1 + rest), and no digit of what is left may be lost.
     taken = np.zeros_like(g)
     if request.smooth:
         taken += smooth * request.class_weight[lo:hi]
@@ -191,24 +194,24 @@ def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarr
         taken[row[here], y[here]] += target[here, 0]
     g -= taken
     best = state.argmax - lo
-    here = (best >= 0) & (best < hi - lo)
+    here = (best >= 0) & (best < hi - lo) & (state.rest < 1)
     at = row[here], best[here]
     q = state.rest[here] / (1 + state.rest[here])
     g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
     if filters:
-        _filter(g, lo, limit)
+        _filter(g, limit)
     if layer.softcap is not None:
         h = tile * (layer.temperature / layer.softcap)
         g *= (1 - h) * (1 + h)
     return g
 
 
-def _filter(g: np.ndarray, lo: int, limit: np.ndarray) -> None:
+def _filter(g: np.ndarray, limit: np.ndarray) -> None:
     """Leave out tiles of rows and classes in which nothing reaches the limit."""
     small = np.abs(g) < limit
     for i in range(0, len(g), FILTER_ROWS):
-        for c in range(-lo % FILTER_CLASSES - FILTER_CLASSES, g.shape[1], FILTER_CLASSES):
-            tile = np.s_[i : i + FILTER_ROWS, max(c, 0) : c + FILTER_CLASSES]
+        for c in range(0, g.shape[1], FILTER_CLASSES):
+            tile = np.s_[i : i + FILTER_ROWS, c : c + FILTER_CLASSES]
             if small[tile].all():
                 g[tile] = 0
 
