@@ -101,16 +101,21 @@ class _Call:
         row_bytes = item * self.kernels.keep_size(1, n)
         flops = 6 * m * n * max(k, 16)
         self.n_threads = max(1, min(_parallel.resolve(n_threads), flops // FLOPS_PER_THREAD))
+        # Groups of rows whose logits the workspace holds, and that stay in a thread's cache.
         fitting = workspace_bytes // row_bytes // self.group
-        wanted = BLOCK_BYTES * self.n_threads // ((item * 2 * k + row_bytes) * self.group)
-        self.step = self.group * max(1, min(fitting, wanted))
+        cached = BLOCK_BYTES // ((item * 2 * k + row_bytes) * self.group)
+        # Small gradients of the weights may wait for their turn, a group each.
+        step = max(1, min(fitting, cached))
+        self.at_once = min(WORKSPACE // (item * n * (k + 1)) // step, -(-m // (step * self.group)))
+        self.by_block = self.n_threads > 1 and self.at_once >= 2 * self.n_threads
+        if not self.by_block:
+            step = max(1, min(fitting, cached * self.n_threads))
+        self.step = step * self.group
         rows = min(self.step, m)
         self.kept_reals = rows * row_bytes // item
         if self.kept_reals * item > workspace_bytes:
             block = rows * self.kernels.keep_size(1, min(n, self.kernels.block))
             self.kept_reals = block * max(1, workspace_bytes // (item * block))
-        # Groups whose gradients of the weights may wait for their turn.
-        self.waiting = WORKSPACE // (item * n * (k + 1))
 
     def blocks(self) -> list[slice]:
         """Ranges of rows, each of whole groups."""
@@ -148,9 +153,8 @@ def gradients(layer, x, request, backward, grads: Gradients, accumulate, workspa
                 grad[...] = 0
         return
     blocks = call.blocks()
-    at_once = min(call.waiting // (call.step // call.group), len(blocks))
-    if call.n_threads > 1 and at_once >= 2 * call.n_threads:
-        _blocks_side_by_side(call, blocks, at_once)
+    if call.by_block:
+        _blocks_side_by_side(call, blocks)
         return
     memory = _Memory(call)
     for rows in blocks:
@@ -158,12 +162,12 @@ def gradients(layer, x, request, backward, grads: Gradients, accumulate, workspa
     memory.give_back()
 
 
-def _blocks_side_by_side(call: _Call, blocks: list[slice], at_once: int) -> None:
+def _blocks_side_by_side(call: _Call, blocks: list[slice]) -> None:
     """Threads share out blocks; their gradients of the weights wait to be added in order."""
     n, k, add = call.layer.n_classes, call.layer.n_features, call.accumulate
     groups = call.step // call.group
-    for first in range(0, len(blocks), at_once):
-        some = blocks[first : first + at_once]
+    for first in range(0, len(blocks), call.at_once):
+        some = blocks[first : first + call.at_once]
         d_weight = _room(call.grads.weight, (len(some) * groups, n, k))
         d_bias = _room(call.grads.bias, (len(some) * groups, n))
 

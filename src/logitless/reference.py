@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,9 +19,8 @@ from ._results import gathered
 from ._sparse import SparseRows
 from ._validate import compute_dtype
 
-_TILE = 1 << 18  # logits in a tile, and values converted at a time
-_NARROW = 512  # classes in a tile of many rows
-FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
+TILE = 1 << 18  # logits in a tile, and values converted at a time
+NARROW = 512  # classes in a tile of many rows
 
 # The logits of classes lo to hi, for some rows: Tile(lo, hi) -> (r, hi - lo).
 Tile = Callable[[int, int], np.ndarray]
@@ -71,9 +69,9 @@ class Layer:
 
     def logits(self, x: np.ndarray, lo: int, hi: int) -> np.ndarray:
         """Logits (r, hi - lo) of classes lo to hi, in the dtype of x."""
-        z = x @ _plain(self._weight[lo:hi], x.dtype).T
+        z = x @ plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
-            z += _plain(self._bias[lo:hi], x.dtype)
+            z += plain(self._bias[lo:hi], x.dtype)
         if self.softcap is not None:
             z /= self.softcap
             np.tanh(z, out=z)
@@ -85,7 +83,7 @@ class Layer:
 
     def classes(self, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
         """Weights of classes lo to hi."""
-        return _plain(self._weight[lo:hi], dtype)
+        return plain(self._weight[lo:hi], dtype)
 
 
 make_layer = Layer
@@ -101,12 +99,12 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
     dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
 
     def tile_of(rows: slice) -> Tile:
-        block = _plain(x[rows], dtype)
+        block = plain(x[rows], dtype)
         return lambda lo, hi: layer.logits(block, lo, hi)
 
     k = max(1, layer.n_features)
-    row_limit = len(x) if _is_plain(x, dtype) else max(1, _TILE // k)
-    class_limit = layer.n_classes if layer.is_plain(dtype) else max(1, _TILE // k)
+    row_limit = len(x) if _is_plain(x, dtype) else max(1, TILE // k)
+    class_limit = layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k)
     return _score(
         len(x), layer.n_classes, dtype, tile_of, request, row_limit, class_limit, n_threads
     )
@@ -118,102 +116,16 @@ def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) ->
     dtype = compute_dtype(logits.dtype, "logits")
 
     def tile_of(rows: slice) -> Tile:
-        return lambda lo, hi: _plain(logits[rows, lo:hi], dtype)
+        return lambda lo, hi: plain(logits[rows, lo:hi], dtype)
 
     return _score(m, n, dtype, tile_of, request, m, n, n_threads)
 
 
-def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads) -> None:
-    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
-    m, n = len(x), layer.n_classes
-    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
-    if not accumulate:
-        for grad in (grads.weight, grads.bias):
-            if grad is not None:
-                grad[...] = 0
-    rows = min(_TILE // min(n, _NARROW), workspace_bytes // (n * dtype.itemsize))
-    rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
-    for lo in range(0, m, rows):
-        block = slice(lo, min(lo + rows, m))
-        _block_gradients(layer, _plain(x[block], dtype), block, request, backward, grads,
-                         accumulate, n_threads)
+def gradients(*args) -> None:
+    """Losses and gradients; see `reference_gradient`."""
+    from .reference_gradient import gradients  # which is built on this module
 
-
-def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:
-    """Add what a block of rows makes of the gradients."""
-    n, dtype = layer.n_classes, x.dtype
-    z = np.empty((len(x), n), dtype)
-    classes = _TILE // max(len(x), layer.n_features, 1)
-    classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
-    with np.errstate(all="ignore"):
-        for lo, hi in _spans(n, classes):
-            z[:, lo:hi] = layer.logits(x, lo, hi)
-    request = replace(
-        request,
-        targets=None if request.targets is None else request.targets[block],
-        probs=None if request.probs is None else request.probs[block],
-    )
-    state = score_logits(z, request, n_threads)
-    coef = backward.take(state, block)
-    live = coef[:-1].any(axis=0)
-    x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
-    d_x = np.zeros_like(x)
-    with np.errstate(all="ignore"):
-        for lo, hi in _spans(n, classes):
-            g = _logit_gradient(z, lo, hi, state, request, coef, backward.filters, layer)
-            g[~live] = 0
-            if grads.x is not None:
-                d_x += g @ layer.classes(lo, hi, dtype)
-            if grads.weight is not None:
-                grads.weight[lo:hi] += g.T @ x
-            if grads.bias is not None:
-                grads.bias[lo:hi] += g.sum(axis=0)
-        if grads.x is not None:
-            grads.x[block] = d_x + grads.x[block] if accumulate else d_x
-
-
-def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarray:
-    """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
-    softmax, target, probs, smooth, limit = coef[:, :, None]
-    row = np.arange(len(z))
-    tile = z[:, lo:hi]
-    g = np.exp(tile - state.max[:, None])
-    g *= softmax / (1 + state.rest[:, None])
-    # What is taken off the softmax. Where a row is sure, the largest class has
-    # p = 1 - rest / (1 + rest), and no digit of what is left may be lost.
-    taken = np.zeros_like(g)
-    if request.smooth:
-        taken += smooth * request.class_weight[lo:hi]
-    if request.probs is not None:
-        t = _tile_of(request.probs, lo, hi, z.dtype)
-        weight = 1 if request.class_weight is None else request.class_weight[lo:hi]
-        taken += np.where(probs == 0, 0, probs * (weight * t))
-    if request.targets is not None:
-        y = request.targets[:, 0] - lo
-        here = (y >= 0) & (y < hi - lo)
-        taken[row[here], y[here]] += target[here, 0]
-    g -= taken
-    best = state.argmax - lo
-    here = (best >= 0) & (best < hi - lo) & (state.rest < 1)
-    at = row[here], best[here]
-    q = state.rest[here] / (1 + state.rest[here])
-    g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
-    if filters:
-        _filter(g, limit)
-    if layer.softcap is not None:
-        h = tile * (layer.temperature / layer.softcap)
-        g *= (1 - h) * (1 + h)
-    return g
-
-
-def _filter(g: np.ndarray, limit: np.ndarray) -> None:
-    """Leave out tiles of rows and classes in which nothing reaches the limit."""
-    small = np.abs(g) < limit
-    for i in range(0, len(g), FILTER_ROWS):
-        for c in range(0, g.shape[1], FILTER_CLASSES):
-            tile = np.s_[i : i + FILTER_ROWS, c : c + FILTER_CLASSES]
-            if small[tile].all():
-                g[tile] = 0
+    gradients(*args)
 
 
 def neg_log(p: np.ndarray) -> np.ndarray:
@@ -232,7 +144,7 @@ def _is_plain(array: np.ndarray, dtype: np.dtype) -> bool:
     return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
 
 
-def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Give a block the dtype and layout to compute with, by a copy only where it needs one."""
     return np.require(array, dtype, ["C", "A"])
 
@@ -249,8 +161,8 @@ def _score(
 ) -> State:
     _parallel.resolve(n_threads)  # BLAS has threads of its own, but a bad setting is an error
     wanted = max(request.k, 0 if request.targets is None else request.targets.shape[1], 1)
-    rows = max(1, min(_TILE // min(n, _NARROW), _TILE // wanted, row_limit))
-    classes = max(1, min(_TILE // min(rows, max(m, 1)), class_limit))
+    rows = max(1, min(TILE // min(n, NARROW), TILE // wanted, row_limit))
+    classes = max(1, min(TILE // min(rows, max(m, 1)), class_limit))
     # m = 0 still gives a state, of no rows.
     blocks = (slice(first, min(first + rows, m)) for first in range(0, max(m, 1), rows))
     with np.errstate(all="ignore"):  # special values are dealt with, not warned of
@@ -265,7 +177,7 @@ def _score_rows(
     """Find the state of one block of rows."""
     rows = _RowState(request, block, dtype)
     out = None if request.out is None else request.out[block]
-    for lo, hi in _spans(n, classes):
+    for lo, hi in spans(n, classes):
         z = tile(lo, hi)
         rows.add(z, lo)
         if out is not None:
@@ -273,7 +185,7 @@ def _score_rows(
     state = rows.finish()
     if request.rank:
         state.target_rank = np.zeros(len(rows.max), np.int64)
-        for lo, hi in _spans(n, classes):
+        for lo, hi in spans(n, classes):
             # The ranks need the target's logit, so a second look at the tiles.
             again = z if classes >= n else tile(lo, hi)
             state.target_rank += _before(again, lo, rows.targets[:, 0], rows.target_logit[:, 0])
@@ -288,7 +200,8 @@ def _score_rows(
     return state
 
 
-def _spans(n: int, classes: int) -> Iterator[tuple[int, int]]:
+def spans(n: int, classes: int) -> Iterator[tuple[int, int]]:
+    """First and last class of successive tiles."""
     return ((lo, min(lo + classes, n)) for lo in range(0, n, classes))
 
 
@@ -326,7 +239,7 @@ class _RowState:
         if self.request.sums:
             self._add_sums(z, peak_at, peak, leads)
         if self.probs is not None:
-            t = _tile_of(self.probs, lo, lo + z.shape[1], z.dtype)
+            t = probs_tile(self.probs, lo, lo + z.shape[1], z.dtype)
             if self.request.class_weight is not None:
                 t = t * self.request.class_weight[lo : lo + z.shape[1]]
             self.soft.add(t, z, peak, self.max, top)
@@ -411,7 +324,7 @@ class _Gap:
         return self.gap + self.mass * log_norm
 
 
-def _tile_of(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+def probs_tile(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
     """Target distributions of classes lo to hi."""
     if isinstance(probs, SparseRows):
         return probs.dense(lo, hi, dtype)
