@@ -225,7 +225,7 @@ static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const rea
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(rows - i);
-        for (ptrdiff_t r = i + height; r < least(i + 2 * height, rows); r++)
+        for (ptrdiff_t r = i; r < i + height; r++)
             for (ptrdiff_t j = 0; j <= width; j++)
                 prefetch(c + r * c_row + j * LL_LANES - (j == width));
         micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,

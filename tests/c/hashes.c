@@ -3,7 +3,8 @@
  *
  * Exit status 1 when an instruction set differs from the scalar one, or when bits depend on what
  * they must not: on how weights lie in memory, on how a target distribution lies, on whether
- * logits come from a product or are given, on how a pass is cut into spans.
+ * logits come from a product or are given, on how a pass is cut into spans, on how gradients are
+ * cut into classes, features and rows.
  */
 #include "inputs.h"
 
@@ -20,7 +21,7 @@ static void make_state(ll_job *job)
 {
     ll_state *state = &job->state;
 
-    state->stride = (job->rows + table->lanes - 1) / table->lanes * table->lanes;
+    state->stride = whole_vectors(job->rows);
     state->values = reals(LL_VALUES * state->stride);
     state->ints = integers(LL_INTS * state->stride);
     if (job->top) {
@@ -34,21 +35,30 @@ static void make_state(ll_job *job)
     table->init(job);
 }
 
-static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
+/* A product that asks nothing yet. */
+static ll_job make_product(const inputs *in, enum layout layout)
 {
     const problem *p = in->p;
     ll_job job = { .rows = p->m, .n = p->n, .k = p->k, .last = p->n,
                    .softcap = p->softcap, .temperature = p->temperature };
 
-    if (layout < LOGITS) {
-        job.x = p->n > LL_SMALL_N ? in->packed_x : in->x;
-        job.x_row = in->x_row;
-        job.weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels;
-        job.w_row = layout == COLUMNS ? 1 : in->w_row;
-        job.w_col = layout == COLUMNS ? in->w_col : 1;
-        job.packed = layout == PACKED;
-        job.bias = in->bias;
-    } else { /* made by a pass that has transformed them already */
+    job.x = p->n > LL_SMALL_N ? in->packed_x : in->x;
+    job.x_row = in->x_row;
+    job.weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels;
+    job.w_row = layout == COLUMNS ? 1 : in->w_row;
+    job.w_col = layout == COLUMNS ? in->w_col : 1;
+    job.packed = layout == PACKED;
+    job.bias = in->bias;
+    return job;
+}
+
+static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
+{
+    const problem *p = in->p;
+    ll_job job = make_product(in, layout < LOGITS ? layout : ROWS);
+
+    if (layout >= LOGITS) { /* made by a pass that has transformed them already */
+        job.x = job.weight = job.bias = NULL;
         job.k = 0;
         job.softcap = 0;
         job.temperature = 1;
@@ -77,14 +87,16 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
 }
 
 /* Classes [first, last): pointers start at the first of them. */
-static void score(ll_job job, ptrdiff_t first, ptrdiff_t last)
+static ll_job classes(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
     job.weight = at(job.weight, first * (job.packed ? job.k : job.w_row));
     job.bias = at(job.bias, first);
     job.first = first;
     job.last = last;
-    table->score(&job);
+    return job;
 }
+
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* Logits to be given to later runs, by row and by column. */
 static void give_logits(const inputs *in, const void *z)
@@ -102,23 +114,20 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
 {
     int mine = n_blocks;
     ll_job job = make_job(in, layout, ask);
-    void *scratch, *loss = reals(job.rows * job.n_targets);
+    void *loss = reals(job.rows * job.n_targets);
     ptrdiff_t step = cut == WHOLE ? job.n : table->span;
 
-    if (posix_memalign(&scratch, 64, table->scratch_bytes(&job)))
-        scratch = NULL;
-    job.scratch = keep(scratch);
+    job.scratch = cache_lines(table->scratch_bytes(&job));
     if (job.rank && job.n > table->block) { /* ranks need them before the classes are met */
         ll_job before = job;
         before.x = in->x;
         table->target_logits(&before);
     }
     for (ptrdiff_t first = 0; first < job.n; first += step) {
-        ptrdiff_t last = job.n - first < step ? job.n : first + step;
-        ll_job part = job;
+        ll_job part = classes(job, first, least(first + step, job.n));
         if (cut == PARTS)
             make_state(&part);
-        score(part, first, last);
+        table->score(&part);
         if (cut == PARTS) {
             table->merge(&job, &part.state);
             if (job.top)
@@ -148,9 +157,211 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     return hash;
 }
 
+/* ---- gradients ----------------------------------------------------------------------------- */
+
+/* What may not matter. */
+enum {
+    SPARSE = 1,  /* probabilities are given where they are not zero */
+    BLOCKS = 2,  /* block by block of classes */
+    PIECES = 4,  /* of the features and rows of d_x */
+    WINDOW = 8,  /* some blocks of logits are kept, and scored again */
+    GROUPS = 16, /* group by group of rows, each from its logits on */
+    APART = 32,  /* each group has gradients of its own, which are added in order */
+    NANS = 64    /* in rows that do not count */
+};
+
+typedef struct {
+    const inputs *in;
+    int options, ways;
+    enum layout layout;
+    const void *x;
+    void *d_x, *d_weight, *d_bias, *sums; /* sums: values of the state, the loss in place of max */
+    ptrdiff_t dx_row;
+} backward;
+
+/* Rows [lo, lo + rows), and what is asked about them; not yet where their logits are kept. */
+static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
+{
+    const inputs *in = b->in;
+    int by_column = b->layout == COLUMNS;
+    ll_job job = make_product(in, b->layout);
+
+    job.rows = rows;
+    job.x = at(b->x, lo * in->x_row);
+    if (job.n > LL_SMALL_N) {
+        void *packed = reals(rows * job.k + table->lanes);
+        table->pack_x(job.x, rows, job.k, in->x_row, packed);
+        job.x = packed;
+    }
+    job.sums = 1;
+    job.targets = in->targets + lo;
+    job.n_targets = 1;
+    job.state.target_logit = reals(rows);
+    if (b->options & MIXED && b->ways & SPARSE) {
+        job.sparse_start = in->sparse_start + lo;
+        job.sparse_class = in->sparse_class;
+        job.sparse_prob = in->sparse_prob;
+    } else if (b->options & MIXED) {
+        job.probs = by_column ? at(in->prob_columns, lo) : at(in->probs, lo * in->p_row);
+        job.p_row = by_column ? 1 : in->p_row;
+        job.p_col = by_column ? in->p->m : 1;
+    }
+    if (b->options & WEIGHTED) {
+        job.class_weight = in->class_weight;
+        job.smooth = 1;
+    }
+    make_state(&job);
+    return job;
+}
+
+/* All classes, and what is then known about the rows that count. */
+static void forward(const backward *b, ll_job job, ptrdiff_t lo)
+{
+    void *loss = reals(job.rows);
+
+    job.scratch = cache_lines(table->scratch_bytes(&job));
+    table->score(&job);
+    table->finish(&job, loss);
+    for (ptrdiff_t i = 0; i < job.rows; i++) {
+        if (get(b->in->coefficients, lo + i) == 0)
+            continue;
+        copy(b->sums, lo + i, loss, i);
+        for (int which = LL_REST; which < LL_VALUES; which++)
+            if (which == LL_REST || which == LL_OTHERS
+                || (which >= LL_SMOOTH_SUM && job.smooth)
+                || (which >= LL_PROB_SUM && which <= LL_PROB_GAP && b->options & MIXED))
+                copy(b->sums, which * b->in->p->m + lo + i, job.state.values,
+                     which * job.state.stride + i);
+    }
+}
+
+/* Logits of classes [first, last) alone, into their window. */
+static void score_again(ll_job job, ptrdiff_t first, ptrdiff_t last)
+{
+    job.sums = job.smooth = 0;
+    job.targets = job.sparse_start = NULL;
+    job.n_targets = 0;
+    job.probs = job.class_weight = NULL;
+    make_state(&job);
+    job = classes(job, first, last);
+    job.scratch = cache_lines(table->scratch_bytes(&job));
+    table->score(&job);
+}
+
+static void into_x(const backward *b, const ll_job *job, const ll_gradient *gradient)
+{
+    ptrdiff_t f_step = b->ways & PIECES ? table->lanes : job->k;
+    ptrdiff_t r_step = b->ways & PIECES ? 5 * LL_GROUP_STEP : job->rows;
+
+    for (ptrdiff_t r = 0; r < job->rows; r += r_step)
+        for (ptrdiff_t f = 0; f < job->k; f += f_step)
+            table->gradient_x(job, gradient, f, least(f + f_step, job->k), r,
+                              least(r + r_step, job->rows));
+}
+
+/* Rows [lo, lo + rows) from their logits on. */
+static void backward_rows(const backward *b, ptrdiff_t lo, ptrdiff_t rows, ll_gradient gradient)
+{
+    const inputs *in = b->in;
+    int mine = n_blocks;
+    ll_job job = make_backward_job(b, lo, rows);
+    ptrdiff_t groups = (rows + table->group(job.n) - 1) / table->group(job.n);
+    ptrdiff_t window = b->ways & WINDOW ? table->block * (job.n > 4 * table->block ? 3 : 1) : job.n;
+    void *kept = reals(table->keep_size(rows, least(window, job.n)));
+    void *columns = reals((rows + groups) * whole_vectors(job.k));
+
+    job.keep = b->ways & WINDOW ? NULL : kept;
+    job.keep_rows = rows;
+    forward(b, job, lo);
+    job.keep = kept;
+
+    gradient.coefficients = at(in->coefficients, lo);
+    gradient.columns = columns;
+    table->pack_columns(&job, &gradient, at(b->x, lo * in->x_row), in->x_row, columns);
+    job.scratch = cache_lines(table->gradient_bytes(&job));
+    for (job.keep_first = 0; job.keep_first < job.n; job.keep_first += window) {
+        ptrdiff_t end = least(job.keep_first + window, job.n);
+        ptrdiff_t step = b->ways & BLOCKS ? table->block : end - job.keep_first;
+        if (b->ways & WINDOW)
+            score_again(job, job.keep_first, end);
+        for (ptrdiff_t first = job.keep_first; first < end; first += step) {
+            ll_job part = classes(job, first, least(first + step, end));
+            table->gradient_logits(&part, &gradient);
+            into_x(b, &part, &gradient);
+        }
+    }
+    release(mine);
+}
+
+/* Gradients of `groups` groups, each of `count` numbers, in order. */
+static void add_in_order(void *sum, const void *parts, ptrdiff_t count, ptrdiff_t groups, int add)
+{
+    for (ptrdiff_t i = 0; i < groups * count; i++) {
+        ptrdiff_t to = i % count;
+        if (!add && i < count)
+            copy(sum, to, parts, i);
+        else if (bits == 32)
+            ((float *)sum)[to] += ((const float *)parts)[i];
+        else
+            ((double *)sum)[to] += ((const double *)parts)[i];
+    }
+}
+
+static void backward_all(const backward *b)
+{
+    ptrdiff_t m = b->in->p->m, n = b->in->p->n, k = b->in->p->k;
+    ptrdiff_t group = table->group(n), groups = (m + group - 1) / group;
+    ptrdiff_t step = b->ways & GROUPS ? group : m;
+    int add = (b->options & ADDED) != 0;
+    ll_gradient gradient = {
+        .c_stride = b->in->c_stride, .filter = (b->options & FILTERED) != 0,
+        .d_weight = b->d_weight, .d_bias = b->d_bias, .dx_row = b->dx_row,
+        .add_x = add, .add_weight = add, .apart = (b->ways & APART) != 0,
+    };
+
+    if (gradient.apart) {
+        gradient.d_weight = reals(groups * n * k);
+        gradient.d_bias = reals(groups * n);
+    }
+    for (ptrdiff_t lo = 0; lo < m; lo += step) {
+        gradient.d_x = (char *)b->d_x + (size_t)(lo * b->dx_row) * item;
+        backward_rows(b, lo, least(step, m - lo), gradient);
+        gradient.add_weight = 1;
+    }
+    if (gradient.apart) {
+        add_in_order(b->d_weight, gradient.d_weight, n * k, groups, add);
+        add_in_order(b->d_bias, gradient.d_bias, n, groups, add);
+    }
+}
+
+static void *filled(ptrdiff_t count)
+{
+    void *p = reals(count);
+    for (ptrdiff_t i = 0; i < count; i++)
+        put(p, i, (double)(i % 13) / 8 - 0.75);
+    return p;
+}
+
+static uint64_t run_backward(const inputs *in, int options, enum layout layout, int ways)
+{
+    int mine = n_blocks;
+    ptrdiff_t m = in->p->m, n = in->p->n, k = in->p->k, dx_row = k + 2, last = (m - 1) * dx_row + k;
+    backward b = { in, options, ways, layout, ways & NANS ? in->x_with_nan : in->x, filled(last),
+                   filled(n * k), filled(n), filled(LL_VALUES * m), dx_row };
+
+    backward_all(&b);
+    start_hash();
+    mix_reals(b.d_x, last);
+    mix_reals(b.d_weight, n * k);
+    mix_reals(b.d_bias, n);
+    mix_reals(b.sums, LL_VALUES * m);
+    release(mine);
+    return hash;
+}
+
 /* ---- lines --------------------------------------------------------------------------------- */
 
-enum { MOST_SETS = 8, MOST_LINES = 256 };
+enum { MOST_SETS = 8, MOST_LINES = 512 };
 static uint64_t lines[MOST_SETS][MOST_LINES];
 static int n_lines, set;
 
@@ -246,6 +457,93 @@ static void problems(void)
         try_problem(&rest[i]);
 }
 
+/* The gradients of one problem, in all ways that may not matter. */
+static void try_gradients(const problem *p, int options)
+{
+    static const struct {
+        enum layout layout;
+        int ways;
+    } all[] = {
+        { ROWS, 0 },
+        { COLUMNS, BLOCKS | GROUPS },
+        { PACKED, BLOCKS | PIECES | SPARSE | NANS },
+        { ROWS, PIECES | APART | NANS },
+        { COLUMNS, WINDOW | SPARSE | APART },
+        { PACKED, WINDOW | BLOCKS },
+    };
+    inputs in = make_inputs(p);
+    uint64_t first = 0, value;
+    char name[64];
+
+    make_gradient_inputs(&in, options);
+    snprintf(name, sizeof name, "gradients, %s %tdx%tdx%td", p->name, p->m, p->n, p->k);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (p->n <= LL_SMALL_N && all[i].layout == PACKED)
+            continue; /* nothing is packed there */
+        value = run_backward(&in, options, all[i].layout, all[i].ways);
+        if (i == 0) {
+            first = value;
+        } else if (value != first) {
+            fprintf(stderr, "%s f%d %s: layout %d, ways %d give other bits\n", ll_isas[set].name,
+                    bits, name, (int)all[i].layout, all[i].ways);
+            failed = 1;
+        }
+    }
+    print_line(name, first);
+    release(0);
+}
+
+static void gradients(void)
+{
+    static const ptrdiff_t n[] = { 1, 7, 16, 17, 33, 257, 513 };
+    static const ptrdiff_t k[] = { 0, 1, 15, 16, 17, 33, 257, 300 };
+    static const ptrdiff_t m[] = { 1, 11, 12, 13, 25, 150, 240, 250, 481 };
+    static const struct {
+        problem p;
+        int options;
+    } rest[] = {
+        { { "large", 13, 4097, 5, 1, 0, 0, 1, ORDINARY }, 0 },
+        { { "large", 61, 530, 20, 1, 0, 0, 1, ORDINARY }, 0 },
+        { { "added", 250, 7, 5, 1, 0, 0, 1, ORDINARY }, ADDED },
+        { { "added", 13, 530, 17, 1, 0, 0, 1, ORDINARY }, ADDED },
+        { { "weighted", 25, 9, 7, 1, 0, 0, 1, ORDINARY }, WEIGHTED },
+        { { "weighted", 13, 530, 7, 1, 0, 0, 1, ORDINARY }, WEIGHTED },
+        { { "mixed", 25, 9, 7, 1, 0, 0, 1, ORDINARY }, MIXED },
+        { { "mixed", 13, 530, 7, 1, 0, 0, 1, ORDINARY }, MIXED },
+        { { "mixed, weighted", 25, 9, 7, 1, 0, 0, 1, ORDINARY }, MIXED | WEIGHTED },
+        { { "mixed, weighted", 13, 530, 7, 1, 0, 0, 1, ORDINARY }, MIXED | WEIGHTED },
+        { { "mixed, weighted", 3, 4097, 2, 1, 0, 0, 1, ORDINARY }, MIXED | WEIGHTED },
+        { { "softcap and temperature", 25, 37, 17, 8, 0, 30, 1.7, ORDINARY }, MIXED },
+        { { "temperature", 25, 37, 17, 1, 0, 0, 0.37, ORDINARY }, 0 },
+        { { "softcap", 25, 9, 17, 1, 0, 3, 1, ORDINARY }, 0 },
+        { { "sure", 25, 37, 17, 64, 0, 0, 1, ORDINARY }, 0 },
+        { { "special", 25, 37, 17, 1, 0, 0, 1, SPECIAL }, WEIGHTED },
+        { { "special", 25, 9, 17, 1, 0, 2, 1, SPECIAL }, 0 },
+        { { "filtered", 40, 530, 17, 8, 0, 0, 1, ORDINARY }, FILTERED },
+        { { "filtered", 250, 33, 5, 64, 0, 0, 1, ORDINARY }, FILTERED },
+        { { "filtered, softcap", 25, 530, 5, 64, 0, 30, 1, ORDINARY }, FILTERED },
+        { { "filtered, weighted", 25, 530, 5, 8, 0, 0, 1, ORDINARY }, FILTERED | WEIGHTED | MIXED },
+    };
+    problem p = { "classes", 13, 0, 7, 1, 0, 0, 1, ORDINARY };
+
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++)
+        p.n = n[i], try_gradients(&p, 0);
+    p.name = "features";
+    for (size_t i = 0; i < sizeof k / sizeof *k; i++) {
+        p.k = k[i];
+        p.m = 13, p.n = 7, try_gradients(&p, 0);
+        p.m = 5, p.n = 33, try_gradients(&p, 0);
+    }
+    p.name = "rows", p.k = 3;
+    for (size_t i = 0; i < sizeof m / sizeof *m; i++) {
+        p.m = m[i];
+        p.n = 7, try_gradients(&p, 0);
+        p.n = 33, try_gradients(&p, 0);
+    }
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        try_gradients(&rest[i].p, rest[i].options);
+}
+
 /* ---- the rest of the interface ------------------------------------------------------------- */
 
 static void packing(void)
@@ -261,6 +559,19 @@ static void packing(void)
     mix_reals(panels, size);
     print_line("packed weights", hash);
     release(0);
+}
+
+static void groups(void)
+{
+    static const ptrdiff_t n[] = { 1, 16, 17, 512, 513, 4097, 34000, 68000, 70000, 140000, 500000,
+                                   700000, 1000000, 1500000, 1000000000 };
+
+    start_hash();
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
+        int64_t rows = table->group(n[i]);
+        mix_integers(&rows, 1);
+    }
+    print_line("groups of rows", hash);
 }
 
 static void functions(void)
@@ -334,6 +645,8 @@ int main(void)
             problems();
             functions();
             losses();
+            groups();
+            gradients();
         }
         count = n_lines;
     }

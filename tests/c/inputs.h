@@ -41,6 +41,12 @@ static void *array(ptrdiff_t count, size_t size)
 static void *reals(ptrdiff_t count) { return array(count, item); }
 static int64_t *integers(ptrdiff_t count) { return array(count, sizeof(int64_t)); }
 
+static void *cache_lines(size_t size)
+{
+    void *p;
+    return keep(posix_memalign(&p, 64, size) ? NULL : p);
+}
+
 static void release(int down_to)
 {
     while (n_blocks > down_to)
@@ -58,6 +64,11 @@ static void put(void *p, ptrdiff_t i, double value)
 static const void *at(const void *p, ptrdiff_t i)
 {
     return p ? (const char *)p + (size_t)i * item : NULL;
+}
+
+static double get(const void *p, ptrdiff_t i)
+{
+    return bits == 32 ? (double)((const float *)p)[i] : ((const double *)p)[i];
 }
 
 static void copy(void *to, ptrdiff_t i, const void *from, ptrdiff_t j)
@@ -111,13 +122,21 @@ typedef struct {
     void *x, *packed_x, *weight, *columns, *panels, *bias, *probs, *prob_columns;
     void *logits, *logit_columns; /* filled by the first run */
     int64_t *targets;
+    /* Of gradients alone. */
+    void *class_weight, *sparse_prob, *coefficients, *x_with_nan;
+    int64_t *sparse_start, *sparse_class;
+    ptrdiff_t c_stride;
 } inputs;
+
+static ptrdiff_t whole_vectors(ptrdiff_t count)
+{
+    return (count + table->lanes - 1) / table->lanes * table->lanes;
+}
 
 static inputs make_inputs(const problem *p)
 {
     inputs in = { .p = p, .x_row = p->k + 3, .w_row = p->k + 1, .w_col = p->n + 2,
                   .p_row = p->n + 1 };
-    ptrdiff_t panels = (p->n + table->lanes - 1) / table->lanes;
 
     seed = (uint64_t)(p->m * 1000003 + p->n * 1009 + p->k);
     in.x = reals((p->m - 1) * in.x_row + p->k);
@@ -155,7 +174,7 @@ static inputs make_inputs(const problem *p)
         put(in.x, 5 * in.x_row, -infinity());
     }
     if (p->n > LL_SMALL_N) {
-        in.panels = reals(panels * table->lanes * p->k);
+        in.panels = reals(whole_vectors(p->n) * p->k);
         table->pack_weight(in.weight, p->n, p->k, in.w_row, 1, in.panels);
         in.packed_x = reals(p->m * p->k + table->lanes);
         table->pack_x(in.x, p->m, p->k, in.x_row, in.packed_x);
@@ -163,6 +182,63 @@ static inputs make_inputs(const problem *p)
     in.logits = reals(p->m * p->n);
     in.logit_columns = reals(p->m * p->n);
     return in;
+}
+
+/* What a loss is made of, beside its target. */
+enum {
+    WEIGHTED = 1, /* classes have weights, and every class a part of the target */
+    MIXED = 2,    /* rows without a target have probabilities; else they do not count */
+    FILTERED = 4, /* small derivatives are left out */
+    ADDED = 8     /* to what is there */
+};
+
+/* The probabilities again, without zeros. */
+static void make_sparse(inputs *in)
+{
+    const problem *p = in->p;
+    int64_t entries = 0;
+
+    in->sparse_start = integers(p->m + 1);
+    in->sparse_class = integers(p->m * p->n);
+    in->sparse_prob = reals(p->m * p->n);
+    for (ptrdiff_t i = 0; i < p->m; i++) {
+        in->sparse_start[i] = entries;
+        for (ptrdiff_t c = 0; c < p->n; c++)
+            if (get(in->probs, i * in->p_row + c) != 0) {
+                in->sparse_class[entries] = c;
+                copy(in->sparse_prob, entries++, in->probs, i * in->p_row + c);
+            }
+    }
+    in->sparse_start[p->m] = entries;
+}
+
+static void make_gradient_inputs(inputs *in, int options)
+{
+    const problem *p = in->p;
+    ptrdiff_t x_size = (p->m - 1) * in->x_row + p->k;
+
+    in->class_weight = reals(whole_vectors(p->n));
+    for (ptrdiff_t c = 0; c < whole_vectors(p->n); c++)
+        put(in->class_weight, c, c < p->n && c % 9 != 4 ? unit() + 1 : 0);
+    make_sparse(in);
+    in->c_stride = p->m + 5;
+    in->x_with_nan = memcpy(reals(x_size), in->x, (size_t)x_size * item);
+    in->coefficients = reals((LL_COEFFICIENTS - 1) * in->c_stride + p->m);
+    for (ptrdiff_t i = 0; i < p->m; i++) {
+        int soft = in->targets[i] < 0, counts = i % 8 != 5 && (!soft || options & MIXED);
+        double factor = counts ? unit() * 2 : 0, smooth = options & WEIGHTED ? 0.125 : 0;
+        double part[LL_COEFFICIENTS];
+
+        part[LL_SOFTMAX] = factor * (1 + 2 * smooth);
+        part[LL_TARGET] = soft ? 0 : factor * (1 - smooth);
+        part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
+        part[LL_SMOOTH] = factor * smooth / 16;
+        part[LL_LIMIT] = (factor < 0 ? -factor : factor) * 0x1p-9;
+        for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)
+            put(in->coefficients, which * in->c_stride + i, part[which]);
+        for (ptrdiff_t j = 0; !counts && j < p->k; j++)
+            put(in->x_with_nan, i * in->x_row + j, not_a_number());
+    }
 }
 
 /* Rows of given logits that no product makes: i decides what is wrong with the row. */
