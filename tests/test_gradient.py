@@ -959,3 +959,16 @@ def test_filter_does_not_change_the_loss(dtype):
     a, _ = gradients_of(inputs, target, reduction="none")
     b, _ = gradients_of(inputs, target, reduction="none", filter_eps=0.5)
     assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("n", [7, 40])
+def test_rows_left_out_hold_anything_under_a_softcap(n):
+    (x, w, bias), target = problem(1, 30, n, 9, np.float32, 1.0)
+    few = ll.LinearHead(w, bias, softcap=3.0).value_and_grad(x[1:], target[1:])[1]
+    x = x.copy()
+    x[0] = np.nan
+    target = target.copy()
+    target[0] = -100
+    whole = ll.LinearHead(w, bias, softcap=3.0).value_and_grad(x, target)[1]
+    np.testing.assert_allclose(whole.weight, few.weight, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(whole.x[0], 0)

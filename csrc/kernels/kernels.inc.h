@@ -65,6 +65,7 @@ static inline void prefetch(const void *p)
 #include "state.inc.h"
 #include "score.inc.h"
 #include "finish.inc.h"
+#include "derivative.inc.h"
 #include "gradient.inc.h"
 #include "limits.inc.h"
 

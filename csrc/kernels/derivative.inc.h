@@ -1,0 +1,213 @@
+/* G, the derivatives of the loss by the logits.
+ *
+ * Kept logits are turned into G block by block, twelve rows at a time, and stay where they were:
+ * as micro-panels of rows, class by class, LL_KC classes after the other,
+ *     kept[panel_start * tile_row + kc_start * height + p * height + i]
+ * with a flag behind the last of them for each LL_KC classes: 0 where G is all zeros.
+ */
+
+#define LL_STRIP 8 /* vectors of features of weights that are packed at once: they stay in L2 */
+#define LL_CHUNKS (LL_BLOCK / LL_KC > 0 ? LL_BLOCK / LL_KC : 1)
+
+static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
+{
+    return ((const real *)grad->coefficients)[which * grad->c_stride + i];
+}
+
+/* A row that adds nothing, whatever it holds. */
+static inline int left_out(const ll_gradient *grad, ptrdiff_t i)
+{
+    for (int which = 0; which < LL_LIMIT; which++)
+        if (coefficient(grad, which, i) != 0)
+            return 0;
+    return 1;
+}
+
+/* Rows to a group, by the number of classes alone. */
+static ptrdiff_t group_rows(ptrdiff_t n)
+{
+    ptrdiff_t fit = (ptrdiff_t)(LL_GROUP_BYTES / sizeof(real)) / keep_size(1, n);
+
+    fit = least(fit - fit % LL_GROUP_STEP, LL_GROUP_ROWS);
+    return fit < LL_GROUP_STEP ? LL_GROUP_STEP : fit;
+}
+
+/* ---- derivatives by the logits ------------------------------------------------------------- */
+
+/* What is taken off the softmax times its coefficient. */
+static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                             const segment *s, real *g)
+{
+    real probs = coefficient(grad, LL_PROBS, i), smooth = coefficient(grad, LL_SMOOTH, i);
+
+    if (job->smooth)
+        for (ptrdiff_t v = 0; v < s->vecs; v++) {
+            real *gv = g + v * LL_LANES;
+            vstore(gv, vsub(vload(gv), vmul(vset(smooth), class_weights(job, s, v))));
+        }
+    if (job->probs && probs != 0) {
+        const real *t = (const real *)job->probs + i * job->p_row + s->first * job->p_col;
+        for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
+            vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
+            if (job->class_weight)
+                tc = vmul(class_weights(job, s, c / LL_LANES), tc);
+            vstore(g + c, vsub(vload(g + c), vmul(vset(probs), tc)));
+        }
+    }
+    if (job->sparse_start && probs != 0)
+        for (int64_t e = sparse_from(job, i, s->first); e < job->sparse_start[i + 1]; e++) {
+            ptrdiff_t c = (ptrdiff_t)(job->sparse_class[e] - s->first);
+            if (c >= s->width)
+                break;
+            g[c] -= probs * sparse_weight(job, e);
+        }
+    if (job->targets) {
+        ptrdiff_t c = (ptrdiff_t)(job->targets[i] - s->first);
+        if (job->targets[i] >= 0 && c >= 0 && c < s->width)
+            g[c] -= coefficient(grad, LL_TARGET, i);
+    }
+}
+
+/* G of row i in one block. Where the row is sure its largest class has p = 1 - rest / (1 + rest);
+ * the 1 meets the target before the small quotient is taken off, so that no digit is lost. */
+static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                           const segment *s, real *g)
+{
+    real max = field(&job->state, LL_MAX)[i], rest = field(&job->state, LL_OTHERS)[i];
+    real a = coefficient(grad, LL_SOFTMAX, i) + (max - max); /* NaN where max is not finite */
+    ptrdiff_t held = (ptrdiff_t)(job->state.ints[LL_ARGMAX * job->state.stride + i] - s->first);
+    vec m = vset(max), scale = vset(a / (1 + rest));
+
+    for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
+        vstore(g + c, vmul(scale, vexp_nonpositive(vsub(vload(s->z + c), m))));
+    if (held < 0 || held >= s->width || !(rest < 1))
+        held = -1;
+    else
+        g[held] = a;
+    subtract_targets(job, grad, i, s, g);
+    if (held >= 0)
+        g[held] -= a * (rest / (1 + rest));
+}
+
+/* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. */
+static void through_softcap(const ll_job *job, const segment *s, real *g)
+{
+    vec one = vset(1), by_cap = vset((real)(job->temperature / job->softcap));
+
+    for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
+        vec h = vmul(vload(s->z + c), by_cap);
+        vstore(g + c, vmul(vload(g + c), vmul(vsub(one, h), vadd(one, h))));
+    }
+}
+
+/* Whether any of `count` entries of row i reaches its limit; a NaN does. */
+static int reaches(const ll_gradient *grad, ptrdiff_t i, const real *g, ptrdiff_t count)
+{
+    vec limit = vset(coefficient(grad, LL_LIMIT, i));
+    const unsigned all = (1u << LL_LANES) - 1;
+
+    for (ptrdiff_t c = 0; c < count; c += LL_LANES)
+        if (mbits(vlt(vabs(gather(g + c, 1, count - c)), limit)) != all
+            && !left_out(grad, i))
+            return 1;
+    return 0;
+}
+
+/* ---- a step of rows ------------------------------------------------------------------------ */
+
+typedef struct {
+    real *g, *a, *sums, *b, *c; /* scratch: see gradient_space */
+    ptrdiff_t g_row;
+    ptrdiff_t reals;
+} gradient_space;
+
+/* Scratch: G of a step of rows; G of a group as micro-panels of classes; its sums over the rows;
+ * weights of LL_KC classes; what does not fill whole vectors of features. */
+static gradient_space gradient_lay_out(const ll_job *job)
+{
+    gradient_space w;
+    ptrdiff_t group = least(group_rows(job->n), job->rows), row = tile_row(job->n);
+    real *scratch = job->scratch;
+
+    w.g_row = row;
+    ptrdiff_t a = LL_GROUP_STEP * row, sums = a + group * row, b = sums + row;
+    ptrdiff_t c = b + LL_STRIP * LL_LANES * LL_KC;
+    w.reals = c + (row > job->rows ? row : job->rows) * LL_LANES;
+    w.g = scratch;
+    if (scratch) {
+        w.a = scratch + a;
+        w.sums = scratch + sums;
+        w.b = scratch + b;
+        w.c = scratch + c;
+    }
+    return w;
+}
+
+static size_t gradient_bytes(const ll_job *job)
+{
+    ll_job sized = *job;
+    sized.scratch = NULL;
+    return (size_t)gradient_lay_out(&sized).reals * sizeof(real);
+}
+
+/* One row of G, `width` classes, as link `p` of the chains of `rows` links: micro-panels of
+ * classes. */
+static void scatter(const real *g, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t p, real *a)
+{
+    ptrdiff_t c = 0;
+
+    for (; c + LL_MR <= width; c += LL_MR)
+        memcpy(a + c * rows + p * LL_MR, g + c, LL_MR * sizeof(real));
+    for (ptrdiff_t height; c < width; c += height) {
+        height = panel_height(width - c);
+        for (ptrdiff_t j = 0; j < height; j++)
+            a[c * rows + p * height + j] = g[c + j];
+    }
+}
+
+/* The flag of a micro-panel that begins at row i of a kept tile, for the chunk of LL_KC classes. */
+static inline real *flag_of(real *tile, ptrdiff_t row, ptrdiff_t i, ptrdiff_t height,
+                            ptrdiff_t chunk)
+{
+    return tile + i * row + height * (row - LL_LANES) + chunk;
+}
+
+/* G of rows [i, i + rows), at most a step, of a block: computed, filtered, and put back in place
+ * of the logits. Returns whether anything is left. */
+static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i, ptrdiff_t rows,
+                         segment s, real *tile, const gradient_space *w)
+{
+    int live[LL_CHUNKS] = { 0 }, any = 0;
+
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        s.z = tile + (i + r) * w->g_row;
+        if (left_out(grad, i + r))
+            memset(w->g + r * w->g_row, 0, (size_t)w->g_row * sizeof(real));
+        else
+            logit_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
+    }
+    for (ptrdiff_t q = 0; q * LL_KC < s.width; q++) {
+        ptrdiff_t kc = least(LL_KC, s.width - q * LL_KC);
+        live[q] = !grad->filter;
+        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
+            live[q] = reaches(grad, i + r, w->g + r * w->g_row + q * LL_KC, kc);
+        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
+            memset(w->g + r * w->g_row + q * LL_KC, 0, (size_t)kc * sizeof(real));
+        any |= live[q];
+    }
+    for (ptrdiff_t r = 0; job->softcap > 0 && r < rows; r++) {
+        s.z = tile + (i + r) * w->g_row;
+        if (!left_out(grad, i + r)) /* whose logits may be anything */
+            through_softcap(job, &s, w->g + r * w->g_row);
+    }
+    for (ptrdiff_t r = 0, height; r < rows; r += height) {
+        height = panel_height(rows - r);
+        for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
+            interleave(w->g + r * w->g_row + q * LL_KC, w->g_row, height,
+                       least(LL_KC, s.width - q * LL_KC), height,
+                       tile + (i + r) * w->g_row + q * LL_KC * height);
+        for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
+            *flag_of(tile, w->g_row, i + r, height, q) = (real)live[q];
+    }
+    return any;
+}
