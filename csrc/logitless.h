@@ -78,7 +78,7 @@ typedef struct {
      * sparse_start[i + 1]) are those of row i, by ascending class; NULL for none. */
     const int64_t *sparse_start, *sparse_class;
     const void *sparse_prob;
-    const void *class_weight;  /* of all n classes, whole vectors of them; or NULL */
+    const void *class_weight;  /* (n), zeros behind it up to whole vectors; or NULL */
     int smooth;                /* LL_SMOOTH_SUM, LL_SMOOTH_GAP */
     ptrdiff_t top;             /* classes to keep */
     void *out;                 /* logits are written to out[i * out_row + c], or NULL */

@@ -1,4 +1,4 @@
-"""Every forward call on fixed inputs, and a hash of every result.
+"""Every call on fixed inputs, and a hash of every result.
 
 Run as a script it prints ``{case/result: hash}`` as JSON, so that the results of
 different instruction sets, machines and versions can be held side by side. Given the
@@ -79,6 +79,38 @@ def everything(head, x, target, *, soft=None, k=5):
     return out
 
 
+class Sparse:
+    """What is read of a SciPy sparse array of class probabilities."""
+
+    has_canonical_format = True
+
+    def __init__(self, dense):
+        row, self.indices = np.nonzero(dense)
+        self.indptr = np.searchsorted(row, np.arange(len(dense) + 1))
+        self.data = dense[row, self.indices]
+        self.shape, self.dtype, self.nnz = dense.shape, dense.dtype, len(row)
+
+    def tocsr(self):
+        return self
+
+
+def losses(head, x, target, soft, **options):
+    """The loss for each kind of target."""
+    return {
+        "loss": head.loss(x, target, **options),
+        "soft": head.loss(x, soft, **options),
+        "sparse": head.loss(x, Sparse(soft), **options),
+    }
+
+
+def gradients(head, x, target, **options):
+    """The loss of each row and its gradients; sums of losses are NumPy's."""
+    options = {"reduction": "none", **options}
+    loss, grad = head.value_and_grad(x, target, **options)
+    results = {"x": grad.x, "weight": grad.weight, "bias": grad.bias}
+    return results | ({"loss": loss} if options["reduction"] == "none" else {})
+
+
 def from_logits(z, target, soft):
     return {
         "softmax": ll.softmax(z),
@@ -120,6 +152,8 @@ def cases():
             yield f"{tag}/{m}x{n}x{k}", everything(head, x, t, soft=soft)
         for name, results in options(dtype):
             yield f"{tag}/{name}", results
+        for name, results in objectives(dtype):
+            yield f"{tag}/{name}", results
         for scale in (1.0, 64.0, 1024.0):
             z = exact((9, 777), 6, dtype, scale)
             yield (
@@ -156,6 +190,52 @@ def options(dtype):
     yield "denormal", everything(ll.LinearHead(w * tiny), x, t, soft=soft)
 
 
+# Rows, classes, features: around steps and groups of rows, blocks of classes, strips of features.
+GRADIENT_SHAPES = [
+    *((13, 1, 7), (12, 16, 5), (25, 17, 0), (13, 33, 300), (13, 513, 33), (3, 4097, 5)),
+    *((250, 7, 20), (481, 30, 9), (61, 600, 40)),
+]
+
+
+def objectives(dtype):
+    """What training asks for: options of the loss, and gradients."""
+    m, n, k = 25, 131, 40
+    x, w, bias = exact((m, k), 31, dtype), exact((n, k), 32, dtype), exact((n,), 33, dtype)
+    t, soft = labels(m, n, 34), distributions(m, n, 35, dtype)
+    t[::7] = -100
+    head = ll.LinearHead(w, bias)
+    weights = {
+        "class_weight": np.maximum(exact((n,), 36, dtype, 2.0), 0),
+        "sample_weight": np.maximum(exact((m,), 37, np.float64, 4.0), -0.5),
+    }
+    every = weights | {"label_smoothing": 0.125, "z_loss": 0.0078125}
+    yield "plain losses", losses(head, x, t, soft)
+    yield "weights", losses(head, x, t, soft, **weights)
+    yield "label smoothing", losses(head, x, t, soft, label_smoothing=0.125)
+    yield "z-loss", losses(head, x, t, soft, z_loss=0.0078125)
+    yield "all options", losses(ll.LinearHead(w, bias, softcap=3.0), x, t, soft, **every)
+
+    yield "gradients of means", gradients(head, x, t, reduction="mean")
+    factors = exact((m,), 38, np.float64, 2.0)
+    yield "gradients, weights", gradients(head, x, t, grad_output=factors, **weights)
+    capped = ll.LinearHead(w, bias, softcap=3.0, temperature=0.7)
+    for name, target in {"index": t, "soft": soft, "sparse": Sparse(soft)}.items():
+        yield f"gradients, all options, {name}", gradients(capped, x, target, **every)
+    sure = x.copy()
+    sure[:12] *= 1024
+    best = head.predict(sure)
+    yield "gradients, filtered", gradients(head, sure, best, filter_eps=2.0**-6)
+    bad = x.copy()
+    bad[7], bad[3, 0] = np.nan, np.inf
+    special = bias.copy()
+    special[[0, 50, 130]] = -np.inf
+    yield "gradients, special", gradients(ll.LinearHead(w, special), bad, t)
+    for m, n, k in GRADIENT_SHAPES:
+        x, w = exact((m, k), 41, dtype), exact((n, k), 42, dtype, 2.0)
+        head = ll.LinearHead(w, exact((n,), 43, dtype, 4.0), pack=m % 2 == 0)
+        yield f"gradients {m}x{n}x{k}", gradients(head, x, labels(m, n, 44))
+
+
 def values_of(kind, shape, seed):
     """Whole numbers every type can hold, negative ones where there are any."""
     v = np.floor(exact(shape, seed, np.float64, 64.0))
@@ -183,6 +263,10 @@ GOLDEN = [
     *("3x1x7", "3x7x7", "3x17x7", "2x513x5", "2x8193x5", "4x10x0", "4x10x1600", "97x37x19"),
     *("1x1000x300", "1x7x1031", "70x7x130", "13x600x270", "softcap", "temperature", "large"),
     *("offset", "minus infinity", "denormal", "logits*1", "logits*64", "nll"),
+    *("plain losses", "weights", "label smoothing", "z-loss", "all options"),
+    *("gradients of means", "gradients, weights", "gradients, all options, index"),
+    *("gradients, all options, soft", "gradients, all options, sparse", "gradients, filtered"),
+    *("gradients, special", *(f"gradients {m}x{n}x{k}" for m, n, k in GRADIENT_SHAPES)),
 ]
 
 

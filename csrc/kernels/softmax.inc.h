@@ -355,9 +355,9 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
         if (c < n)
             bad = mor(bad, vunordered(square[c], square[c]));
     }
-    for (ptrdiff_t half = LL_LANES / 2; half > 0; half /= 2)
-        for (ptrdiff_t c = 0; c < half; c++)
-            top[c] = vmax(top[c], top[c + half]);
+    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
+        for (ptrdiff_t c = 0; c < step; c++)
+            top[c] = vmax(top[c], top[c + step]);
     if (mbits(mor(bad, vunordered(undefined(top[0]), top[0]))))
         return 0;
     for (ptrdiff_t c = n - 1; c > 0; c--)
@@ -369,9 +369,9 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
             sum[c] = vselect(veq(at, vset((real)c)), sum[c],
                              vexp_nonpositive(vsub(square[c], top[0])));
     }
-    for (ptrdiff_t half = LL_LANES / 2; half > 0; half /= 2)
-        for (ptrdiff_t c = 0; c < half; c++)
-            sum[c] = vadd(sum[c], sum[c + half]);
+    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
+        for (ptrdiff_t c = 0; c < step; c++)
+            sum[c] = vadd(sum[c], sum[c + step]);
     vstore(field(state, LL_MAX) + i, top[0]);
     vstore(field(state, LL_REST) + i, sum[0]);
     vstore(found, at);

@@ -42,6 +42,13 @@ class Kept(LinearScoring):
         self.memory, self.window = memory, 0
         self.keeps = len(memory) >= self.kernels.keep_size(self.m, self.n)
 
+    def move(self, x, request):
+        """Go on to as many other rows: what was found out about these has been taken."""
+        self.x, self.request = x, request
+        if request.targets is not None:
+            self.targets = np.ascontiguousarray(request.targets, np.int64)
+        self.window = 0
+
     def job(self, lo, hi):
         """As for any scoring, and the logits stay."""
         job = super().job(lo, hi)
@@ -69,7 +76,7 @@ class Kept(LinearScoring):
 
 
 class _Memory:
-    """What one thread needs for a block of rows: kept logits, columns of features."""
+    """What one thread needs for a block of rows: a scoring, kept logits, columns of features."""
 
     def __init__(self, call: _Call):
         item, rows = call.dtype.itemsize, min(call.step, len(call.x))
@@ -81,6 +88,7 @@ class _Memory:
         start = -self._all.ctypes.data % 64
         reals = self._all[start : start + item * (call.kept_reals + columns)].view(call.dtype)
         self.logits, self.columns = np.split(reals, [call.kept_reals])
+        self.scoring = None
 
     def give_back(self) -> None:
         """Nothing of it is in use any more."""
@@ -127,8 +135,12 @@ class _Call:
         q = self.request
         request = replace(q, targets=None if q.targets is None else q.targets[rows],
                           probs=None if q.probs is None else q.probs[rows])
-        scoring = Kept(self.layer, self.x[rows], request, n_threads, memory.logits)
-        return scoring, self.backward.take(score_all(scoring), rows)
+        x = self.x[rows]
+        if memory.scoring is None or memory.scoring.m != len(x):
+            memory.scoring = Kept(self.layer, x, request, n_threads, memory.logits)
+        else:
+            memory.scoring.move(x, request)
+        return memory.scoring, self.backward.take(score_all(memory.scoring), rows)
 
     def gradient(self, rows: slice, coefficients: np.ndarray, apart) -> Gradient:
         """Say where the gradients of a block go."""

@@ -519,10 +519,12 @@ static void gradients(void)
         { { "sure", 25, 37, 17, 64, 0, 0, 1, ORDINARY }, 0 },
         { { "special", 25, 37, 17, 1, 0, 0, 1, SPECIAL }, WEIGHTED },
         { { "special", 25, 9, 17, 1, 0, 2, 1, SPECIAL }, 0 },
-        { { "filtered", 40, 530, 17, 8, 0, 0, 1, ORDINARY }, FILTERED },
-        { { "filtered", 250, 33, 5, 64, 0, 0, 1, ORDINARY }, FILTERED },
-        { { "filtered, softcap", 25, 530, 5, 64, 0, 30, 1, ORDINARY }, FILTERED },
-        { { "filtered, weighted", 25, 530, 5, 8, 0, 0, 1, ORDINARY }, FILTERED | WEIGHTED | MIXED },
+        { { "filtered", 9, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED },
+        { { "filtered", 40, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED },
+        { { "filtered", 250, 270, 3, 1, 0, 0, 1, ORDINARY }, FILTERED },
+        { { "filtered, added", 17, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED | ADDED },
+        { { "filtered, softcap", 25, 1100, 5, 1, 0, 30, 1, ORDINARY }, FILTERED },
+        { { "filtered, weighted", 25, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED | WEIGHTED },
     };
     problem p = { "classes", 13, 0, 7, 1, 0, 0, 1, ORDINARY };
 
@@ -563,8 +565,8 @@ static void packing(void)
 
 static void groups(void)
 {
-    static const ptrdiff_t n[] = { 1, 16, 17, 512, 513, 4097, 34000, 68000, 70000, 140000, 500000,
-                                   700000, 1000000, 1500000, 1000000000 };
+    static const ptrdiff_t n[] = { 1, 4097, 33792, 33793, 67584, 67585, 135168, 135169, 675840,
+                                   675841, 1351680, 1351681, 1000000000 };
 
     start_hash();
     for (size_t i = 0; i < sizeof n / sizeof *n; i++) {

@@ -212,11 +212,26 @@ static void make_sparse(inputs *in)
     in->sparse_start[p->m] = entries;
 }
 
+/* Some classes become unlikely, and no target but those of the second of three steps. */
+static void make_unlikely(inputs *in)
+{
+    const problem *p = in->p;
+
+    for (ptrdiff_t c = 0; c < p->n; c++)
+        if ((c / LL_KC + 1) % 4 > 1)
+            put(in->bias, c, get(in->bias, c) - 30);
+    for (ptrdiff_t i = 0; i < p->m; i++)
+        if (in->targets[i] >= 0 && i / LL_GROUP_STEP % 3 != 1)
+            in->targets[i] = in->targets[i] % LL_KC;
+}
+
 static void make_gradient_inputs(inputs *in, int options)
 {
     const problem *p = in->p;
     ptrdiff_t x_size = (p->m - 1) * in->x_row + p->k;
 
+    if (options & FILTERED)
+        make_unlikely(in);
     in->class_weight = reals(whole_vectors(p->n));
     for (ptrdiff_t c = 0; c < whole_vectors(p->n); c++)
         put(in->class_weight, c, c < p->n && c % 9 != 4 ? unit() + 1 : 0);
@@ -232,7 +247,7 @@ static void make_gradient_inputs(inputs *in, int options)
         part[LL_SOFTMAX] = factor * (1 + 2 * smooth);
         part[LL_TARGET] = soft ? 0 : factor * (1 - smooth);
         part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
-        part[LL_SMOOTH] = factor * smooth / 16;
+        part[LL_SMOOTH] = factor * smooth / (double)p->n;
         part[LL_LIMIT] = (factor < 0 ? -factor : factor) * 0x1p-9;
         for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)
             put(in->coefficients, which * in->c_stride + i, part[which]);
