@@ -65,7 +65,7 @@ typedef struct {
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
-    ptrdiff_t first, last;     /* classes [first, last): whole spans */
+    ptrdiff_t first, last;     /* classes [first, last): whole spans, or blocks for keep alone */
     /* What is asked. */
     int sums;                  /* LL_REST */
     int entropy;               /* LL_MOMENT */

@@ -172,3 +172,39 @@ def test_soft_targets_in_another_precision_are_copied_in_small_blocks():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 9 * MIB  # all of them: 15 MiB in float32
+
+
+def traced_peak(call):
+    call()  # what is kept from call to call
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def gradient_problem(probs_dtype):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(20, 101, 8)).astype("f4"), rng.normal(size=(9000, 8)).astype("f4")
+    t = rng.random((20, 101, 9000), dtype="f4").astype(probs_dtype)
+    out = ll.Gradients(np.empty_like(x), np.empty_like(w), np.empty(9000, "f4"))
+    return x, w, t, out
+
+
+@pytest.mark.parametrize("probs_dtype", ["f4", "f8"])
+def test_gradients_copy_class_probabilities_a_block_at_a_time(probs_dtype):
+    x, w, t, out = gradient_problem(probs_dtype)
+    # Under a shift neither rows nor probabilities can be seen as a matrix without a copy.
+    peak = traced_peak(lambda: ll.linear_cross_entropy_value_and_grad(
+        x, w, t, shift=1, out=out, workspace_bytes=MIB, n_threads=1))
+    assert peak < 0.7 * x[..., 0].size * 9000 * 4  # the logits; a block has 240 of 2,000 rows
+
+
+def test_gradients_stay_within_the_workspace():
+    x, w, t, out = gradient_problem("f4")
+    index = t[..., 0].astype(np.int64)
+    peaks = [traced_peak(lambda w_b=w_b: ll.linear_cross_entropy_value_and_grad(
+        x, w, index, out=out, workspace_bytes=w_b, n_threads=1)) for w_b in (MIB, 16 * MIB)]
+    assert peaks[0] < 6 * MIB
+    assert peaks[1] < 24 * MIB

@@ -7,7 +7,7 @@
  */
 
 #define LL_STRIP 8 /* vectors of features of weights that are packed at once: they stay in L2 */
-#define LL_CHUNKS (LL_BLOCK / LL_KC > 0 ? LL_BLOCK / LL_KC : 1)
+#define LL_CHUNKS (LL_BLOCK / LL_KC)
 
 static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
 {
@@ -116,7 +116,7 @@ static int reaches(const ll_gradient *grad, ptrdiff_t i, const real *g, ptrdiff_
 /* ---- a step of rows ------------------------------------------------------------------------ */
 
 typedef struct {
-    real *g, *a, *sums, *b, *c; /* scratch: see gradient_space */
+    real *g, *a, *sums, *b, *c; /* scratch: see gradient_lay_out */
     ptrdiff_t g_row;
     ptrdiff_t reals;
 } gradient_space;

@@ -111,14 +111,6 @@ static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
     return height == 4 ? micro_4_1 : height == 2 ? micro_2_1 : micro_1_1;
 }
 
-/* A micro-panel of `height` rows whose first is row i: it lies at a + i * a_row, and of its chains
- * the `skip` first links are left out. */
-static inline const real *panel_at(const real *a, ptrdiff_t a_row, ptrdiff_t skip, ptrdiff_t i,
-                                   ptrdiff_t height)
-{
-    return a + i * a_row + skip * height;
-}
-
 /* What is to be packed next: brought into the cache while the product goes on. */
 typedef struct {
     const real *at;
@@ -137,14 +129,13 @@ static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t heig
 
 /* KC features: `rows` packed rows by `width` panels of classes into the tile. The b panels stay in
  * L1 while all rows pass by. */
-static void multiply(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a, ptrdiff_t a_row,
-                     ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *tile, ptrdiff_t t_row,
-                     int first, const real *bias, const region *next)
+static void multiply(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a, const real *b,
+                     ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias,
+                     const region *next)
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(rows - i);
         prefetch_part(next, i, height, rows);
-        micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
-                                 tile + i * t_row, t_row, first, bias);
+        micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row, t_row, first, bias);
     }
 }

@@ -6,6 +6,14 @@
  * group of rows.
  */
 
+/* A micro-panel of `height` rows whose first is row i: it lies at a + i * a_row, and of its chains
+ * the `skip` first links are left out. */
+static inline const real *panel_at(const real *a, ptrdiff_t a_row, ptrdiff_t skip, ptrdiff_t i,
+                                   ptrdiff_t height)
+{
+    return a + i * a_row + skip * height;
+}
+
 /* c += a . b, or c = a . b: as multiply, but c comes from memory. */
 static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a,
                         ptrdiff_t a_row, ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *c,

@@ -112,7 +112,7 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
                             least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
                             w->panels + v * b_panel);
             region next = next_weights(job, weight, pc, c, group * LL_LANES, last);
-            multiply(rows, group, kc, a, kc, 0, b, b_panel, w->tile + c, w->tile_row, pc == 0,
+            multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0,
                      pc + LL_KC >= job->k ? w->bias + c : NULL, &next);
             pc += LL_KC;
         } while (pc < job->k);

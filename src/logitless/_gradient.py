@@ -111,12 +111,11 @@ def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, 
     grads = _gradients(out, wanted, x, layer, dtype, accumulate)
 
     probs = objective.targets.probs
-    request = objective.request(probs=None if probs is None else _all_rows(probs))
+    request = objective.request()
     backward = Backward(objective, grad_output, filter_eps, layer.temperature)
-    whole = _all_rows(rows)
     d_x = _rows_of(grads.x, used.shape, accumulate)
     engine.gradients(
-        layer, whole, request, backward, Gradients(d_x, grads.weight, grads.bias),
+        layer, rows, probs, request, backward, Gradients(d_x, grads.weight, grads.bias),
         bool(accumulate), workspace_bytes, n_threads,
     )
     if d_x is not None and not np.may_share_memory(d_x, grads.x):
@@ -126,10 +125,6 @@ def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, 
         else:
             grads.x[..., : used.shape[-2], :] = d_x.reshape(used.shape)
     return given_loss(backward.losses, objective, rows.lead, None), grads
-
-
-def _all_rows(rows):
-    return rows[0 : rows.m] if rows.whole is None else rows.whole
 
 
 def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.ndarray | None:
@@ -202,6 +197,12 @@ def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
         raise ValueError(f"`{name}` must be an array, as `wrt` names it, got None")
     check_out(array, shape, dtype, name)
     if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
-        raise ValueError(f"`{name}` must be C-contiguous, aligned and of native byte order")
+        raise ValueError(
+            f"`{name}` must be C-contiguous, aligned and of native byte order, "
+            f"got strides {array.strides} and dtype {array.dtype.str!r}"
+        )
     if any(a is not None and np.may_share_memory(array, a) for a in inputs):
-        raise ValueError(f"`{name}` must not overlap `x`, `weight`, `bias` or another gradient")
+        raise ValueError(
+            f"`{name}` must not overlap `x`, `weight`, `bias` or another gradient, "
+            "got an array that shares memory with one of them"
+        )

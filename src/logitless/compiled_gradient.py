@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _parallel, _spare
 from ._core import GROUP_STEP, Gradient
+from ._kernels import in_place
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
 from ._request import Request
 from ._results import Gradients
@@ -79,7 +80,7 @@ class _Memory:
     """What one thread needs for a block of rows: a scoring, kept logits, columns of features."""
 
     def __init__(self, call: _Call):
-        item, rows = call.dtype.itemsize, min(call.step, len(call.x))
+        item, rows = call.dtype.itemsize, min(call.step, call.x.m)
         width = round_up(call.layer.n_features, call.kernels.lanes)
         columns = (rows + -(-rows // call.group)) * width
         if call.grads.weight is None:
@@ -98,11 +99,12 @@ class _Memory:
 class _Call:
     """What all blocks of one call have in common."""
 
-    def __init__(self, layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads):
-        self.layer, self.x, self.request, self.backward = layer, x, request, backward
-        self.grads, self.accumulate = grads, accumulate
-        m, n, k = len(x), layer.n_classes, layer.n_features
-        scoring = LinearScoring(layer, x[:0], replace(request, targets=None, probs=None), 1)
+    def __init__(self, layer, x, probs, request, backward, grads, accumulate, workspace_bytes,
+                 n_threads):
+        self.layer, self.x, self.probs, self.request = layer, x, probs, request
+        self.backward, self.grads, self.accumulate = backward, grads, accumulate
+        m, n, k = x.m, layer.n_classes, layer.n_features
+        scoring = LinearScoring(layer, x[0:0], replace(request, targets=None), 1)
         self.kernels, self.dtype = scoring.kernels, scoring.dtype
         item = self.dtype.itemsize
         self.group = self.kernels.group(n)
@@ -127,14 +129,16 @@ class _Call:
 
     def blocks(self) -> list[slice]:
         """Ranges of rows, each of whole groups."""
-        m = len(self.x)
+        m = self.x.m
         return [slice(lo, min(lo + self.step, m)) for lo in range(0, m, self.step)]
 
     def forward(self, rows: slice, memory: _Memory, n_threads: int):
         """Score a block of rows: the scoring and the coefficients."""
         q = self.request
-        request = replace(q, targets=None if q.targets is None else q.targets[rows],
-                          probs=None if q.probs is None else q.probs[rows])
+        probs = None if self.probs is None else self.probs[rows]
+        if isinstance(probs, np.ndarray) and not in_place(probs, self.dtype):
+            probs = np.ascontiguousarray(probs, self.dtype)  # once for all jobs of the block
+        request = replace(q, targets=None if q.targets is None else q.targets[rows], probs=probs)
         x = self.x[rows]
         if memory.scoring is None or memory.scoring.m != len(x):
             memory.scoring = Kept(self.layer, x, request, n_threads, memory.logits)
@@ -155,11 +159,14 @@ class _Call:
         return gradient
 
 
-def gradients(layer, x, request, backward, grads: Gradients, accumulate, workspace_bytes,
+def gradients(layer, x, probs, request, backward, grads: Gradients, accumulate, workspace_bytes,
               n_threads) -> None:
-    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
-    call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads)
-    if len(x) == 0:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
+
+    `x` and the target distributions `probs` (m, n) are Rows: a block of them at a time is made.
+    """
+    call = _Call(layer, x, probs, request, backward, grads, accumulate, workspace_bytes, n_threads)
+    if x.m == 0:
         for grad in (grads.weight, grads.bias):
             if grad is not None and not accumulate:
                 grad[...] = 0

@@ -382,7 +382,9 @@ class LinearHead:
 
         Notes
         -----
-        6 m n k flops, as three dense products. The gradients are the same bits for
+        6 m n k flops, as three dense products. Class probabilities in another precision
+        or layout than can be read in place are copied for up to 240 rows at a time (more
+        where classes are few), beside the workspace. The gradients are the same bits for
         any number of threads, any `workspace_bytes`, any instruction set. Rows that
         are ignored or have weight 0 add nothing, whatever they hold. A head with
         ``pack=False`` is the one to train: the weights are then the caller's.

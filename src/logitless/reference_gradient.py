@@ -12,9 +12,13 @@ from .reference import NARROW, TILE, plain, probs_tile, score_logits, spans
 FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
 
-def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads) -> None:
-    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
-    m, n = len(x), layer.n_classes
+def gradients(layer, x, probs, request, backward, grads, accumulate, workspace_bytes,
+              n_threads) -> None:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
+
+    `x` and the target distributions `probs` (m, n) are Rows: a block of them at a time is made.
+    """
+    m, n = x.m, layer.n_classes
     dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
     if not accumulate:
         for grad in (grads.weight, grads.bias):
@@ -24,8 +28,13 @@ def gradients(layer, x, request, backward, grads, accumulate, workspace_bytes, n
     rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
-        _block_gradients(layer, plain(x[block], dtype), block, request, backward, grads,
-                         accumulate, n_threads)
+        part = replace(
+            request,
+            targets=None if request.targets is None else request.targets[block],
+            probs=None if probs is None else probs[block],
+        )
+        _block_gradients(layer, plain(x[block], dtype), block, part, backward, grads, accumulate,
+                         n_threads)
 
 
 def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:
@@ -37,11 +46,6 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
     with np.errstate(all="ignore"):
         for lo, hi in spans(n, classes):
             z[:, lo:hi] = layer.logits(x, lo, hi)
-    request = replace(
-        request,
-        targets=None if request.targets is None else request.targets[block],
-        probs=None if request.probs is None else request.probs[block],
-    )
     state = score_logits(z, request, n_threads)
     coef = backward.take(state, block)
     live = coef[:-1].any(axis=0)
