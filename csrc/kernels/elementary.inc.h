@@ -70,11 +70,11 @@ static inline vec exp_curve(vec r)
     return p;
 }
 
-/* e^x for x <= 0, as softmax meets it once the maximum is taken off; NaN passes through, as the
- * second argument of vmax does. Below the bound the result has long become 0.
+/* m and n with e^x = 2^n m, 0.7 < m < 1.42; NaN passes through, as the second argument of vmax
+ * does. Below the bound the result has long become 0.
  * The leading 1 is added last, in the only rounding at the scale of the result; those of p, and
- * of r, arrive multiplied by |r| <= 0.35. 12 operations in float32, 17 in float64. */
-static inline vec vexp_nonpositive(vec x)
+ * of r, arrive multiplied by |r| <= 0.35. 11 operations in float32, 16 in float64. */
+static inline vec exp_parts(vec x, vec *n)
 {
 #if LL_REAL == 32
     const vec lowest = vset(R(-104.0));
@@ -82,9 +82,15 @@ static inline vec vexp_nonpositive(vec x)
     const vec lowest = vset(R(-746.0));
 #endif
     const vec one = vset(R(1.0));
-    vec n, r = exp_reduce(vmax(lowest, x), &n);
-    vec p = exp_curve(r);
-    return vscale(vfma(vfma(p, r, one), r, one), n);
+    vec r = exp_reduce(vmax(lowest, x), n);
+    return vfma(vfma(exp_curve(r), r, one), r, one);
+}
+
+/* e^x for x <= 0, as softmax meets it once the maximum is taken off. */
+static inline vec vexp_nonpositive(vec x)
+{
+    vec n, m = exp_parts(x, &n);
+    return vscale_down(m, n);
 }
 
 /* e^x for every x, with the same bits. At the bound, where vscale overflows to inf, n is still
@@ -96,7 +102,8 @@ static inline vec vexp(vec x)
 #else
     const vec highest = vset(R(710.0));
 #endif
-    return vexp_nonpositive(vmin(highest, x));
+    vec n, m = exp_parts(vmin(highest, x), &n);
+    return vscale(m, n);
 }
 
 /* ---- tanh ---------------------------------------------------------------------------------- */

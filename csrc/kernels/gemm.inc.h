@@ -120,6 +120,8 @@ typedef struct {
 /* The part of it that is due with rows [i, i + height) of `of`. */
 static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t height, ptrdiff_t of)
 {
+    if (next->rows == 0) /* sparing the divisions */
+        return;
     ptrdiff_t end = next->rows * (i + height) / of;
 
     for (ptrdiff_t r = next->rows * i / of; r < end; r++)

@@ -9,7 +9,7 @@ static double spin_fma(ptrdiff_t rounds)
     for (int i = 0; i < LL_MR; i++)
         LL_UNROLL
         for (int j = 0; j < LL_NV; j++)
-            sum[i][j] = vadd(vset((real)(i * LL_NV + j)), vload(lane_index));
+            sum[i][j] = vadd(vset((real)((i * LL_NV + j) * LL_LANES)), vload(lane_index));
     for (ptrdiff_t r = 0; r < rounds; r++)
         LL_UNROLL
         for (int i = 0; i < LL_MR; i++)

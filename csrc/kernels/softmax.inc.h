@@ -56,20 +56,31 @@ static inline real vexp_one(real a)
     return e[0];
 }
 
-/* The largest logit, NaN where there is one. */
+static int has_nan(const segment *s)
+{
+    mask nan = vunordered(vload(s->z), vload(s->z));
+
+    for (ptrdiff_t v = 1; v < s->vecs; v++)
+        nan = mor(nan, vunordered(vload(s->z + v * LL_LANES), vload(s->z)));
+    return mbits(nan) != 0;
+}
+
+/* The largest logit, NaN where there is one. A NaN makes the sum one, and so may infinities: the
+ * sum costs less than a look at each logit. */
 LL_TEMPLATE real largest(const segment *s)
 {
-    vec even = vload(s->z), odd = even;
-    mask nan = vunordered(even, even);
+    vec even = vload(s->z), odd = even, sum = even;
 
     for (ptrdiff_t v = 1; v < s->vecs; v += 2) {
         vec a = vload(s->z + v * LL_LANES);
         vec b = vload(s->z + least(v + 1, s->vecs - 1) * LL_LANES);
-        nan = mor(nan, vunordered(a, b));
+        sum = vadd(sum, vadd(a, b));
         odd = vmax(odd, a);
         even = vmax(even, b);
     }
-    return mbits(nan) ? (real)NAN : vtop(vmax(even, odd));
+    if (mbits(vunordered(sum, sum)) && has_nan(s))
+        return (real)NAN;
+    return vtop(vmax(even, odd));
 }
 
 /* Where `value` is, counted from the segment's first class: the first of equals. */

@@ -29,6 +29,12 @@ static inline half ll_scale(half a, half n)
     half s1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e1, one), 23));
     return _mm256_mul_ps(_mm256_mul_ps(a, s0), s1);
 }
+static inline half ll_scale_down(half a, half n)
+{
+    __m256i sum = _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(0x1.8p23f + 204)));
+    return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(sum, 23))),
+                         _mm256_set1_ps(0x1p-77f));
+}
 static inline half ll_exponent(half a)
 {
     __m256i e = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
@@ -80,6 +86,12 @@ static inline half ll_scale(half a, half n)
     __m256i s0 = _mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_add_epi32(e0, one)), 52);
     __m256i s1 = _mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_add_epi32(e1, one)), 52);
     return _mm256_mul_pd(_mm256_mul_pd(a, _mm256_castsi256_pd(s0)), _mm256_castsi256_pd(s1));
+}
+static inline half ll_scale_down(half a, half n)
+{
+    __m256i sum = _mm256_castpd_si256(_mm256_add_pd(n, _mm256_set1_pd(0x1.8p52 + 1536)));
+    return _mm256_mul_pd(_mm256_mul_pd(a, _mm256_castsi256_pd(_mm256_slli_epi64(sum, 52))),
+                         _mm256_set1_pd(0x1p-513));
 }
 static inline half ll_exponent(half a)
 {
@@ -157,6 +169,12 @@ static inline vec vcopysign(vec magnitude, vec sign)
 }
 static inline vec vround(vec a) { return ll_vec(H(round)(a.lo, 0x08), H(round)(a.hi, 0x08)); }
 static inline vec vscale(vec a, vec n) { return ll_vec(ll_scale(a.lo, n.lo), ll_scale(a.hi, n.hi)); }
+/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a large
+ * number are an exponent to multiply with; what it is too large by comes off in the only rounding. */
+static inline vec vscale_down(vec a, vec n)
+{
+    return ll_vec(ll_scale_down(a.lo, n.lo), ll_scale_down(a.hi, n.hi));
+}
 static inline vec vexponent(vec a) { return ll_vec(ll_exponent(a.lo), ll_exponent(a.hi)); }
 static inline mask vlt(vec a, vec b)
 {

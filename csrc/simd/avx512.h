@@ -46,6 +46,7 @@ static inline vec vcopysign(vec magnitude, vec sign)
 }
 static inline vec vround(vec a) { return Z(roundscale)(a, 0x08); }
 static inline vec vscale(vec a, vec n) { return Z(scalef)(a, n); }
+static inline vec vscale_down(vec a, vec n) { return vscale(a, n); } /* n <= 0 */
 static inline vec vexponent(vec a) { return Z(getexp)(a); }
 static inline mask vlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LT_OQ); }
 static inline mask vle(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LE_OQ); }

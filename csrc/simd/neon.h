@@ -28,6 +28,12 @@ static inline quad ll_scale(quad a, quad n)
     quad s1 = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(e1, one), 23));
     return vmulq_f32(vmulq_f32(a, s0), s1);
 }
+static inline quad ll_scale_down(quad a, quad n)
+{
+    int32x4_t sum = vreinterpretq_s32_f32(vaddq_f32(n, vdupq_n_f32(0x1.8p23f + 204)));
+    quad power = vreinterpretq_f32_s32(vshlq_n_s32(sum, 23));
+    return vmulq_f32(vmulq_f32(a, power), vdupq_n_f32(0x1p-77f));
+}
 static inline quad ll_exponent(quad a)
 {
     int32x4_t e = vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_f32(a), 23));
@@ -77,6 +83,12 @@ static inline quad ll_scale(quad a, quad n)
     quad s0 = vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(e0, one), 52));
     quad s1 = vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(e1, one), 52));
     return vmulq_f64(vmulq_f64(a, s0), s1);
+}
+static inline quad ll_scale_down(quad a, quad n)
+{
+    int64x2_t sum = vreinterpretq_s64_f64(vaddq_f64(n, vdupq_n_f64(0x1.8p52 + 1536)));
+    quad power = vreinterpretq_f64_s64(vshlq_n_s64(sum, 52));
+    return vmulq_f64(vmulq_f64(a, power), vdupq_n_f64(0x1p-513));
 }
 static inline quad ll_exponent(quad a)
 {
@@ -132,6 +144,12 @@ static inline vec vabs(vec a) { LL_VECTOR(Q(vabsq)(a.at[i])); }
 static inline vec vcopysign(vec a, vec sign) { LL_VECTOR(ll_copysign(a.at[i], sign.at[i])); }
 static inline vec vround(vec a) { LL_VECTOR(Q(vrndnq)(a.at[i])); }
 static inline vec vscale(vec a, vec n) { LL_VECTOR(ll_scale(a.at[i], n.at[i])); }
+/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a large
+ * number are an exponent to multiply with; what it is too large by comes off in the only rounding. */
+static inline vec vscale_down(vec a, vec n)
+{
+    LL_VECTOR(ll_scale_down(a.at[i], n.at[i]));
+}
 static inline vec vexponent(vec a) { LL_VECTOR(ll_exponent(a.at[i])); }
 static inline mask vlt(vec a, vec b) { LL_MASK(Q(vcltq)(a.at[i], b.at[i])); }
 static inline mask vle(vec a, vec b) { LL_MASK(Q(vcleq)(a.at[i], b.at[i])); }

@@ -63,6 +63,7 @@ static inline vec vround(vec a) { LL_VECTOR(LL_RINT(a.at[i])); }
 /* What is no exponent: NaN, which scales a NaN anyway, and whatever idle lanes hold. */
 static inline int ll_integer(real n) { return n > -9999 && n < 9999 ? (int)n : 0; }
 static inline vec vscale(vec a, vec n) { LL_VECTOR(LL_LDEXP(a.at[i], ll_integer(n.at[i]))); }
+static inline vec vscale_down(vec a, vec n) { return vscale(a, n); } /* n <= 0 */
 static inline vec vexponent(vec a) { LL_VECTOR(ll_exponent(a.at[i])); }
 static inline mask vlt(vec a, vec b) { LL_MASK(a.at[i] < b.at[i]); }
 static inline mask vle(vec a, vec b) { LL_MASK(a.at[i] <= b.at[i]); }
