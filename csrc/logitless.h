@@ -155,7 +155,7 @@ typedef struct {
                 const void *t, ptrdiff_t t_row, ptrdiff_t t_col, void *loss);
     /* Loads for machine_limits: returns flops done, or a sum that must be used. */
     double (*spin_fma)(ptrdiff_t rounds);
-    double (*spin_read)(ptrdiff_t count, const void *p);
+    double (*spin_read)(ptrdiff_t count, const void *p, ptrdiff_t streams);
 } ll_kernels;
 
 typedef struct {

@@ -156,10 +156,10 @@ static void scatter(const real *g, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t p,
 {
     ptrdiff_t c = 0;
 
-    for (; c + LL_MR <= width; c += LL_MR)
+    for (; c < width - width % LL_GROUP_STEP; c += LL_MR)
         memcpy(a + c * rows + p * LL_MR, g + c, LL_MR * sizeof(real));
     for (ptrdiff_t height; c < width; c += height) {
-        height = panel_height(width - c);
+        height = panel_height(c, width);
         for (ptrdiff_t j = 0; j < height; j++)
             a[c * rows + p * height + j] = g[c + j];
     }
@@ -201,7 +201,7 @@ static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i
             through_softcap(job, &s, w->g + r * w->g_row);
     }
     for (ptrdiff_t r = 0, height; r < rows; r += height) {
-        height = panel_height(rows - r);
+        height = panel_height(r, rows);
         for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
             interleave(w->g + r * w->g_row + q * LL_KC, w->g_row, height,
                        least(LL_KC, s.width - q * LL_KC), height,

@@ -13,7 +13,7 @@
  */
 
 /* Where the sums go: `first` starts the logit, `bias` (or NULL) ends it. */
-LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL_NV], real *c,
+LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL_WIDE], real *c,
                             ptrdiff_t c_row, const int first, const real *bias)
 {
     LL_UNROLL
@@ -26,35 +26,63 @@ LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL
         }
 }
 
-/* b panels are prefetched this many features ahead, past the end into the panels that follow: with
- * few rows they come from memory at the rate of the product. */
-#define LL_B_AHEAD 64
+/* One feature: height by width multiply-adds. */
+LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL_WIDE],
+                            const real *a, const real *b, ptrdiff_t b_panel)
+{
+    vec bj[LL_WIDE];
+
+    LL_UNROLL
+    for (int j = 0; j < width; j++)
+        bj[j] = vload(b + j * b_panel);
+    LL_UNROLL
+    for (int i = 0; i < height; i++) {
+        vec ai = vset(a[i]);
+        LL_UNROLL
+        for (int j = 0; j < width; j++)
+            sum[i][j] = vfma(ai, bj[j], sum[i][j]);
+    }
+}
+
+/* With few rows the weights come from memory, which delivers LL_STREAMS streams side by side much
+ * faster than one. So the panels of the next features or classes are brought into the cache a line
+ * of each at a time, evenly: LL_STREAMS lines, `apart` from each other, `every` so many features. */
+#define LL_STREAMS 4
+typedef struct {
+    const real *at;
+    ptrdiff_t apart, every; /* a multiple of LL_STREAMS */
+} stream;
 
 LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
                               const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
-                              int first, const real *bias)
+                              int first, const real *bias, const stream *next)
 {
-    vec sum[LL_MR][LL_NV];
+    vec sum[LL_MR][LL_WIDE];
+    ptrdiff_t p = 0, due = 0;
 
     LL_UNROLL
     for (int i = 0; i < height; i++)
         LL_UNROLL
         for (int j = 0; j < width; j++)
             sum[i][j] = vset(0);
-    for (ptrdiff_t p = 0; p < kc; p++) {
-        vec bj[LL_NV];
-        LL_UNROLL
-        for (int j = 0; j < width; j++) {
-            prefetch(b + j * b_panel + (p + LL_B_AHEAD) * LL_LANES);
-            bj[j] = vload(b + j * b_panel + p * LL_LANES);
-        }
-        LL_UNROLL
-        for (int i = 0; i < height; i++) {
-            vec ai = vset(a[p * height + i]);
+    for (const real *at = next ? next->at : b; next && p + LL_STREAMS <= kc;) {
+        if (p == due) {
             LL_UNROLL
-            for (int j = 0; j < width; j++)
-                sum[i][j] = vfma(ai, bj[j], sum[i][j]);
+            for (int j = 0; j < LL_STREAMS; j++)
+                prefetch(at + j * next->apart);
+            at += LL_LANES;
+            due += next->every;
         }
+        LL_UNROLL
+        for (int q = 0; q < LL_STREAMS; q++, p++)
+            micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
+    }
+    /* b panels are prefetched LL_B_AHEAD features ahead, past the end into those that follow. */
+    for (; p < kc; p++) {
+        LL_UNROLL
+        for (int j = 0; j < width; j++)
+            prefetch(b + j * b_panel + (p + LL_B_AHEAD) * LL_LANES);
+        micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
     }
     if (first && bias)
         store_sums(height, width, sum, c, c_row, 1, bias);
@@ -67,48 +95,73 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, c
 }
 
 /* One function a shape: the compiler keeps its accumulators in registers. */
-#define LL_MICRO(height, width)                                                                  \
-    static void micro_##height##_##width(ptrdiff_t kc, const real *a, const real *b,             \
-                                         ptrdiff_t b_panel, real *c, ptrdiff_t c_row, int first, \
-                                         const real *bias)                                       \
-    {                                                                                            \
-        micro_kernel(height, width, kc, a, b, b_panel, c, c_row, first, bias);                   \
-    }
 typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
-                            int, const real *);
-LL_MICRO(1, 1)
-LL_MICRO(2, 1)
-LL_MICRO(4, 1)
-#if LL_MR == 6
-LL_MICRO(6, 1)
-#elif LL_MR == 12
-LL_MICRO(8, 1)
-LL_MICRO(12, 1)
+                            int, const real *, const stream *);
+#define LL_MICRO_OF(name, height, width, next)                                                    \
+    static void name(ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel, real *c,     \
+                     ptrdiff_t c_row, int first, const real *bias, const stream *streams)        \
+    {                                                                                            \
+        (void)streams;                                                                           \
+        micro_kernel(height, width, kc, a, b, b_panel, c, c_row, first, bias, next);             \
+    }
+#define LL_MICRO(height, width) LL_MICRO_OF(micro_##height##_##width, height, width, NULL)
+#define LL_NAME(height, width) micro_##height##_##width,
+#define LL_PACED(height, width) LL_MICRO_OF(paced_##height##_##width, height, width, streams)
+#define LL_PACED_NAME(height, width) paced_##height##_##width,
+#define LL_HEIGHTS_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
+#define LL_HEIGHTS_6(of, width) LL_HEIGHTS_4(of, width) of(5, width) of(6, width)
+#define LL_HEIGHTS_12(of, width)                                                                 \
+    LL_HEIGHTS_6(of, width) of(7, width) of(8, width) of(9, width) of(10, width) of(11, width)   \
+    of(12, width)
+#if LL_MR == 4
+#define LL_HEIGHTS LL_HEIGHTS_4
+#elif LL_MR == 6
+#define LL_HEIGHTS LL_HEIGHTS_6
+#else
+#define LL_HEIGHTS LL_HEIGHTS_12
 #endif
+
+LL_HEIGHTS(LL_MICRO, 1)
 #if LL_NV == 2
+LL_HEIGHTS(LL_MICRO, 2)
+#else /* few rows: more panels side by side */
 LL_MICRO(1, 2)
 LL_MICRO(2, 2)
-LL_MICRO(4, 2)
-LL_MICRO(8, 2)
-LL_MICRO(12, 2)
+LL_MICRO(1, 4)
 #endif
+LL_HEIGHTS(LL_PACED, 1)
+
+static micro_function *const micro_functions[][LL_MR] = {
+    { LL_HEIGHTS(LL_NAME, 1) },
+#if LL_NV == 2
+    { LL_HEIGHTS(LL_NAME, 2) },
+#else
+    { micro_1_2, micro_2_2 },
+    { NULL },
+    { micro_1_4 },
+#endif
+};
+
+static micro_function *const paced_functions[LL_MR] = { LL_HEIGHTS(LL_PACED_NAME, 1) };
+
+/* Panels that a micro-kernel of this height takes at most. */
+static inline ptrdiff_t most_width(ptrdiff_t height)
+{
+    return LL_WIDE / height > LL_NV ? LL_WIDE / height : LL_NV;
+}
+
+/* The widest micro-kernel there is for `left` panels: 4, 2 or 1. */
+static inline ptrdiff_t micro_width(ptrdiff_t height, ptrdiff_t left)
+{
+    ptrdiff_t width = most_width(height);
+    while (width > left)
+        width /= 2;
+    return width;
+}
 
 static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
 {
-#if LL_NV == 2
-    if (width == 2)
-        return height == 12 ? micro_12_2 : height == 8 ? micro_8_2 : height == 4 ? micro_4_2
-             : height == 2 ? micro_2_2 : micro_1_2;
-#endif
-    (void)width;
-#if LL_MR == 12
-    if (height >= 8)
-        return height == 12 ? micro_12_1 : micro_8_1;
-#elif LL_MR == 6
-    if (height == 6)
-        return micro_6_1;
-#endif
-    return height == 4 ? micro_4_1 : height == 2 ? micro_2_1 : micro_1_1;
+    return micro_functions[width - 1][height - 1];
 }
 
 /* What is to be packed next: brought into the cache while the product goes on. */
@@ -129,15 +182,46 @@ static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t heig
             prefetch(next->at + r * next->row + j);
 }
 
-/* KC features: `rows` packed rows by `width` panels of classes into the tile. The b panels stay in
+/* KC features: `rows` packed rows by `panels` panels of classes into the tile. Each panel stays in
  * L1 while all rows pass by. */
-static void multiply(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a, const real *b,
+static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real *a, const real *b,
                      ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias,
                      const region *next)
 {
-    for (ptrdiff_t i = 0, height; i < rows; i += height) {
-        height = panel_height(rows - i);
-        prefetch_part(next, i, height, rows);
-        micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row, t_row, first, bias);
+    for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {
+        width = micro_width(least(rows, LL_MR), panels - j);
+        for (ptrdiff_t i = 0, height; i < rows; i += height) {
+            height = panel_height(i, rows);
+            prefetch_part(next, i, height, rows);
+            micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row + j * LL_LANES,
+                                     t_row, first, bias ? bias + j * LL_LANES : NULL, NULL);
+        }
     }
+}
+
+/* Up to so many rows weights come from memory slower than they are used. */
+#define LL_FEW_ROWS 48
+
+/* Whether to multiply with multiply_paced: not where micro-kernels take several panels anyway. */
+static inline int is_paced(ptrdiff_t rows)
+{
+    return most_width(least(rows, LL_MR)) == 1 && rows <= LL_FEW_ROWS;
+}
+
+/* The same with LL_STREAMS panels, while those at `next` come into the cache. */
+static void multiply_paced(ptrdiff_t rows, ptrdiff_t kc, const real *a, const real *b,
+                           ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first,
+                           const real *bias, const real *next)
+{
+    ptrdiff_t calls = LL_STREAMS * ((rows + LL_MR - 1) / LL_MR);
+    stream s = { next, b_panel, calls };
+
+    for (ptrdiff_t j = 0; j < LL_STREAMS; j++, b += b_panel)
+        for (ptrdiff_t i = 0, height; i < rows; i += height) {
+            height = panel_height(i, rows);
+            paced_functions[height - 1](kc, a + i * kc, b, b_panel,
+                                        tile + i * t_row + j * LL_LANES, t_row, first,
+                                        bias ? bias + j * LL_LANES : NULL, &s);
+            s.at += kc / calls * LL_LANES;
+        }
 }

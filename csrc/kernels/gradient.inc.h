@@ -20,12 +20,12 @@ static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const rea
                         ptrdiff_t c_row, int first)
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
-        height = panel_height(rows - i);
+        height = panel_height(i, rows);
         for (ptrdiff_t r = i; r < i + height; r++)
             for (ptrdiff_t j = 0; j <= width; j++)
                 prefetch(c + r * c_row + j * LL_LANES - (j == width));
         micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
-                                 c + i * c_row, c_row, first, NULL);
+                                 c + i * c_row, c_row, first, NULL, NULL);
     }
 }
 
@@ -231,14 +231,14 @@ static void add_rows(const ll_job *job, const x_part *part, ptrdiff_t width, con
     const ptrdiff_t row = tile_row(job->n), rows = part->r_last - part->r_first;
 
     for (ptrdiff_t i = part->r_first, height; i < part->r_last; i += height, c += height * c_row) {
-        height = panel_height(job->rows - i);
+        height = panel_height(i, job->rows);
         prefetch_part(next, pass * rows + i - part->r_first, height, passes * rows);
         if (*flag_of(part->tile, row, i, height, part->chunk) != 0)
             micro_for(height, width)(part->kc,
                                      panel_at(part->tile, row, part->chunk * LL_KC, i, height), b,
-                                     part->kc * LL_LANES, c, c_row, first, NULL);
+                                     part->kc * LL_LANES, c, c_row, first, NULL, NULL);
         else if (first) /* a chain of no links: 0 */
-            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL);
+            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL, NULL);
     }
 }
 

@@ -7,49 +7,46 @@
  * Rows of x go into micro-panels of `height` rows, feature by feature, one block of KC features
  * after the other:
  *     packed[kc_start * rows + panel_start * kc + p * height + i]
- * Heights are LL_MR while that many rows are left, then powers of two: see panel_height.
+ * Heights are LL_MR but among the last rows: see panel_height.
  */
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
 
-static inline ptrdiff_t panel_height(ptrdiff_t rows_left)
+/* Height of the micro-panel that begins at row i of `rows`. The rows of a step, the last rows
+ * perhaps fewer, go into as few panels as will do, and these are equally high: each panel costs the
+ * latency of its chains, however low it is. */
+static inline ptrdiff_t panel_height(ptrdiff_t i, ptrdiff_t rows)
 {
-    ptrdiff_t height = LL_MR;
-    if (rows_left < height) {
-        height = 8;
-        while (height > rows_left)
-            height /= 2;
-    }
-    return height;
+    ptrdiff_t left = least(LL_GROUP_STEP - i % LL_GROUP_STEP, rows - i);
+    ptrdiff_t panels = (left + LL_MR - 1) / LL_MR;
+    return left == LL_GROUP_STEP ? LL_MR : (left + panels - 1) / panels; /* divisions are slow */
 }
 
-#define LL_PACK_AHEAD (4 * LL_LANES) /* rows are prefetched this far ahead */
+#define LL_PACK_AHEAD (4 * LL_SQUARE) /* rows are prefetched this far ahead */
 
-/* `count` rows of `kc` contiguous elements, interleaved with distance `height`. Each store is a
- * whole vector: what it spills past `height` belongs to the next feature and is overwritten with
- * it, later rows being stored before earlier ones. So the packed array needs LL_LANES elements of
- * slack at its end. */
+/* `count` rows of `kc` contiguous elements, interleaved with distance `height`, LL_SQUARE rows
+ * after the other: memory delivers few rows side by side faster than many. Each store is LL_SQUARE
+ * wide: what it spills past `height` belongs to the next feature and is overwritten with it. So the
+ * packed array needs that much slack at its end. */
 static void interleave(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_t kc,
                        ptrdiff_t height, real *packed)
 {
-    const real *row[2 * LL_LANES];
-    vec square[LL_LANES];
-    ptrdiff_t p = 0, groups = (height + LL_LANES - 1) / LL_LANES;
+    const real *row[LL_SQUARE];
+    ptrdiff_t whole = kc - kc % LL_SQUARE;
 
-    for (ptrdiff_t i = 0; i < groups * LL_LANES; i++)
-        row[i] = x + least(i, count - 1) * x_row;
-    for (; p + LL_LANES <= kc; p += LL_LANES)
-        for (ptrdiff_t g = groups - 1; g >= 0; g--) {
-            for (ptrdiff_t i = 0; i < LL_LANES; i++)
-                prefetch(row[g * LL_LANES + i] + p + LL_PACK_AHEAD);
-            vtranspose(row + g * LL_LANES, p, square);
-            for (ptrdiff_t j = 0; j < LL_LANES; j++)
-                vstore(packed + (p + j) * height + g * LL_LANES, square[j]);
+    for (ptrdiff_t i = (height - 1) / LL_SQUARE * LL_SQUARE; i >= 0; i -= LL_SQUARE) {
+        for (ptrdiff_t r = 0; r < LL_SQUARE; r++)
+            row[r] = x + least(i + r, count - 1) * x_row;
+        for (ptrdiff_t p = 0; p < whole; p += LL_SQUARE) {
+            for (ptrdiff_t r = 0; r < LL_SQUARE && p % LL_LANES == 0; r++)
+                prefetch(row[r] + p + LL_PACK_AHEAD);
+            vsquare(row, p, packed + p * height + i, height);
         }
-    for (; p < kc; p++)
+    }
+    for (ptrdiff_t p = whole; p < kc; p++)
         for (ptrdiff_t i = 0; i < height; i++)
-            packed[p * height + i] = row[i][p];
+            packed[p * height + i] = x[least(i, count - 1) * x_row + p];
 }
 
 static void pack_x(const void *x_, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row, void *packed_)
@@ -60,7 +57,7 @@ static void pack_x(const void *x_, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row,
     for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
         ptrdiff_t kc = least(LL_KC, k - pc), height;
         for (ptrdiff_t i = 0; i < rows; i += height) {
-            height = panel_height(rows - i);
+            height = panel_height(i, rows);
             interleave(x + i * x_row + pc, x_row, height, kc, height, packed);
             packed += height * kc;
         }

@@ -76,7 +76,7 @@ static inline region next_weights(const ll_job *job, const real *weight, ptrdiff
 {
     region next = { weight, 0, job->w_row, 0 };
 
-    if (job->packed || job->w_col != 1)
+    if (job->packed || job->w_col != 1 || is_paced(job->rows))
         return next;
     pc += LL_KC;
     if (pc >= job->k) {
@@ -87,6 +87,15 @@ static inline region next_weights(const ll_job *job, const real *weight, ptrdiff
     next.rows = c < last ? least(count, last - c) : 0;
     next.width = least(LL_KC, job->k - pc);
     return next;
+}
+
+/* Panels of classes that go through all features together; of those packed on the way no more than
+ * one micro-kernel takes, while they are in L1. */
+static inline ptrdiff_t panel_group(const ll_job *job, ptrdiff_t rows)
+{
+    if (!job->packed)
+        return LL_NV;
+    return is_paced(rows) ? LL_STREAMS : most_width(least(rows, LL_MR));
 }
 
 /* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
@@ -100,20 +109,26 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
 
     for (ptrdiff_t v = 0, group; v < vecs; v += group) {
         ptrdiff_t c = v * LL_LANES, pc = 0;
-        group = least(LL_NV, vecs - v);
+        group = least(panel_group(job, rows), vecs - v);
         do { /* once even without features: the logit is the bias then */
             ptrdiff_t kc = least(LL_KC, job->k - pc);
             ptrdiff_t b_panel = LL_LANES * (job->packed ? job->k : kc);
             const real *a = (const real *)job->x + pc * job->rows + i * kc;
             const real *b = job->packed ? weight + c * job->k + pc * LL_LANES
                                         : w->panels + v * b_panel;
+            const real *bias = pc + LL_KC >= job->k ? w->bias + c : NULL;
             if (pack)
                 pack_panels(weight + c * job->w_row + pc * job->w_col,
                             least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
                             w->panels + v * b_panel);
             region next = next_weights(job, weight, pc, c, group * LL_LANES, last);
-            multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0,
-                     pc + LL_KC >= job->k ? w->bias + c : NULL, &next);
+            if (group == LL_STREAMS && is_paced(rows))
+                multiply_paced(rows, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0, bias,
+                               bias ? weight + (c + group * LL_LANES) * job->k
+                                    : b + LL_KC * LL_LANES);
+            else
+                multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0, bias,
+                         &next);
             pc += LL_KC;
         } while (pc < job->k);
     }

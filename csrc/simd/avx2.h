@@ -7,9 +7,11 @@
 #endif
 #include <immintrin.h>
 
-/* Micro-kernel: 6 rows by 1 vector, 12 accumulators of 16 registers. */
+/* Micro-kernel: 6 rows by 1 vector, 12 accumulators of 16 registers; 2 rows by 2; 1 row by 4. */
 #define LL_MR 6
 #define LL_NV 1
+#define LL_WIDE 4
+#define LL_B_AHEAD 8
 #define LL_DOT_ROWS 1
 #define LL_DOT_COLS 4
 
@@ -18,7 +20,7 @@
 #define LL_LANES 16
 typedef __m256 half;
 #define H(op) _mm256_##op##_ps
-#define HALF 8
+enum { HALF = 8 };
 static inline half ll_set(real a) { return _mm256_set1_ps(a); }
 
 static inline half ll_scale(half a, half n)
@@ -40,22 +42,24 @@ static inline half ll_exponent(half a)
     __m256i e = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)));
 }
+/* Halves of two rows to one register: loads do the first step of the transposition. */
+static inline half ll_pair(const real *low, const real *high)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+}
 static inline void ll_transpose(const real *const *row, ptrdiff_t col, half *out)
 {
-    __m256 a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        __m256 r0 = _mm256_loadu_ps(row[i] + col), r1 = _mm256_loadu_ps(row[i + 1] + col);
-        a[i] = _mm256_unpacklo_ps(r0, r1);
-        a[i + 1] = _mm256_unpackhi_ps(r0, r1);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
-            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
-        }
-    for (int j = 0; j < 4; j++) {
-        out[j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x20);
-        out[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
+    for (int j = 0; j < 8; j += 4) {
+        half r0 = ll_pair(row[0] + col + j, row[4] + col + j);
+        half r1 = ll_pair(row[1] + col + j, row[5] + col + j);
+        half r2 = ll_pair(row[2] + col + j, row[6] + col + j);
+        half r3 = ll_pair(row[3] + col + j, row[7] + col + j);
+        half a0 = _mm256_unpacklo_ps(r0, r1), a1 = _mm256_unpackhi_ps(r0, r1);
+        half a2 = _mm256_unpacklo_ps(r2, r3), a3 = _mm256_unpackhi_ps(r2, r3);
+        out[j] = _mm256_shuffle_ps(a0, a2, 0x44);
+        out[j + 1] = _mm256_shuffle_ps(a0, a2, 0xee);
+        out[j + 2] = _mm256_shuffle_ps(a1, a3, 0x44);
+        out[j + 3] = _mm256_shuffle_ps(a1, a3, 0xee);
     }
 }
 static inline real ll_sum(half b)
@@ -76,7 +80,7 @@ static inline real ll_top(half b)
 #define LL_LANES 8
 typedef __m256d half;
 #define H(op) _mm256_##op##_pd
-#define HALF 4
+enum { HALF = 4 };
 static inline half ll_set(real a) { return _mm256_set1_pd(a); }
 
 static inline half ll_scale(half a, half n)
@@ -225,6 +229,15 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
     }
 }
 
+/* LL_SQUARE rows by as many columns, turned and stored. */
+#define LL_SQUARE (LL_LANES / 2)
+static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+{
+    half square[HALF];
+    ll_transpose(row, col, square);
+    for (int i = 0; i < HALF; i++)
+        H(storeu)(out + i * out_row, square[i]);
+}
+
 #undef H
-#undef HALF
 #endif

@@ -10,6 +10,8 @@
 /* Micro-kernel: 12 rows by 2 vectors, 24 accumulators of 32 registers. */
 #define LL_MR 12
 #define LL_NV 2
+#define LL_WIDE 2
+#define LL_B_AHEAD 64
 /* Dot kernel: 2 rows by up to 8 classes, 16 accumulators. */
 #define LL_DOT_ROWS 2
 #define LL_DOT_COLS 8
@@ -186,6 +188,16 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 }
 
 #endif
+
+/* LL_SQUARE rows by as many columns, turned and stored. */
+#define LL_SQUARE LL_LANES
+static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+{
+    vec square[LL_LANES];
+    vtranspose(row, col, square);
+    for (int i = 0; i < LL_LANES; i++)
+        vstore(out + i * out_row, square[i]);
+}
 
 #undef Z
 #undef ZMASK

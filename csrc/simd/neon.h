@@ -10,6 +10,8 @@
 /* Micro-kernel: 6 rows by 1 vector, 24 accumulators of 32 registers. */
 #define LL_MR 6
 #define LL_NV 1
+#define LL_WIDE 4
+#define LL_B_AHEAD 64
 #define LL_DOT_ROWS 1
 #define LL_DOT_COLS 4
 
@@ -200,6 +202,16 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
             for (int i = 0; i < QUAD; i++)
                 out[j + i].at[q] = square[i];
         }
+}
+
+/* LL_SQUARE rows by as many columns, turned and stored. */
+#define LL_SQUARE (LL_LANES / 4)
+static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+{
+    quad square[QUAD];
+    ll_transpose(row, col, square);
+    for (int i = 0; i < QUAD; i++)
+        Q(vst1q)(out + i * out_row, square[i]);
 }
 
 #undef LL_EACH

@@ -8,6 +8,8 @@
 
 #define LL_MR 4
 #define LL_NV 1
+#define LL_WIDE 4
+#define LL_B_AHEAD 64
 #define LL_DOT_ROWS 1
 #define LL_DOT_COLS 4
 
@@ -108,6 +110,16 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 {
     for (int j = 0; j < LL_LANES; j++)
         LL_EACH out[j].at[i] = row[i][col + j];
+}
+
+/* LL_SQUARE rows by as many columns, turned and stored. */
+#define LL_SQUARE LL_LANES
+static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+{
+    vec square[LL_LANES];
+    vtranspose(row, col, square);
+    for (int i = 0; i < LL_LANES; i++)
+        vstore(out + i * out_row, square[i]);
 }
 
 #endif

@@ -80,7 +80,7 @@ cdef extern from "logitless.h" nogil:
         void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
                     const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         double (*spin_fma)(ptrdiff_t) noexcept nogil
-        double (*spin_read)(ptrdiff_t, const void *) noexcept nogil
+        double (*spin_read)(ptrdiff_t, const void *, ptrdiff_t) noexcept nogil
     ctypedef struct ll_isa:
         const char *name
         int (*supported)() noexcept nogil
@@ -176,13 +176,13 @@ cdef class Kernels:
             flops = self.table.spin_fma(rounds)
         return flops
 
-    def spin_read(self, cnp.ndarray a):
-        """Read an array once."""
+    def spin_read(self, cnp.ndarray a, ptrdiff_t streams):
+        """Read an array once, `streams` parts of it side by side."""
         cdef const void *p = data(a)
         cdef ptrdiff_t count = cnp.PyArray_SIZE(a)
         cdef double total
         with nogil:
-            total = self.table.spin_read(count, p)
+            total = self.table.spin_read(count, p, streams)
         return total
 
 

@@ -384,6 +384,6 @@ def spin_fma(dtype: np.dtype, rounds: int) -> float:
     return KERNELS[dtype].spin_fma(rounds)
 
 
-def spin_read(memory: np.ndarray) -> None:
-    """Read an array of float64 once."""
-    KERNELS[memory.dtype].spin_read(memory)
+def spin_read(memory: np.ndarray, streams: int) -> None:
+    """Read an array of float64 once, so many parts of it side by side."""
+    KERNELS[memory.dtype].spin_read(memory, streams)

@@ -392,6 +392,6 @@ def spin_fma(dtype: np.dtype, rounds: int) -> float:
     return 2.0 * side**3 * times
 
 
-def spin_read(memory: np.ndarray) -> None:
+def spin_read(memory: np.ndarray, streams: int) -> None:
     """Read an array once."""
     memory.sum()
