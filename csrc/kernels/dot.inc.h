@@ -10,7 +10,7 @@
 
 #define LL_DOT_GROUP 32                         /* rows */
 #define LL_DOT_SUMS (LL_DOT_GROUP * LL_SMALL_N) /* chains of a group */
-#define LL_DOT_WEIGHTS (384 * LL_LANES)         /* weights of a block: 24 KiB */
+#define LL_DOT_WEIGHTS (256 * LL_LANES)         /* weights of a block: 16 KiB */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -20,46 +20,50 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
+/* A vector takes LL_PARTS registers, whose lanes have nothing to do with each other: they take turns,
+ * so that more rows and classes fit into the registers. */
 LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const real *x,
                             ptrdiff_t x_row, const real *w, ptrdiff_t w_row, real *sums,
                             ptrdiff_t s_row, int first)
 {
-    vec sum[LL_DOT_ROWS][LL_DOT_COLS];
-    ptrdiff_t p = 0;
+    const ptrdiff_t whole = kc - kc % LL_LANES;
 
-    LL_UNROLL
-    for (int i = 0; i < rows; i++)
+    for (ptrdiff_t q = 0; q < LL_LANES; q += LL_LANES / LL_PARTS) {
+        reg sum[LL_DOT_ROWS][LL_DOT_COLS];
+
         LL_UNROLL
-        for (int j = 0; j < cols; j++)
-            sum[i][j] = first ? vset(0) : vload(sums + i * s_row + j * LL_LANES);
-    for (; p + LL_LANES <= kc; p += LL_LANES) {
-        vec xi[LL_DOT_ROWS];
-        LL_UNROLL
-        for (int i = 0; i < rows; i++) {
-            prefetch(x + (i + 2 * rows) * x_row + p);
-            xi[i] = vload(x + i * x_row + p);
-        }
-        LL_UNROLL
-        for (int j = 0; j < cols; j++) {
-            vec wj = vload(w + j * w_row + p);
-            LL_UNROLL
-            for (int i = 0; i < rows; i++)
-                sum[i][j] = vfma(xi[i], wj, sum[i][j]);
-        }
-    }
-    if (p < kc)
-        LL_UNROLL
-        for (int i = 0; i < rows; i++) {
-            vec xi = load_part(x + i * x_row + p, kc - p);
+        for (int i = 0; i < rows; i++)
             LL_UNROLL
             for (int j = 0; j < cols; j++)
-                sum[i][j] = vfma(xi, vload(w + j * w_row + p), sum[i][j]);
+                sum[i][j] = first ? rzero() : rload(sums + i * s_row + j * LL_LANES + q);
+        for (ptrdiff_t p = q; p < whole; p += LL_LANES) {
+            reg xi[LL_DOT_ROWS];
+            LL_UNROLL
+            for (int i = 0; i < rows; i++) {
+                prefetch(x + (i + 2 * rows) * x_row + p);
+                xi[i] = rload(x + i * x_row + p);
+            }
+            LL_UNROLL
+            for (int j = 0; j < cols; j++) {
+                reg wj = rload(w + j * w_row + p);
+                LL_UNROLL
+                for (int i = 0; i < rows; i++)
+                    sum[i][j] = rfma(xi[i], wj, sum[i][j]);
+            }
         }
-    LL_UNROLL
-    for (int i = 0; i < rows; i++)
         LL_UNROLL
-        for (int j = 0; j < cols; j++)
-            vstore(sums + i * s_row + j * LL_LANES, sum[i][j]);
+        for (int i = 0; i < rows; i++)
+            LL_UNROLL
+            for (int j = 0; j < cols; j++)
+                rstore(sums + i * s_row + j * LL_LANES + q, sum[i][j]);
+    }
+    for (int i = 0; whole < kc && i < rows; i++) {
+        vec xi = load_part(x + i * x_row + whole, kc - whole);
+        for (int j = 0; j < cols; j++) {
+            real *sum = sums + i * s_row + j * LL_LANES;
+            vstore(sum, vfma(xi, vload(w + j * w_row + whole), vload(sum)));
+        }
+    }
 }
 
 typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t, real *,
@@ -86,7 +90,13 @@ static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
 };
 #else
 LL_DOT_4(1)
-static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = { { LL_DOT_NAMES_4(1) } };
+LL_DOT_4(2)
+LL_DOT_4(3)
+static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
+    { LL_DOT_NAMES_4(1) },
+    { LL_DOT_NAMES_4(2) },
+    { LL_DOT_NAMES_4(3) },
+};
 #endif
 
 /* Chains over some features of `rows` <= LL_DOT_GROUP rows; classes are cut into equal groups that
@@ -147,6 +157,7 @@ static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, pt
         for (ptrdiff_t r = 0; r < group; r++)
             for (ptrdiff_t c = 0; c < n; c += LL_LANES)
                 vstore(tile + (i + r) * t_row + c,
-                       vadd(vsums(sums + (r * LL_SMALL_N + c) * LL_LANES), vload(bias + c)));
+                       vadd(vsums(sums + (r * LL_SMALL_N + c) * LL_LANES, least(n - c, LL_LANES)),
+                            vload(bias + c)));
     }
 }

@@ -12,7 +12,8 @@
 #define LL_NV 1
 #define LL_WIDE 4
 #define LL_B_AHEAD 8
-#define LL_DOT_ROWS 1
+/* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one half. */
+#define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
 
 #if LL_REAL == 32
@@ -75,6 +76,22 @@ static inline real ll_top(half b)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
+/* The sums of eight vectors that follow each other: the tree of vsum, many at a time. */
+static inline half ll_sums(const real *p)
+{
+    __m256 a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++) /* lanes i + (i + 8) */
+        a[i] = _mm256_add_ps(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));
+    for (int i = 0; i < 4; i++) /* i + (i + 4): vectors i and i + 4 to one */
+        b[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20),
+                             _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    for (int i = 0; i < 2; i++) /* i + (i + 2) */
+        c[i] = _mm256_add_ps(_mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
+                             _mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
+    return _mm256_add_ps(_mm256_shuffle_ps(c[0], c[1], 0x88), /* i + (i + 1) */
+                         _mm256_shuffle_ps(c[0], c[1], 0xdd));
+}
+
 #else
 
 #define LL_LANES 8
@@ -127,7 +144,27 @@ static inline real ll_top(half b)
     return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
 }
 
+/* The sums of four vectors that follow each other: the tree of vsum, many at a time. */
+static inline half ll_sums(const real *p)
+{
+    __m256d a[4], b[2];
+    for (int i = 0; i < 4; i++) /* lanes i + (i + 4) */
+        a[i] = _mm256_add_pd(_mm256_loadu_pd(p + 8 * i), _mm256_loadu_pd(p + 8 * i + 4));
+    for (int i = 0; i < 2; i++) /* i + (i + 2): vectors i and i + 2 to one */
+        b[i] = _mm256_add_pd(_mm256_permute2f128_pd(a[i], a[i + 2], 0x20),
+                             _mm256_permute2f128_pd(a[i], a[i + 2], 0x31));
+    return _mm256_add_pd(_mm256_unpacklo_pd(b[0], b[1]), _mm256_unpackhi_pd(b[0], b[1]));
+}
+
 #endif
+
+/* A register: a part of a vector. */
+#define LL_PARTS 2
+typedef half reg;
+static inline reg rzero(void) { return ll_set(0); }
+static inline reg rload(const real *p) { return H(loadu)(p); }
+static inline void rstore(real *p, reg a) { H(storeu)(p, a); }
+static inline reg rfma(reg a, reg b, reg c) { return H(fmadd)(a, b, c); }
 
 typedef struct { half lo, hi; } vec;
 typedef vec mask; /* all bits of a lane set, or none */
@@ -207,13 +244,11 @@ static inline vec vselect(mask m, vec a, vec b)
 static inline real vsum(vec a) { return ll_sum(H(add)(a.lo, a.hi)); }
 static inline real vtop(vec a) { return ll_top(H(max)(a.lo, a.hi)); }
 
-/* The sums of LL_LANES vectors that follow each other. */
-static inline vec vsums(const real *p)
+/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter. */
+static inline vec vsums(const real *p, ptrdiff_t count)
 {
-    real sums[LL_LANES];
-    for (int i = 0; i < LL_LANES; i++)
-        sums[i] = vsum(vload(p + i * LL_LANES));
-    return vload(sums);
+    half lo = ll_sums(p);
+    return ll_vec(lo, count > HALF ? ll_sums(p + HALF * LL_LANES) : lo);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

@@ -30,6 +30,14 @@ typedef __mmask8 mask;
 #define ZMASK(op) _mm512_##op##_pd_mask
 #endif
 
+/* A register takes all of a vector. */
+#define LL_PARTS 1
+typedef vec reg;
+static inline reg rzero(void) { return Z(setzero)(); }
+static inline reg rload(const real *p) { return Z(loadu)(p); }
+static inline void rstore(real *p, reg a) { Z(storeu)(p, a); }
+static inline reg rfma(reg a, reg b, reg c) { return Z(fmadd)(a, b, c); }
+
 static inline vec vset(real a) { return Z(set1)(a); }
 static inline vec vload(const real *p) { return Z(loadu)(p); }
 static inline void vstore(real *p, vec a) { Z(storeu)(p, a); }
@@ -80,9 +88,11 @@ static inline real vtop(vec a)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
-/* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
-static inline vec vsums(const real *p)
+/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter: the tree
+ * of vsum, many at a time. */
+static inline vec vsums(const real *p, ptrdiff_t count)
 {
+    (void)count;
     __m512 a[8], b[4], c[2];
     for (int i = 0; i < 8; i++) { /* lanes i + (i + 8): two vectors to one */
         __m512 r0 = vload(p + 32 * i), r1 = vload(p + 32 * i + 16);
@@ -149,9 +159,11 @@ static inline real vtop(vec a)
     return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
 }
 
-/* The sums of LL_LANES vectors that follow each other: the tree of vsum, many at a time. */
-static inline vec vsums(const real *p)
+/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter: the tree
+ * of vsum, many at a time. */
+static inline vec vsums(const real *p, ptrdiff_t count)
 {
+    (void)count;
     __m512d a[4], b[2];
     for (int i = 0; i < 4; i++) { /* lanes i + (i + 4): two vectors to one */
         __m512d r0 = vload(p + 16 * i), r1 = vload(p + 16 * i + 8);

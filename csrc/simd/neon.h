@@ -12,7 +12,8 @@
 #define LL_NV 1
 #define LL_WIDE 4
 #define LL_B_AHEAD 64
-#define LL_DOT_ROWS 1
+/* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one quad. */
+#define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
 
 #if LL_REAL == 32
@@ -120,6 +121,14 @@ static inline void ll_transpose(const real *const *row, ptrdiff_t col, quad *out
 
 #endif
 
+/* A register: a part of a vector. */
+#define LL_PARTS 4
+typedef quad reg;
+static inline reg rzero(void) { return Q(vdupq_n)(0); }
+static inline reg rload(const real *p) { return Q(vld1q)(p); }
+static inline void rstore(real *p, reg a) { Q(vst1q)(p, a); }
+static inline reg rfma(reg a, reg b, reg c) { return Q(vfmaq)(c, a, b); }
+
 typedef struct { quad at[4]; } vec;
 typedef struct { quad_mask at[4]; } mask;
 
@@ -184,11 +193,11 @@ static inline real vtop(vec a)
             lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
     return lane[0];
 }
-/* The sums of LL_LANES vectors that follow each other. */
-static inline vec vsums(const real *p)
+/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter. */
+static inline vec vsums(const real *p, ptrdiff_t count)
 {
-    real sums[LL_LANES];
-    for (int i = 0; i < LL_LANES; i++)
+    real sums[LL_LANES] = { 0 };
+    for (ptrdiff_t i = 0; i < count; i++)
         sums[i] = vsum(vload(p + i * LL_LANES));
     return vload(sums);
 }

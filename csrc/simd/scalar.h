@@ -10,7 +10,7 @@
 #define LL_NV 1
 #define LL_WIDE 4
 #define LL_B_AHEAD 64
-#define LL_DOT_ROWS 1
+#define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
 
 #if LL_REAL == 32
@@ -82,6 +82,14 @@ static inline vec vselect(mask m, vec a, vec b)
     LL_VECTOR((m.bits >> i & 1u) ? a.at[i] : b.at[i]);
 }
 
+/* A register: here all of a vector. */
+#define LL_PARTS 1
+typedef vec reg;
+static inline reg rzero(void) { return vset(0); }
+static inline reg rload(const real *p) { return vload(p); }
+static inline void rstore(real *p, reg a) { vstore(p, a); }
+static inline reg rfma(reg a, reg b, reg c) { return vfma(a, b, c); }
+
 /* The tree every instruction set follows: halves onto halves. */
 static inline real vsum(vec a)
 {
@@ -97,11 +105,11 @@ static inline real vtop(vec a)
             a.at[i] = a.at[i] > a.at[i + half] ? a.at[i] : a.at[i + half];
     return a.at[0];
 }
-/* The sums of LL_LANES vectors that follow each other. */
-static inline vec vsums(const real *p)
+/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter. */
+static inline vec vsums(const real *p, ptrdiff_t count)
 {
-    real sums[LL_LANES];
-    for (int i = 0; i < LL_LANES; i++)
+    real sums[LL_LANES] = { 0 };
+    for (ptrdiff_t i = 0; i < count; i++)
         sums[i] = vsum(vload(p + i * LL_LANES));
     return vload(sums);
 }
