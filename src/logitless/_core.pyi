@@ -30,6 +30,22 @@ class Kernels:
     def spin_fma(self, rounds: int) -> float: ...
     def spin_read(self, a: Array, streams: int) -> float: ...
 
+class Small:
+    def __init__(
+        self,
+        kernels: Kernels,
+        weight: Array,
+        packed: bool,
+        bias: Array | None,
+        n: int,
+        k: int,
+        softcap: float,
+        temperature: float,
+        most: int,
+    ) -> None: ...
+    def loss(self, x: object, target: object) -> Array | None: ...
+    def predict(self, x: object) -> Array | None: ...
+
 class Job:
     def __init__(
         self, kernels: Kernels, rows: int, n: int, k: int, softcap: float, temperature: float

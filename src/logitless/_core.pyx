@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
-    enum: LL_VALUES, LL_INTS, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    enum: LL_VALUES, LL_INTS, LL_ARGMAX, LL_KC, LL_SMALL_N, LL_GROUP_STEP
     ctypedef struct ll_state:
         void *values
         int64_t *ints
@@ -401,3 +401,6 @@ cdef class Gradient:
         self.gradient.d_weight, self.gradient.d_bias = data(d_weight), data(d_bias)
         self.gradient.add_weight, self.gradient.apart = add, apart
         self.owners.append((d_weight, d_bias))
+
+
+include "_small.pxi"

@@ -71,7 +71,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
     """
     n_threads = resolve(n_threads)
     flops = 2 * m * n * max(k, 16)
-    if m == 0 or (m <= ROW_STEP and n <= kernels.span and flops < FLOPS_TINY):
+    if m <= small_rows(kernels, n, k):
         return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
 
@@ -91,6 +91,13 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
         n_threads = min(n_threads, -(-m // rows))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
     return Plan(rows, spans * kernels.span, by_class, max(1, n_threads))
+
+
+def small_rows(kernels, n: int, k: int) -> int:
+    """Most rows of a call that is not worth planning."""
+    if n > kernels.span:
+        return 0
+    return min(ROW_STEP, (FLOPS_TINY - 1) // (2 * n * max(k, 16)))
 
 
 def narrowed(cut: Plan, row_bytes: int) -> Plan:

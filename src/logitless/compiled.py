@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core, _parallel, _spare
-from ._core import KC, SMALL_N, Job
+from ._core import KC, SMALL_N, Job, Small
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer, aligned
-from ._plan import narrowed, plan, round_up
+from ._plan import narrowed, plan, round_up, small_rows
 from ._request import Request, State
 from ._sparse import SparseRows
 from ._validate import compute_dtype
@@ -26,6 +26,7 @@ __all__ = [
     "neg_log_sum",
     "score",
     "score_logits",
+    "small_calls",
     "spin_fma",
     "spin_read",
 ]
@@ -50,6 +51,19 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
     """Weights and what is done to their logits, ready for `score`."""
     return Layer(weight, bias, softcap, temperature, pack)
+
+
+def small_calls(layer: Layer) -> Small | None:
+    """The layer for calls of a few rows, where its arrays can be read as they are."""
+    kernels = KERNELS[layer.dtype]
+    n, k = layer.n_classes, layer.n_features
+    most = small_rows(kernels, n, k)
+    weight = layer.weight if layer.packed is None else layer.packed
+    plain = layer.packed is not None or in_place(weight, layer.dtype)
+    if most == 0 or not plain or (layer.bias is not None and layer.bias.dtype != layer.dtype):
+        return None
+    return Small(kernels, weight, layer.packed is not None, layer.bias, n, k, layer.softcap,
+                 layer.temperature, most)
 
 
 class _Scoring:

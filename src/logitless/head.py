@@ -121,6 +121,7 @@ class LinearHead:
             weight, bias, softcap=softcap, temperature=temperature, pack=bool(pack)
         )
         self._score = partial(engine.score, self._layer)
+        self._small = engine.small_calls(self._layer)
         self._n_classes, self._n_features = weight.shape
         self._dtype = compute_dtype(weight.dtype, "weight")
         self._n_threads = n_threads
@@ -298,6 +299,18 @@ class LinearHead:
         >>> head.loss(x[:1], [2], class_weight=[1, 1, 2], label_smoothing=0.1).round(4)
         array([0.888])
         """
+        if (
+            self._small is not None
+            and class_weight is sample_weight is out is None
+            and type(label_smoothing) is type(z_loss) is float
+            and label_smoothing == z_loss == 0
+            and type(shift) is type(ignore_index) is int
+            and shift == 0 > ignore_index
+            and reduction == "none"
+        ):
+            losses = self._small.loss(x, target)
+            if losses is not None:
+                return losses
         rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
         return rows.loss(target, out, {
             "reduction": reduction,
@@ -431,6 +444,10 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
         array([2, 0])
         """
+        if self._small is not None:
+            best = self._small.predict(x)
+            if best is not None:
+                return best
         rows = self._pass(x)
         return rows.shaped(rows.run(Request(sums=False)).argmax)
 

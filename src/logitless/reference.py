@@ -110,6 +110,10 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
     )
 
 
+def small_calls(layer: Layer) -> None:
+    """No special way for small calls."""
+
+
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
     """Find out what `request` asks for about the rows of logits (m, n)."""
     m, n = logits.shape
