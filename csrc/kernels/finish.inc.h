@@ -35,27 +35,36 @@ static void finish(const ll_job *job, void *target_loss)
     }
 }
 
+/* Logits of one row to probabilities, or with `log` to their logarithms. */
+LL_TEMPLATE void normalise_row(const int log, ptrdiff_t n, real *z, real max, real norm)
+{
+    const ptrdiff_t whole = n - n % LL_LANES;
+    const vec m = vset(max), by = vset(norm);
+    real part[LL_LANES] = { 0 };
+
+    for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
+        real *at = c < whole ? z + c : memcpy(part, z + c, (size_t)(n - c) * sizeof(real));
+        vec d = vsub(vload(at), m);
+        vstore(at, log ? vsub(d, by) : vdiv(vexp_nonpositive(d), by));
+    }
+    memcpy(z + whole, part, (size_t)(n - whole) * sizeof(real));
+}
+
 static void normalise(const ll_job *job, int log)
 {
-    real part[LL_LANES];
+    real norms[LL_LANES];
 
     for (ptrdiff_t i = 0; i < job->rows; i++) {
-        real *z = (real *)job->out + i * job->out_row;
-        vec m = vset(field(&job->state, LL_MAX)[i]), rest = vset(field(&job->state, LL_REST)[i]);
-        vec log_norm = vadd(vlog1p(rest), undefined(m));
-        vec norm = vadd(vadd(vset(1), rest), undefined(m));
-
-        for (ptrdiff_t c = 0; c < job->n; c += LL_LANES) {
-            ptrdiff_t count = least(LL_LANES, job->n - c);
-            vec d = vsub(count == LL_LANES ? vload(z + c) : load_part(z + c, count), m);
-            vec p = log ? vsub(d, log_norm) : vdiv(vexp_nonpositive(d), norm);
-            if (count == LL_LANES)
-                vstore(z + c, p);
-            else {
-                vstore(part, p);
-                memcpy(z + c, part, (size_t)count * sizeof(real));
-            }
+        real *z = (real *)job->out + i * job->out_row, max = field(&job->state, LL_MAX)[i];
+        if (i % LL_LANES == 0) { /* those of the next rows too */
+            vec m = vload(field(&job->state, LL_MAX) + i);
+            vec rest = vload(field(&job->state, LL_REST) + i);
+            vstore(norms, vadd(log ? vlog1p(rest) : vadd(vset(1), rest), undefined(m)));
         }
+        if (log)
+            normalise_row(1, job->n, z, max, norms[i % LL_LANES]);
+        else
+            normalise_row(0, job->n, z, max, norms[i % LL_LANES]);
     }
 }
 

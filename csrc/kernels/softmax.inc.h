@@ -342,7 +342,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
 /* Nothing is asked that fold_square does not find. */
 static inline int is_simple(const ll_job *job)
 {
-    return job->sums && job->n_targets <= 1 && !job->rank && !job->entropy && !job->top && !job->out
+    return job->sums && job->n_targets <= 1 && !job->rank && !job->entropy && !job->top
         && !has_probs(job) && !job->smooth;
 }
 
@@ -390,6 +390,8 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
         state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)found[r];
         if (job->n_targets && job->targets[i + r] >= 0)
             ((real *)job->state.target_logit)[i + r] = row[r][job->targets[i + r]];
+        if (job->out)
+            memcpy((real *)job->out + (i + r) * job->out_row, row[r], (size_t)n * sizeof(real));
     }
     return 1;
 }
