@@ -122,7 +122,8 @@ core = Extension(
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     # All that the sources lead to: what a source distribution must carry, too.
-    depends=["src/logitless/_core.pyx", "src/logitless/_small.pxi", *map(str, sorted(Path("csrc").rglob("*.[ch]")))],
+    depends=["src/logitless/_core.pyx", "src/logitless/_small.pxi",
+             *map(str, sorted(Path("csrc").rglob("*.[ch]")))],
 )
 
 Options.warning_errors = WERROR

@@ -92,10 +92,17 @@ def test_classes_of_equal_logits_may_differ():
 def test_samples_are_taken_in_turns():
     order = []
     calls = {name: lambda name=name: (order.append(name), time.sleep(0.006)) for name in "ab"}
-    samples = timing.interleave(calls, 0, 0)
+    samples = timing.interleave(calls, dict.fromkeys("ab", 0.006), 0, 0)
     assert {name: len(taken) for name, taken in samples.items()} == {"a": 3, "b": 3}
     assert "".join(order) == "ab" + "abbaab"
     assert all(0.005 < t < 0.1 for taken in samples.values() for t in taken)
+
+
+def test_slow_calls_are_timed_less_often():
+    calls = dict.fromkeys("abcd", lambda: None)
+    samples = timing.interleave(calls, {"a": 0.1, "b": 3.0, "c": 9.0, "d": 30.0}, 0, 0)
+    assert {name: len(taken) for name, taken in samples.items()} == {"a": 3, "b": 3, "c": 2, "d": 1}
+    assert samples["d"] == [30.0]
 
 
 def test_memory_of_a_call():

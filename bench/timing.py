@@ -10,15 +10,20 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.01  # a sample repeats short calls until it takes this long
 ROUNDS = (3, 60)
+SLOW = ((20.0, 1), (8.0, 2), (2.0, 3))  # a call of so many seconds is timed so often in all
 
 
-def interleave(calls: dict[str, Callable], seconds: float, settle: float) -> dict[str, list]:
+def interleave(
+    calls: dict[str, Callable], first: dict[str, float], seconds: float, settle: float
+) -> dict[str, list]:
     """Time calls in turns, so that a slow moment of the machine hits all of them.
 
     Parameters
     ----------
     calls : dict of callable
         Warm: each has run before.
+    first : dict of float
+        Seconds that it took then. Of a slow call this is the first sample.
     seconds : float
         Time to spend on each call, unless that makes fewer than three rounds.
     settle : float
@@ -30,19 +35,19 @@ def interleave(calls: dict[str, Callable], seconds: float, settle: float) -> dic
     dict of list of float
         Seconds a call, one entry for each round.
     """
-    number = {name: _calls_a_sample(call) for name, call in calls.items()}
-    samples = {name: [] for name in calls}
+    slow = {name: times for name in calls for least, times in SLOW[::-1] if first[name] >= least}
+    samples = {name: [first[name]] if name in slow else [] for name in calls}
+    number = {name: 1 if name in slow else _calls_a_sample(calls[name]) for name in calls}
     names = list(calls)
-    if not names:
-        return samples
-    end = time.perf_counter() + seconds * len(calls)
-    for done in range(ROUNDS[1]):
+    end = time.perf_counter() + seconds * sum(name not in slow for name in calls)
+    for done in range(ROUNDS[1] if names else 0):
         if done >= ROUNDS[0] and time.perf_counter() >= end:
             break
         shift = done % len(names)  # nobody always comes after the same one
         for name in names[shift:] + names[:shift]:
-            time.sleep(settle)
-            samples[name].append(_sample(calls[name], number[name]))
+            if len(samples[name]) < slow.get(name, ROUNDS[1]):
+                time.sleep(settle)
+                samples[name].append(_sample(calls[name], number[name]))
     return samples
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from dataclasses import asdict
 from datetime import datetime
@@ -109,7 +110,7 @@ class Timing(Worker):
 
     def time(self, op: str, made: dict, problem) -> None:
         """Time contenders in turns; one that keeps its memory and has no room, on its own."""
-        calls, alone, biggest, reference = {}, [], 0, None
+        calls, first, alone, biggest, reference = {}, {}, [], 0, None
         for name, cls in self.classes.items():
             if op in cls.lacks:
                 self.record(op, name, "skipped", reason=cls.lacks[op])
@@ -121,46 +122,52 @@ class Timing(Worker):
             elif cls.keeps_memory and self.no_room(cls, op, biggest):
                 alone.append(name)
             else:
-                call, result = self.checked(op, name, contender, problem, reference)
+                call, result, seconds = self.checked(op, name, contender, problem, reference)
                 reference = result if reference is None else reference
                 result = None
                 if call:
-                    calls[name] = call
+                    calls[name], first[name] = call, seconds
                     biggest = max(biggest, cls.transient(self.shape, op, self.itemsize))
-        self.turns(op, calls)
+        self.turns(op, calls, first)
         for name in alone:
-            call, _ = self.checked(op, name, made[name], problem, reference)
+            call, _, seconds = self.checked(op, name, made[name], problem, reference)
             if call:
-                self.turns(op, {name: call})
+                self.turns(op, {name: call}, {name: seconds})
                 self.found(op, name)["alone"] = True
 
     def checked(self, op: str, name: str, contender, problem, reference) -> tuple:
-        """Give a callable, run once, whose result is ours, and that result; else record why not."""
+        """Give a callable whose result is ours, that result and its time; else record why not."""
         from checks import differs
 
+        nothing = None, None, None
         if reason := self.no_room(self.classes[name], op):
             self.record(op, name, "skipped", reason=reason)
-            return None, None
+            return nothing
         try:
             call = contender.operation(op)
-            result = contender.to_numpy(call())
+            if self.classes[name].compiles:
+                call()
+            start = time.perf_counter()
+            result = call()
+            seconds = time.perf_counter() - start
+            result = contender.to_numpy(result)
             if reference is not None:
                 wrong = differs(op, reference, result, problem)
                 result = None
                 if wrong:
                     self.record(op, name, "wrong", reason=wrong)
-                    return None, None
+                    return nothing
         except Exception as error:
             self.record(op, name, "failed", reason=_told(error))
-            return None, None
+            return nothing
         self.record(op, name, "ok")
-        return call, result
+        return call, result, seconds
 
-    def turns(self, op: str, calls: dict) -> None:
+    def turns(self, op: str, calls: dict, first: dict) -> None:
         from timing import give_memory_back, interleave
 
         settle = 0.0 if self.job["threads"] == 1 else 0.03
-        for name, samples in interleave(calls, self.job["seconds"], settle).items():
+        for name, samples in interleave(calls, first, self.job["seconds"], settle).items():
             self.found(op, name)["samples"] = samples
         calls.clear()
         give_memory_back()
