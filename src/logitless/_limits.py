@@ -27,7 +27,8 @@ class MachineLimits:
     fma_gflops_float32, fma_gflops_float64 : float
         Fused multiply-adds in registers, two flops each, in 1e9 flops a second.
     read_gb_s : float
-        Memory read once, in 1e9 bytes a second.
+        Memory read once, in 1e9 bytes a second: front to back, or several parts of it side by
+        side where that is faster.
     """
 
     n_threads: int
