@@ -342,7 +342,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
 /* Nothing is asked that fold_square does not find. */
 static inline int is_simple(const ll_job *job)
 {
-    return job->sums && job->n_targets <= 1 && !job->rank && !job->entropy && !job->top
+    return job->n_targets <= 1 && !job->rank && !job->entropy && !job->top
         && !has_probs(job) && !job->smooth;
 }
 
@@ -374,17 +374,18 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
     for (ptrdiff_t c = n - 1; c > 0; c--)
         at = vselect(veq(square[c], top[0]), vset((real)c), at);
     at = vselect(veq(square[0], top[0]), vset(0), at);
-    for (ptrdiff_t c = 0; c < LL_LANES; c++) {
+    for (ptrdiff_t c = 0; job->sums && c < LL_LANES; c++) {
         sum[c] = vset(0);
         if (c < n)
             sum[c] = vselect(veq(at, vset((real)c)), sum[c],
                              vexp_nonpositive(vsub(square[c], top[0])));
     }
-    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
+    for (ptrdiff_t step = LL_LANES / 2; job->sums && step > 0; step /= 2)
         for (ptrdiff_t c = 0; c < step; c++)
             sum[c] = vadd(sum[c], sum[c + step]);
     vstore(field(state, LL_MAX) + i, top[0]);
-    vstore(field(state, LL_REST) + i, sum[0]);
+    if (job->sums)
+        vstore(field(state, LL_REST) + i, sum[0]);
     vstore(found, at);
     for (ptrdiff_t r = 0; r < LL_LANES; r++) {
         state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)found[r];
