@@ -20,8 +20,8 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
-/* A vector takes LL_PARTS registers, whose lanes have nothing to do with each other: they take turns,
- * so that more rows and classes fit into the registers. */
+/* A vector takes LL_PARTS registers, whose lanes have nothing to do with each other: they take
+ * turns, so that more rows and classes fit into the registers. */
 LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const real *x,
                             ptrdiff_t x_row, const real *w, ptrdiff_t w_row, real *sums,
                             ptrdiff_t s_row, int first)

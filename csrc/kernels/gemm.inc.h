@@ -97,7 +97,7 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, c
 /* One function a shape: the compiler keeps its accumulators in registers. */
 typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
                             int, const real *, const stream *);
-#define LL_MICRO_OF(name, height, width, next)                                                    \
+#define LL_MICRO_OF(name, height, width, next)                                                   \
     static void name(ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel, real *c,     \
                      ptrdiff_t c_row, int first, const real *bias, const stream *streams)        \
     {                                                                                            \

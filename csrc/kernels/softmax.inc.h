@@ -58,11 +58,10 @@ static inline real vexp_one(real a)
 
 static int has_nan(const segment *s)
 {
-    mask nan = vunordered(vload(s->z), vload(s->z));
-
-    for (ptrdiff_t v = 1; v < s->vecs; v++)
-        nan = mor(nan, vunordered(vload(s->z + v * LL_LANES), vload(s->z)));
-    return mbits(nan) != 0;
+    for (ptrdiff_t v = 0; v < s->vecs; v++)
+        if (mbits(vunordered(vload(s->z + v * LL_LANES), vload(s->z))))
+            return 1;
+    return 0;
 }
 
 /* The largest logit, NaN where there is one. A NaN makes the sum one, and so may infinities: the

@@ -210,8 +210,9 @@ static inline vec vcopysign(vec magnitude, vec sign)
 }
 static inline vec vround(vec a) { return ll_vec(H(round)(a.lo, 0x08), H(round)(a.hi, 0x08)); }
 static inline vec vscale(vec a, vec n) { return ll_vec(ll_scale(a.lo, n.lo), ll_scale(a.hi, n.hi)); }
-/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a large
- * number are an exponent to multiply with; what it is too large by comes off in the only rounding. */
+/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a
+ * large number are an exponent to multiply with; what it is too large by comes off in the only
+ * rounding. */
 static inline vec vscale_down(vec a, vec n)
 {
     return ll_vec(ll_scale_down(a.lo, n.lo), ll_scale_down(a.hi, n.hi));

@@ -155,8 +155,9 @@ static inline vec vabs(vec a) { LL_VECTOR(Q(vabsq)(a.at[i])); }
 static inline vec vcopysign(vec a, vec sign) { LL_VECTOR(ll_copysign(a.at[i], sign.at[i])); }
 static inline vec vround(vec a) { LL_VECTOR(Q(vrndnq)(a.at[i])); }
 static inline vec vscale(vec a, vec n) { LL_VECTOR(ll_scale(a.at[i], n.at[i])); }
-/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a large
- * number are an exponent to multiply with; what it is too large by comes off in the only rounding. */
+/* The same for 0.7 < a < 1.42 and n from -1077 (float32: -151) to 0. The last bits of n plus a
+ * large number are an exponent to multiply with; what it is too large by comes off in the only
+ * rounding. */
 static inline vec vscale_down(vec a, vec n)
 {
     LL_VECTOR(ll_scale_down(a.at[i], n.at[i]));
