@@ -164,22 +164,24 @@ static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
     return micro_functions[width - 1][height - 1];
 }
 
-/* What is to be packed next: brought into the cache while the product goes on. */
+/* What is needed next: brought into the cache while the product goes on. */
 typedef struct {
     const real *at;
     ptrdiff_t rows, row, width;
 } region;
 
+static inline void prefetch_rows(const region *next, ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t r = from; r < to; r++)
+        for (ptrdiff_t j = 0; j < next->width; j += LL_LANES)
+            prefetch(next->at + r * next->row + j);
+}
+
 /* The part of it that is due with rows [i, i + height) of `of`. */
 static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t height, ptrdiff_t of)
 {
-    if (next->rows == 0) /* sparing the divisions */
-        return;
-    ptrdiff_t end = next->rows * (i + height) / of;
-
-    for (ptrdiff_t r = next->rows * i / of; r < end; r++)
-        for (ptrdiff_t j = 0; j < next->width; j += LL_LANES)
-            prefetch(next->at + r * next->row + j);
+    if (next->rows)
+        prefetch_rows(next, next->rows * i / of, next->rows * (i + height) / of);
 }
 
 /* KC features: `rows` packed rows by `panels` panels of classes into the tile. Each panel stays in
@@ -188,11 +190,14 @@ static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real 
                      ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias,
                      const region *next)
 {
+    ptrdiff_t share = (next->rows * LL_MR + rows - 1) / rows, at = 0;
+
     for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {
         width = micro_width(least(rows, LL_MR), panels - j);
         for (ptrdiff_t i = 0, height; i < rows; i += height) {
             height = panel_height(i, rows);
-            prefetch_part(next, i, height, rows);
+            prefetch_rows(next, at, least(at + share, next->rows));
+            at += share;
             micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row + j * LL_LANES,
                                      t_row, first, bias ? bias + j * LL_LANES : NULL, NULL);
         }

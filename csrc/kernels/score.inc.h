@@ -69,23 +69,28 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
             w->tile[r * w->tile_row + j] = z[j * job->z_col];
 }
 
-/* Of weights that are packed on the way, those that come after KC features of `count` classes: the
- * next features of the same classes, or the first of the `last - c` classes that follow. */
+/* The weights that come after KC features of `count` classes: the next features of the same
+ * classes, or the first of the `last - c` classes that follow. Few rows leave no time for them, and
+ * kernels of several panels fetch packed ones themselves. */
 static inline region next_weights(const ll_job *job, const real *weight, ptrdiff_t pc, ptrdiff_t c,
                                   ptrdiff_t count, ptrdiff_t last)
 {
     region next = { weight, 0, job->w_row, 0 };
 
-    if (job->packed || job->w_col != 1 || is_paced(job->rows))
+    if (is_paced(job->rows) || (job->packed ? LL_NV > 1 : job->w_col != 1))
         return next;
     pc += LL_KC;
     if (pc >= job->k) {
         pc = 0;
         c += count;
     }
-    next.at += c * job->w_row + pc;
-    next.rows = c < last ? least(count, last - c) : 0;
     next.width = least(LL_KC, job->k - pc);
+    next.rows = c < last ? least(count, last - c) : 0;
+    next.at += job->packed ? c * job->k + pc * LL_LANES : c * job->w_row + pc;
+    if (job->packed && next.rows) { /* a panel, feature by feature */
+        next.rows = next.width;
+        next.row = next.width = LL_LANES;
+    }
     return next;
 }
 
