@@ -11,7 +11,7 @@
 #define LL_MR 6
 #define LL_NV 1
 #define LL_WIDE 4
-#define LL_B_AHEAD 8
+#define LL_B_AHEAD 1
 /* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one half. */
 #define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
