@@ -22,7 +22,8 @@
 #define LL_SPAN_BLOCKS 8  /* blocks to a span: each span starts a state afresh */
 #define LL_SMALL_N 16     /* up to here logits are summed with lanes along the features */
 #define LL_GROUP_ROWS 240 /* most rows that a gradient of the weights sums before it is added */
-#define LL_GROUP_STEP 12  /* groups are multiples of it; rows of a tile that a filter drops */
+#define LL_GROUP_STEP 12  /* groups are multiples of it, rows go into micro-panels and are
+                           * dropped by a filter so many at a time */
 #define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
 /* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. */
