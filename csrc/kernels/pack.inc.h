@@ -23,6 +23,18 @@ static inline ptrdiff_t panel_height(ptrdiff_t i, ptrdiff_t rows)
     return left == LL_GROUP_STEP ? LL_MR : (left + panels - 1) / panels; /* divisions are slow */
 }
 
+#ifndef LL_SQUARE /* where a register takes a whole vector */
+/* LL_SQUARE rows by as many columns, turned and stored. */
+#define LL_SQUARE LL_LANES
+static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+{
+    vec square[LL_LANES];
+    vtranspose(row, col, square);
+    for (int i = 0; i < LL_LANES; i++)
+        vstore(out + i * out_row, square[i]);
+}
+#endif
+
 #define LL_PACK_AHEAD (4 * LL_SQUARE) /* rows are prefetched this far ahead */
 
 /* `count` rows of `kc` contiguous elements, interleaved with distance `height`, LL_SQUARE rows

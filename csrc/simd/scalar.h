@@ -120,14 +120,4 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
         LL_EACH out[j].at[i] = row[i][col + j];
 }
 
-/* LL_SQUARE rows by as many columns, turned and stored. */
-#define LL_SQUARE LL_LANES
-static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
-{
-    vec square[LL_LANES];
-    vtranspose(row, col, square);
-    for (int i = 0; i < LL_LANES; i++)
-        vstore(out + i * out_row, square[i]);
-}
-
 #endif
