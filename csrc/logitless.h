@@ -32,6 +32,7 @@ enum {
     LL_VALUES
 };
 enum { LL_ARGMAX, LL_RANK, LL_INTS };
+enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
 /*  LL_MAX       largest logit so far
  *  LL_REST      sum of exp(z - max) over every class but that one
  *  LL_MOMENT    sum of exp(z - max) * (z - max)
@@ -82,8 +83,9 @@ typedef struct {
     const void *class_weight;  /* (n), zeros behind it up to whole vectors; or NULL */
     int smooth;                /* LL_SMOOTH_SUM, LL_SMOOTH_GAP */
     ptrdiff_t top;             /* classes to keep */
-    void *out;                 /* logits are written to out[i * out_row + c], or NULL */
+    void *out;                 /* one value a class at out[i * out_row + c], or NULL */
     ptrdiff_t out_row;
+    int write;                 /* which: LL_LOGITS, ... */
     void *keep;                /* logits of all rows are left here, see keep_size; or NULL */
     ptrdiff_t keep_first;      /* the first class there: a whole number of blocks */
     ptrdiff_t keep_rows;       /* rows there, of which these are some */
@@ -127,8 +129,8 @@ typedef struct {
     void (*merge)(const ll_job *job, const ll_state *later);
     /* Merge the best classes of other classes, earlier or later. */
     void (*merge_top)(const ll_job *job, const void *top_logit, const int64_t *top_index);
-    /* Turn logits in `out` into log-probabilities (log = 1) or probabilities. */
-    void (*normalise)(const ll_job *job, int log);
+    /* After all classes: what `write` names takes the place of logits in `out`. */
+    void (*normalise)(const ll_job *job);
     /* Last step: see LL_VALUES; target_loss (rows, n_targets) may be NULL. */
     void (*finish)(const ll_job *job, void *target_loss);
     void (*sort_top)(const ll_job *job); /* top > 0 */

@@ -35,37 +35,10 @@ static void finish(const ll_job *job, void *target_loss)
     }
 }
 
-/* Logits of one row to probabilities, or with `log` to their logarithms. */
-LL_TEMPLATE void normalise_row(const int log, ptrdiff_t n, real *z, real max, real norm)
+static void normalise(const ll_job *job)
 {
-    const ptrdiff_t whole = n - n % LL_LANES;
-    const vec m = vset(max), by = vset(norm);
-    real part[LL_LANES] = { 0 };
-
-    for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
-        real *at = c < whole ? z + c : memcpy(part, z + c, (size_t)(n - c) * sizeof(real));
-        vec d = vsub(vload(at), m);
-        vstore(at, log ? vsub(d, by) : vdiv(vexp_nonpositive(d), by));
-    }
-    memcpy(z + whole, part, (size_t)(n - whole) * sizeof(real));
-}
-
-static void normalise(const ll_job *job, int log)
-{
-    real norms[LL_LANES];
-
-    for (ptrdiff_t i = 0; i < job->rows; i++) {
-        real *z = (real *)job->out + i * job->out_row, max = field(&job->state, LL_MAX)[i];
-        if (i % LL_LANES == 0) { /* those of the next rows too */
-            vec m = vload(field(&job->state, LL_MAX) + i);
-            vec rest = vload(field(&job->state, LL_REST) + i);
-            vstore(norms, vadd(log ? vlog1p(rest) : vadd(vset(1), rest), undefined(m)));
-        }
-        if (log)
-            normalise_row(1, job->n, z, max, norms[i % LL_LANES]);
-        else
-            normalise_row(0, job->n, z, max, norms[i % LL_LANES]);
-    }
+    if (!is_written_once(job))
+        normalise_rows(job, 0, job->rows);
 }
 
 static void map_function(int function, ptrdiff_t count, const void *x_, void *y_)

@@ -62,6 +62,7 @@ static inline void prefetch(const void *p)
 #include "dot.inc.h"
 #include "topk.inc.h"
 #include "softmax.inc.h"
+#include "square.inc.h"
 #include "state.inc.h"
 #include "score.inc.h"
 #include "finish.inc.h"

@@ -151,7 +151,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
                            const ptrdiff_t vecs, const workspace *w)
 {
     int transformed = job->softcap > 0 || job->temperature != 1;
-    int square = vecs == 1 && job->n <= LL_LANES && !transformed && is_simple(job);
+    int square = vecs == 1 && !transformed && is_square(job);
 
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {

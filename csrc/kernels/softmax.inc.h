@@ -306,6 +306,53 @@ static void fold_targets(const ll_job *job, const ll_state *state, const segment
                     values + LL_SMOOTH_GAP * state->stride);
 }
 
+/* What exp(z - max) is divided by, or with `log` its logarithm; NaN where a row has no softmax. */
+static inline vec row_norm(const int log, vec max, vec rest)
+{
+    return vadd(log ? vlog1p(rest) : vadd(vset(1), rest), undefined(max));
+}
+
+/* Logits of one row to probabilities, or with `log` to their logarithms. */
+LL_TEMPLATE void normalise_row(const int log, ptrdiff_t n, real *z, real max, real norm)
+{
+    const ptrdiff_t whole = n - n % LL_LANES;
+    const vec m = vset(max), by = vset(norm);
+    real part[LL_LANES] = { 0 };
+
+    for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
+        real *at = c < whole ? z + c : memcpy(part, z + c, (size_t)(n - c) * sizeof(real));
+        vec d = vsub(vload(at), m);
+        vstore(at, log ? vsub(d, by) : vdiv(vexp_nonpositive(d), by));
+    }
+    memcpy(z + whole, part, (size_t)(n - whole) * sizeof(real));
+}
+
+/* Rows i, ... of `out`, whose state has met all classes. */
+static void normalise_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows)
+{
+    const int log = job->write == LL_LOG_PROBA;
+    const real *max = field(&job->state, LL_MAX) + i, *rest = field(&job->state, LL_REST) + i;
+    real *z = (real *)job->out + i * job->out_row, norms[LL_LANES];
+
+    for (ptrdiff_t r = 0; r < rows; r++, z += job->out_row) {
+        if (r % LL_LANES == 0) { /* those of the next rows too */
+            ptrdiff_t count = least(LL_LANES, rows - r);
+            vstore(norms, row_norm(log, load_part(max + r, count), load_part(rest + r, count)));
+        }
+        if (log)
+            normalise_row(1, job->n, z, max[r], norms[r % LL_LANES]);
+        else
+            normalise_row(0, job->n, z, max[r], norms[r % LL_LANES]);
+    }
+}
+
+/* So few classes that a row is never seen but in one vector: its probabilities are written at once,
+ * not its logits first. */
+static inline int is_written_once(const ll_job *job)
+{
+    return job->write != LL_LOGITS && job->n <= LL_LANES;
+}
+
 /* Everything that was asked about row i, from one segment of it. */
 LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
                             const segment *s)
@@ -334,66 +381,10 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
         memcpy((real *)job->out + i * job->out_row + s->first, s->z,
                (size_t)s->width * sizeof(real));
     fold_softmax(s, top, i, job->sums, job->entropy, state);
+    if (job->out && is_written_once(job))
+        normalise_rows(job, i, 1);
     if (job->probs || job->sparse_start || job->smooth)
         fold_targets(job, state, s, i, old);
-}
-
-/* Nothing is asked that fold_square does not find. */
-static inline int is_simple(const ll_job *job)
-{
-    return job->n_targets <= 1 && !job->rank && !job->entropy && !job->top
-        && !has_probs(job) && !job->smooth;
-}
-
-/* fold_softmax for LL_LANES rows i, ... of n <= LL_LANES classes that are all there are: turned, so
- * that lanes are rows, and then the same operations on the same operands. Returns 0, with nothing
- * done, where a row has no finite largest logit. */
-static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *z,
-                       ptrdiff_t z_row, ptrdiff_t n)
-{
-    vec square[LL_LANES], top[LL_LANES], sum[LL_LANES], at = vset(0);
-    const real *row[LL_LANES];
-    real found[LL_LANES];
-    mask bad;
-
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        row[r] = z + r * z_row;
-    vtranspose(row, 0, square);
-    bad = vunordered(square[0], square[n - 1]);
-    for (ptrdiff_t c = 0; c < LL_LANES; c++) {
-        top[c] = c < n ? square[c] : vset(-LL_INF);
-        if (c < n)
-            bad = mor(bad, vunordered(square[c], square[c]));
-    }
-    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
-        for (ptrdiff_t c = 0; c < step; c++)
-            top[c] = vmax(top[c], top[c + step]);
-    if (mbits(mor(bad, vunordered(undefined(top[0]), top[0]))))
-        return 0;
-    for (ptrdiff_t c = n - 1; c > 0; c--)
-        at = vselect(veq(square[c], top[0]), vset((real)c), at);
-    at = vselect(veq(square[0], top[0]), vset(0), at);
-    for (ptrdiff_t c = 0; job->sums && c < LL_LANES; c++) {
-        sum[c] = vset(0);
-        if (c < n)
-            sum[c] = vselect(veq(at, vset((real)c)), sum[c],
-                             vexp_nonpositive(vsub(square[c], top[0])));
-    }
-    for (ptrdiff_t step = LL_LANES / 2; job->sums && step > 0; step /= 2)
-        for (ptrdiff_t c = 0; c < step; c++)
-            sum[c] = vadd(sum[c], sum[c + step]);
-    vstore(field(state, LL_MAX) + i, top[0]);
-    if (job->sums)
-        vstore(field(state, LL_REST) + i, sum[0]);
-    vstore(found, at);
-    for (ptrdiff_t r = 0; r < LL_LANES; r++) {
-        state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)found[r];
-        if (job->n_targets && job->targets[i + r] >= 0)
-            ((real *)job->state.target_logit)[i + r] = row[r][job->targets[i + r]];
-        if (job->out)
-            memcpy((real *)job->out + (i + r) * job->out_row, row[r], (size_t)n * sizeof(real));
-    }
-    return 1;
 }
 
 /* Softcap and temperature on `count` vectors. */

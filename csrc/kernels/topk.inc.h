@@ -5,6 +5,8 @@
  * kept classes do not depend on how classes were cut or in which order they came.
  */
 
+#define LL_FEW_BEST 32 /* insertion sorts them faster */
+
 static inline int outranks(real a, int64_t ia, real b, int64_t ib)
 {
     if (ia < 0 || ib < 0)
@@ -62,17 +64,46 @@ static void merge_top(const ll_job *job, const void *logit, const int64_t *index
 }
 
 /* Heap to list, best first: the worst goes last, again and again. */
+static void sort_heap(real *logit, int64_t *index, ptrdiff_t count)
+{
+    for (ptrdiff_t last = count - 1; last > 0; last--) {
+        real z = logit[last];
+        int64_t c = index[last];
+        logit[last] = logit[0];
+        index[last] = index[0];
+        sift_down(logit, index, last, z, c);
+    }
+}
+
+/* The same by insertion, from the heap's end on, which holds the better ones. */
+static void sort_few(real *logit, int64_t *index, ptrdiff_t count)
+{
+    real heap_logit[LL_FEW_BEST];
+    int64_t heap_index[LL_FEW_BEST];
+
+    memcpy(heap_logit, logit, (size_t)count * sizeof(real));
+    memcpy(heap_index, index, (size_t)count * sizeof(int64_t));
+    for (ptrdiff_t done = 0; done < count; done++) {
+        real z = heap_logit[count - 1 - done];
+        int64_t c = heap_index[count - 1 - done];
+        ptrdiff_t place = done;
+        for (; place > 0 && outranks(z, c, logit[place - 1], index[place - 1]); place--) {
+            logit[place] = logit[place - 1];
+            index[place] = index[place - 1];
+        }
+        logit[place] = z;
+        index[place] = c;
+    }
+}
+
 static void sort_top(const ll_job *job)
 {
     real *logit = job->state.top_logit;
     int64_t *index = job->state.top_index;
 
     for (ptrdiff_t i = 0; i < job->rows; i++, logit += job->top, index += job->top)
-        for (ptrdiff_t last = job->top - 1; last > 0; last--) {
-            real z = logit[last];
-            int64_t c = index[last];
-            logit[last] = logit[0];
-            index[last] = index[0];
-            sift_down(logit, index, last, z, c);
-        }
+        if (job->top <= LL_FEW_BEST)
+            sort_few(logit, index, job->top);
+        else
+            sort_heap(logit, index, job->top);
 }

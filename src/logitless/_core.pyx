@@ -9,6 +9,7 @@ from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
     enum: LL_VALUES, LL_INTS, LL_ARGMAX, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
     ctypedef struct ll_state:
         void *values
         int64_t *ints
@@ -41,6 +42,7 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t top
         void *out
         ptrdiff_t out_row
+        int write
         void *keep
         ptrdiff_t keep_first, keep_rows
         ll_state state
@@ -65,7 +67,7 @@ cdef extern from "logitless.h" nogil:
         void (*target_logits)(const ll_job *) noexcept nogil
         void (*merge)(const ll_job *, const ll_state *) noexcept nogil
         void (*merge_top)(const ll_job *, const void *, const int64_t *) noexcept nogil
-        void (*normalise)(const ll_job *, int) noexcept nogil
+        void (*normalise)(const ll_job *) noexcept nogil
         void (*finish)(const ll_job *, void *) noexcept nogil
         void (*sort_top)(const ll_job *) noexcept nogil
         ptrdiff_t (*group)(ptrdiff_t) noexcept nogil
@@ -99,6 +101,7 @@ INTS = LL_INTS
 KC = LL_KC
 SMALL_N = LL_SMALL_N
 GROUP_STEP = LL_GROUP_STEP
+cdef dict WRITES = {"logits": LL_LOGITS, "proba": LL_PROBA, "log_proba": LL_LOG_PROBA}
 
 
 cdef inline void *data(cnp.ndarray a) noexcept:
@@ -202,7 +205,7 @@ cdef class Job:
         self.owners = []
 
     def ask(self, bint sums, bint entropy, bint rank, cnp.ndarray targets, cnp.ndarray probs,
-            ptrdiff_t top, cnp.ndarray out):
+            ptrdiff_t top, cnp.ndarray out, str write):
         """What to find out; arrays are those of these rows."""
         self.job.sums, self.job.entropy, self.job.rank = sums, entropy, rank
         self.job.top = top
@@ -214,7 +217,7 @@ cdef class Job:
             self.job.p_row, self.job.p_col = step(probs, 0), step(probs, 1)
         if out is not None:
             self.job.out = data(out)
-            self.job.out_row = step(out, 0)
+            self.job.out_row, self.job.write = step(out, 0), WRITES[write]
         self.owners.append((targets, probs, out))
 
     def remember(self, cnp.ndarray values, cnp.ndarray ints, cnp.ndarray target_logit,
@@ -364,10 +367,10 @@ cdef class Job:
         with nogil:
             self.table.merge_top(&self.job, logit, index)
 
-    def normalise(self, bint log):
-        """Logits in `out` become probabilities or their logarithms."""
+    def normalise(self):
+        """Logits in `out` become what was asked for."""
         with nogil:
-            self.table.normalise(&self.job, log)
+            self.table.normalise(&self.job)
 
     def finish(self, cnp.ndarray target_loss):
         """State to results; best classes in order."""

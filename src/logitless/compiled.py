@@ -33,7 +33,6 @@ __all__ = [
 
 MAX, REST, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP, OTHERS = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
-WRITES = {"proba": 0, "log_proba": 1}
 
 
 def gradients(*args) -> None:
@@ -121,6 +120,7 @@ class _Scoring:
             probs,
             q.k,
             None if q.out is None else q.out[lo:hi],
+            q.write,
         )
         job.remember(
             self.values[:, lo:],
@@ -133,8 +133,8 @@ class _Scoring:
 
     def finish(self, job: Job, lo: int, hi: int) -> None:
         """Rows that have met all classes."""
-        if self.request.write in WRITES:
-            job.normalise(WRITES[self.request.write])
+        if self.request.out is not None and self.request.write != "logits":
+            job.normalise()
         job.finish(None if self.target_loss is None else self.target_loss[lo:hi])
 
     def state(self) -> State:
@@ -240,7 +240,7 @@ class LinearScoring(_Scoring):
             weight = self.layer.targets(index, self.dtype)
             bias = None if self.bias is None else self.bias[index]
             own = np.where(self.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
-            job.ask(False, False, True, own.astype(np.int64), None, 0, None)
+            job.ask(False, False, True, own.astype(np.int64), None, 0, None, None)
             job.weights(weight, bias, False, 0)
         job.target_logits()
 

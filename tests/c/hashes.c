@@ -81,6 +81,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     if (ask != BEST) {
         job.out = reals(p->m * p->n);
         job.out_row = p->n;
+        job.write = ask == PROBABILITIES ? LL_PROBA : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
     }
     make_state(&job);
     return job;
@@ -137,7 +138,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     if (ask == EVERYTHING && layout == ROWS && cut == WHOLE)
         give_logits(in, job.out);
     if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
-        table->normalise(&job, ask == LOG_PROBABILITIES);
+        table->normalise(&job);
     table->finish(&job, loss);
     if (job.top)
         table->sort_top(&job);

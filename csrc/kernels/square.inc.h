@@ -1,0 +1,172 @@
+/* The epilogue for few classes, LL_LANES rows at a time: turned, so that lanes are rows, and then
+ * the same operations on the same operands as row by row. z[c] holds logit c of all these rows. */
+
+/* Nothing is asked that fold_square does not find. */
+static inline int is_square(const ll_job *job)
+{
+    return job->n <= LL_LANES && job->n_targets <= 1 && !has_probs(job) && !job->smooth;
+}
+
+/* Sum over classes: the tree of vsum. Overwrites the terms. */
+static inline vec square_sum(vec *term, ptrdiff_t n)
+{
+    for (ptrdiff_t c = n; c < LL_LANES; c++)
+        term[c] = vset(0);
+    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
+        for (ptrdiff_t c = 0; c < step; c++)
+            term[c] = vadd(term[c], term[c + step]);
+    return term[0];
+}
+
+/* The largest logit of each row and where it is first. Returns 0 where a row has a NaN, or no
+ * finite largest logit. */
+static inline int square_top(const vec *z, ptrdiff_t n, vec *top, vec *at)
+{
+    mask bad = vunordered(z[0], z[n - 1]);
+
+    *top = z[0];
+    for (ptrdiff_t c = 1; c < n; c++) {
+        bad = mor(bad, vunordered(z[c], z[c]));
+        *top = vmax(*top, z[c]);
+    }
+    if (mbits(mor(bad, vunordered(undefined(*top), *top))))
+        return 0;
+    *at = vset((real)(n - 1));
+    for (ptrdiff_t c = n - 2; c >= 0; c--)
+        *at = vselect(veq(z[c], *top), vset((real)c), *at);
+    return 1;
+}
+
+/* Classes that rank before the target; see count_before. */
+static void square_rank(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+                        ptrdiff_t n)
+{
+    const vec zero = vset(0), one = vset(1);
+    real logit[LL_LANES], class[LL_LANES], before[LL_LANES];
+    vec count = zero;
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++) {
+        int64_t target = job->targets[i + r];
+        class[r] = (real)target;
+        logit[r] = target < 0 ? 0 : ((const real *)job->state.target_logit)[i + r];
+    }
+    for (ptrdiff_t c = 0; c < n; c++) {
+        mask earlier = vlt(vset((real)c), vload(class));
+        count = vadd(count, vselect(earlier, vselect(vlt(z[c], vload(logit)), zero, one),
+                                    vselect(vle(z[c], vload(logit)), zero, one)));
+    }
+    vstore(before, count);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        state->ints[LL_RANK * state->stride + i + r] = (int64_t)before[r];
+}
+
+/* The best classes, the worst of them first, which is a heap. A class's place is the number of
+ * classes that outrank it: the earlier of two unless the later has the larger logit. */
+static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t n)
+{
+    const vec zero = vset(0), one = vset(1);
+    real *logit = (real *)job->state.top_logit + i * job->top;
+    int64_t *index = job->state.top_index + i * job->top;
+    real place[LL_LANES][LL_LANES], value[LL_LANES][LL_LANES];
+    vec outranked[LL_LANES];
+
+    for (ptrdiff_t c = 0; c < n; c++) {
+        outranked[c] = vset((real)(n - 1 - c));
+        for (ptrdiff_t b = 0; b < c; b++) {
+            vec first = vselect(vle(z[c], z[b]), one, zero);
+            outranked[b] = vsub(outranked[b], first);
+            outranked[c] = vadd(outranked[c], first);
+        }
+        vstore(value[c], z[c]);
+    }
+    for (ptrdiff_t c = 0; c < n; c++)
+        vstore(place[c], outranked[c]);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++, logit += job->top, index += job->top)
+        for (ptrdiff_t c = 0; c < n; c++) {
+            ptrdiff_t from_worst = job->top - 1 - (ptrdiff_t)place[c][r];
+            if (from_worst >= 0) {
+                logit[from_worst] = value[c][r];
+                index[from_worst] = c;
+            }
+        }
+}
+
+/* One value of each row for each class into `out`. */
+static void square_write(const ll_job *job, ptrdiff_t i, const vec *value, ptrdiff_t n)
+{
+    real turned[LL_LANES][LL_LANES], flat[LL_LANES * LL_LANES + LL_LANES];
+    real *out = (real *)job->out + i * job->out_row;
+    const real *row[LL_LANES];
+    vec back[LL_LANES];
+
+    for (ptrdiff_t c = 0; c < n; c++)
+        vstore(turned[c], value[c]);
+    for (ptrdiff_t c = 0; c < LL_LANES; c++)
+        row[c] = turned[least(c, n - 1)];
+    vtranspose(row, 0, back);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        vstore(flat + r * n, back[r]); /* what is behind the last class, the next row covers */
+    if (job->out_row == n)
+        memcpy(out, flat, (size_t)(LL_LANES * n) * sizeof(real));
+    else
+        for (ptrdiff_t r = 0; r < LL_LANES; r++)
+            memcpy(out + r * job->out_row, flat + r * n, (size_t)n * sizeof(real));
+}
+
+/* Sums over the classes but the one `at`, and probabilities; see sum_exp and normalise_row. */
+static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+                           ptrdiff_t n, vec top, vec at)
+{
+    const vec floor = vset(R(-1e4)), zero = vset(0);
+    vec e[LL_LANES], term[LL_LANES], product[LL_LANES], rest;
+
+    for (ptrdiff_t c = 0; c < n; c++) {
+        vec d = vsub(z[c], top);
+        e[c] = vexp_nonpositive(d);
+        term[c] = vselect(veq(at, vset((real)c)), zero, e[c]);
+        product[c] = vfma(term[c], vmax(floor, d), zero);
+    }
+    rest = square_sum(term, n);
+    vstore(field(state, LL_REST) + i, rest);
+    if (job->entropy)
+        vstore(field(state, LL_MOMENT) + i, square_sum(product, n));
+    if (is_written_once(job)) {
+        const int log = job->write == LL_LOG_PROBA;
+        vec norm = row_norm(log, top, rest);
+        for (ptrdiff_t c = 0; c < n; c++)
+            e[c] = log ? vsub(vsub(z[c], top), norm) : vdiv(e[c], norm);
+        square_write(job, i, e, n);
+    }
+}
+
+/* epilogue() for LL_LANES rows i, ... whose classes are all in one vector. Returns 0, with nothing
+ * done, where a row has no finite largest logit. */
+static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
+                       ptrdiff_t tile_row, ptrdiff_t n)
+{
+    vec z[LL_LANES], top, at;
+    const real *row[LL_LANES];
+    real first[LL_LANES];
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        row[r] = tile + r * tile_row;
+    vtranspose(row, 0, z);
+    if (!square_top(z, n, &top, &at))
+        return 0;
+    vstore(field(state, LL_MAX) + i, top);
+    vstore(first, at);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++) {
+        state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)first[r];
+        if (job->n_targets && job->targets[i + r] >= 0)
+            ((real *)job->state.target_logit)[i + r] = row[r][job->targets[i + r]];
+    }
+    if (job->rank)
+        square_rank(job, state, i, z, n);
+    if (job->top)
+        square_best(job, i, z, n);
+    if (job->sums)
+        square_softmax(job, state, i, z, n, top, at);
+    if (job->out && job->write == LL_LOGITS)
+        square_write(job, i, z, n);
+    return 1;
+}
