@@ -26,13 +26,13 @@
                            * dropped by a filter so many at a time */
 #define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
-/* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. */
+/* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. Those
+ * that few calls want come last, so that the others do without their memory. */
 enum {
-    LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS,
+    LL_MAX, LL_REST, LL_OTHERS, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_SMOOTH_SUM, LL_SMOOTH_GAP,
     LL_VALUES
 };
 enum { LL_ARGMAX, LL_RANK, LL_INTS };
-enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
 /*  LL_MAX       largest logit so far
  *  LL_REST      sum of exp(z - max) over every class but that one
  *  LL_MOMENT    sum of exp(z - max) * (z - max)
@@ -45,9 +45,12 @@ enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
  *  LL_REST -> log1p(rest), LL_OTHERS -> rest, LL_MOMENT -> entropy, LL_PROB_GAP and
  *  LL_SMOOTH_GAP -> sum of t * (lse - z). */
 
+/* What goes into `out`. */
+enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
+
 typedef struct {
-    void *values;          /* (LL_VALUES, stride) */
-    int64_t *ints;         /* (LL_INTS, stride) */
+    void *values;          /* (LL_VALUES, stride), or the first of them that are used */
+    int64_t *ints;         /* (LL_INTS, stride), or the first */
     ptrdiff_t stride;      /* at least the rows rounded up to whole vectors */
     void *target_logit;    /* (rows, n_targets) */
     void *top_logit;       /* (rows, top): a heap until ll_sort_top */

@@ -189,5 +189,6 @@ def top_of(state: State, normalize: bool) -> TopK:
     log_prob = None
     if normalize:
         with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
-            log_prob = (state.top_logit - state.max[:, None]) - state.log_norm[:, None]
+            log_prob = state.top_logit - state.max[:, None]
+            log_prob -= state.log_norm[:, None]
     return TopK(state.top_index.astype(np.intp, copy=False), state.top_logit, log_prob)

@@ -31,7 +31,7 @@ __all__ = [
     "spin_read",
 ]
 
-MAX, REST, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP, OTHERS = range(_core.VALUES)
+MAX, REST, OTHERS, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
 
 
@@ -74,8 +74,7 @@ class _Scoring:
         self.kernels = KERNELS[dtype]
         self.softcap, self.temperature = 0.0, 1.0
         stride = round_up(max(m, 1), self.kernels.lanes)
-        self.values = np.empty((_core.VALUES, stride), dtype)
-        self.ints = np.empty((_core.INTS, stride), np.int64)
+        self.values, self.ints = self.room_for_state(stride)
         self.class_weight = request.class_weight
         if self.class_weight is not None:
             idle = -n % self.kernels.lanes
@@ -92,6 +91,14 @@ class _Scoring:
         """Whether target distributions must be copied, a block of rows at a time."""
         probs = self.request.probs
         return isinstance(probs, np.ndarray) and not in_place(probs, self.dtype)
+
+    def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        """Make room for the values and integers of a state that the request uses."""
+        q = self.request
+        values = _core.VALUES if q.probs is not None or q.smooth else MOMENT + q.entropy
+        *more, stride = shape
+        return (np.empty((*more, values if q.sums else MAX + 1, stride), self.dtype),
+                np.empty((*more, RANK + q.rank, stride), np.int64))
 
     def top(self, rows: int):
         """Empty heaps for the best classes of some rows."""
@@ -324,8 +331,7 @@ def _score_classes(scoring) -> None:
     cut, m, n, kernels = scoring.cut, scoring.m, scoring.n, scoring.kernels
     spans = -(-n // kernels.span)
     stride = scoring.values.shape[1]
-    values = np.empty((spans, _core.VALUES, stride), scoring.dtype)
-    ints = np.empty((spans, _core.INTS, stride), np.int64)
+    values, ints = scoring.room_for_state(spans, stride)
     tops = []
 
     job = scoring.job(0, m)

@@ -13,6 +13,10 @@ static int failed;
 /* ---- one pass ------------------------------------------------------------------------------ */
 
 enum layout { ROWS, COLUMNS, PACKED, LOGITS, LOGIT_COLUMNS, LAYOUTS };
+/* Values of the row state in the order of the hash. */
+static const int mixed[LL_VALUES] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP,
+                                      LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
+
 enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, ASKS };
 enum cut { WHOLE, STEPS, PARTS, CUTS }; /* span by span into one state, or one each */
 
@@ -81,7 +85,8 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     if (ask != BEST) {
         job.out = reals(p->m * p->n);
         job.out_row = p->n;
-        job.write = ask == PROBABILITIES ? LL_PROBA : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
+        job.write = ask == PROBABILITIES ? LL_PROBA
+                  : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
     }
     make_state(&job);
     return job;
@@ -144,9 +149,11 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
         table->sort_top(&job);
 
     start_hash();
-    for (int which = 0; which <= LL_PROB_GAP; which++)
+    for (int place = 0; place < 5; place++) {
+        int which = mixed[place];
         if (which == LL_MAX || (job.sums && (which == LL_REST || ask == EVERYTHING)))
             mix_reals(at(job.state.values, which * job.state.stride), job.rows);
+    }
     mix_integers(job.state.ints + LL_ARGMAX * job.state.stride, job.rows);
     mix_integers(job.state.ints + LL_RANK * job.state.stride, job.rank ? job.rows : 0);
     mix_reals(job.state.target_logit, job.rows * job.n_targets);
@@ -227,12 +234,14 @@ static void forward(const backward *b, ll_job job, ptrdiff_t lo)
         if (get(b->in->coefficients, lo + i) == 0)
             continue;
         copy(b->sums, lo + i, loss, i);
-        for (int which = LL_REST; which < LL_VALUES; which++)
+        for (int place = 1; place < LL_VALUES; place++) {
+            int which = mixed[place];
             if (which == LL_REST || which == LL_OTHERS
                 || (which >= LL_SMOOTH_SUM && job.smooth)
                 || (which >= LL_PROB_SUM && which <= LL_PROB_GAP && b->options & MIXED))
-                copy(b->sums, which * b->in->p->m + lo + i, job.state.values,
+                copy(b->sums, place * b->in->p->m + lo + i, job.state.values,
                      which * job.state.stride + i);
+        }
     }
 }
 
