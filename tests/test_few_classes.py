@@ -1,5 +1,5 @@
-"""Few classes: many rows are finished at once, with lanes that are rows. A row alone is not, and has
-the same bits."""
+"""Few classes: many rows are finished at once, with lanes that are rows. A row alone is not, and
+has the same bits."""
 
 from __future__ import annotations
 

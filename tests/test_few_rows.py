@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from oracle import assert_same_bits
 
 import logitless as ll
 
@@ -54,12 +55,27 @@ def test_small_calls(m, n, k, dtype, pack, with_bias, softcap, temperature, spoi
                             temperature=temperature, pack=pack)
     general._small = None
     with np.errstate(all="ignore"):
-        ours, theirs = head.loss(x, target), general.loss(x, target)
-    np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(np.signbit(ours), np.signbit(theirs))
-    best, theirs = head.predict(x), general.predict(x)
-    np.testing.assert_array_equal(best, theirs)
-    assert (ours.dtype, best.dtype, best.shape) == (dtype, np.intp, (m,))
+        ours, theirs = answers(head, x, target, k=min(n, 3)), answers(general, x, target, min(n, 3))
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        assert_same_bits(values, theirs[name], name)
+
+
+def answers(head, x, target, k):
+    """What every method with a short way says, by name; None where it says nothing."""
+    found = {name: getattr(head, name)(x)
+             for name in ("predict", "predict_proba", "predict_log_proba", "logits")}
+    found["loss"] = head.loss(x, target)
+    for name, result in (("top", head.topk(x, k)), ("ranked", head.topk(x, k, normalize=False)),
+                         ("plain", head.score(x, target)),
+                         ("score", head.score(x, target, k=k, entropy=True))):
+        for field in result.__slots__:
+            found[f"{name}.{field}"] = getattr(result, field)
+    for name in ("plain", "score"):
+        top = found.pop(f"{name}.top")
+        if top is not None:
+            found |= {f"{name}.{field}": getattr(top, field) for field in top.__slots__}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def test_what_a_small_call_takes(dtype):
@@ -79,9 +95,13 @@ def test_what_a_small_call_takes(dtype):
                  np.tile(x, (13, 1)), None):
         assert small.predict(rows) is None
         assert small.loss(rows, target) is None
+        assert small.columns(rows, "proba") is None
+        assert small.topk(rows, 2, True) is None
+        assert small.score(rows, target, 2, True) is None
     for labels in (target[:3], target.astype(np.int32), target[None], target.tolist(), target + 10,
                    target - 10, np.repeat(target, 2)[::2], target.astype(">i8"), target * 1.0, 3):
         assert small.loss(x, labels) is None
+        assert small.score(x, labels, 0, False) is None
 
 
 def test_options_go_the_general_way(rng):
@@ -99,6 +119,10 @@ def test_options_go_the_general_way(rng):
     np.testing.assert_array_equal(head.loss(x, target, sample_weight=np.zeros(4)), np.zeros(4))
     np.testing.assert_array_equal(head.loss(x, target, class_weight=np.zeros(5)), np.zeros(4))
     assert head.loss(x, target, shift=1).shape == (3,)
+    assert head.score(x, target, shift=1).lse.shape == (3,)
+    assert (head.score(x, target, z_loss=1.0).loss > plain).all()
+    assert head.score(x, target, ignore_index=0).target_rank[0] == -1
+    assert head.score(x).loss is None
     for wrong in ({"z_loss": False}, {"label_smoothing": "0"}, {"shift": None},
                   {"ignore_index": 0.5}):
         with pytest.raises(TypeError):

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
-    enum: LL_VALUES, LL_INTS, LL_ARGMAX, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    enum: LL_VALUES, LL_MAX, LL_REST, LL_MOMENT, LL_INTS, LL_ARGMAX, LL_RANK, LL_KC, LL_SMALL_N, LL_GROUP_STEP
     enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
     ctypedef struct ll_state:
         void *values

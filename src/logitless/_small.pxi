@@ -1,6 +1,7 @@
 # Part of _core.pyx: a few rows of a small layer in one call, whose cost is that of the call.
 
-from cpython.mem cimport PyMem_RawMalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.string cimport memcpy
 
 
 cdef class Small:
@@ -55,58 +56,164 @@ cdef class Small:
                 return False
         return True
 
+    cdef cnp.ndarray fresh(self, ptrdiff_t rows, ptrdiff_t columns, int type_num):
+        """An array (rows, columns), or (rows,) for no columns."""
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = rows, columns
+        return cnp.PyArray_EMPTY(2 if columns else 1, shape, type_num, 0)
+
     def loss(self, x, target):
         """Loss of each row, (rows,), or None."""
         if not (self.reads(x) and self.labels(target, cnp.PyArray_DIM(x, 0))):
             return None
-        cdef cnp.npy_intp rows = cnp.PyArray_DIM(x, 0)
-        cdef cnp.ndarray loss = cnp.PyArray_EMPTY(1, &rows, self.type_num, 0)
-        return loss if self.run(x, <const int64_t *>data(target), data(loss), NULL) else None
+        cdef ll_job job = self.layer
+        cdef cnp.ndarray loss = self.fresh(cnp.PyArray_DIM(x, 0), 0, self.type_num)
+        job.sums, job.n_targets, job.targets = 1, 1, <const int64_t *>data(target)
+        PyMem_RawFree(self.run(&job, x, data(loss)))
+        return loss
 
     def predict(self, x):
         """Class of the largest logit of each row, (rows,), or None."""
         if not self.reads(x):
             return None
-        cdef cnp.npy_intp rows = cnp.PyArray_DIM(x, 0)
-        cdef cnp.ndarray best = cnp.PyArray_EMPTY(1, &rows, cnp.NPY_INTP, 0)
-        return best if self.run(x, NULL, NULL, <cnp.npy_intp *>data(best)) else None
-
-    cdef bint run(self, cnp.ndarray x, const int64_t *targets, void *loss, cnp.npy_intp *best):
-        """Score all rows; False where there is no memory."""
         cdef ll_job job = self.layer
+        cdef char *memory = self.run(&job, x, NULL)
+        best = self.classes(&job)
+        PyMem_RawFree(memory)
+        return best
+
+    def columns(self, x, str write):
+        """What `write` names, (rows, n), or None."""
+        if not self.reads(x):
+            return None
+        cdef ll_job job = self.layer
+        cdef cnp.ndarray out = self.fresh(cnp.PyArray_DIM(x, 0), job.n, self.type_num)
+        job.out, job.out_row, job.write = data(out), job.n, WRITES[write]
+        job.sums = job.write != LL_LOGITS
+        PyMem_RawFree(self.run(&job, x, NULL))
+        return out
+
+    def topk(self, x, ptrdiff_t top, bint normalize):
+        """Index, logit and, to `normalize`, log-probability of the best classes, or None."""
+        if not self.reads(x):
+            return None
+        cdef ll_job job = self.layer
+        cdef char *memory
+        best = self.best(&job, cnp.PyArray_DIM(x, 0), top)
+        job.sums = normalize
+        memory = self.run(&job, x, NULL)
+        log_prob = self.log_prob(&job) if normalize else None
+        PyMem_RawFree(memory)
+        return *best, log_prob
+
+    def score(self, x, target, ptrdiff_t top, bint entropy):
+        """Fields of Scores up to entropy, then those of TopK where `top` is not 0; or None."""
+        if not (self.reads(x) and self.labels(target, cnp.PyArray_DIM(x, 0))):
+            return None
+        cdef ll_job job = self.layer
+        cdef ptrdiff_t rows = cnp.PyArray_DIM(x, 0)
+        cdef cnp.ndarray loss = self.fresh(rows, 0, self.type_num)
+        cdef cnp.ndarray logit = self.fresh(rows, 0, self.type_num)
+        cdef cnp.ndarray rank = self.fresh(rows, 0, cnp.NPY_INT64)
+        cdef char *memory
+        if job.n > self.table.block:  # ranks need the targets' logits beforehand
+            return None
+        best = self.best(&job, rows, top) if top else None
+        job.sums, job.rank, job.entropy = 1, 1, entropy
+        job.n_targets, job.targets = 1, <const int64_t *>data(target)
+        job.state.target_logit = data(logit)
+        memory = self.run(&job, x, data(loss))
+        memcpy(data(rank), job.state.ints + LL_RANK * job.state.stride, rows * sizeof(int64_t))
+        largest, norm = self.values(&job, LL_MAX), self.values(&job, LL_REST)
+        found = (loss, largest + norm, logit, rank, self.classes(&job), largest,
+                 self.values(&job, LL_MOMENT) if entropy else None)
+        tops = (*best, self.log_prob(&job)) if top else None
+        PyMem_RawFree(memory)
+        return found, tops
+
+    cdef tuple best(self, ll_job *job, ptrdiff_t rows, ptrdiff_t top):
+        """Arrays of a job for its best classes: none yet."""
+        cdef cnp.ndarray index = self.fresh(rows, top, cnp.NPY_INT64)
+        cdef cnp.ndarray logit = self.fresh(rows, top, self.type_num)
+        cnp.PyArray_FILLWBYTE(index, 0xff)  # -1
+        cnp.PyArray_FILLWBYTE(logit, 0xff)  # NaN
+        job.top = top
+        job.state.top_index, job.state.top_logit = <int64_t *>data(index), data(logit)
+        return index, logit
+
+    cdef cnp.ndarray values(self, const ll_job *job, ptrdiff_t which):
+        """A row of the state."""
+        cdef cnp.ndarray copy = self.fresh(job.rows, 0, self.type_num)
+        memcpy(data(copy), <char *>job.state.values + which * job.state.stride * self.item,
+               job.rows * self.item)
+        return copy
+
+    cdef cnp.ndarray classes(self, const ll_job *job):
+        """Class of the largest logit of each row."""
+        cdef cnp.ndarray best = self.fresh(job.rows, 0, cnp.NPY_INT64)
+        memcpy(data(best), job.state.ints + LL_ARGMAX * job.state.stride,
+               job.rows * sizeof(int64_t))
+        return best
+
+    cdef cnp.ndarray log_prob(self, const ll_job *job):
+        """Log-probabilities of the best classes, after the last step."""
+        cdef cnp.ndarray found = self.fresh(job.rows, job.top, self.type_num)
+        cdef ptrdiff_t largest = LL_MAX * job.state.stride, norm = LL_REST * job.state.stride
+        if self.item == 4:
+            less(job, <float *>job.state.values + largest, <float *>job.state.values + norm,
+                 <float *>job.state.top_logit, <float *>data(found))
+        else:
+            less(job, <double *>job.state.values + largest, <double *>job.state.values + norm,
+                 <double *>job.state.top_logit, <double *>data(found))
+        return found
+
+    cdef char *run(self, ll_job *job, cnp.ndarray x, void *loss) except NULL:
+        """Score all rows. Returns the memory of the state, which is then to be freed."""
         cdef size_t lanes = self.table.lanes, rows = x.shape[0]
         cdef size_t stride = (rows + lanes - 1) // lanes * lanes
         cdef size_t ints = LL_INTS * stride * sizeof(int64_t)
         cdef size_t values = LL_VALUES * stride * self.item, logits = stride * self.item
         cdef bint packs = job.n > LL_SMALL_N
         cdef size_t packed = (rows * job.k + lanes) * self.item if packs else 0
-        cdef size_t scratch, i
+        cdef size_t scratch
         cdef char *memory
         cdef const void *source = data(x)
 
-        job.rows, job.sums = rows, loss != NULL
-        if targets != NULL:
-            job.targets, job.n_targets = targets, 1
-        scratch = (self.table.scratch_bytes(&job) + LINE - 1) // LINE * LINE
+        job.rows = rows
+        scratch = (self.table.scratch_bytes(job) + LINE - 1) // LINE * LINE
         memory = <char *>PyMem_RawMalloc(LINE + scratch + ints + values + logits + packed)
         if memory == NULL:
-            return False
+            raise MemoryError
         job.scratch = memory + LINE - <size_t>memory % LINE
         job.state.ints = <int64_t *>(<char *>job.scratch + scratch)
         job.state.values = <char *>job.state.ints + ints
-        job.state.target_logit = <char *>job.state.values + values
+        if job.state.target_logit == NULL:
+            job.state.target_logit = <char *>job.state.values + values
         job.state.stride = stride
         job.x, job.x_row = source, step(x, 0)
         with nogil:
             if packs:
-                job.x = <char *>job.state.target_logit + logits
+                job.x = <char *>job.state.values + values + logits
                 self.table.pack_x(source, rows, job.k, job.x_row, <void *>job.x)
-            self.table.init(&job)
-            self.table.score(&job)
-            if loss != NULL:
-                self.table.finish(&job, loss)
-        if best != NULL:
-            for i in range(rows):
-                best[i] = <cnp.npy_intp>job.state.ints[<size_t>LL_ARGMAX * stride + i]
-        PyMem_RawFree(memory)
-        return True
+            self.table.init(job)
+            self.table.score(job)
+            if job.out != NULL and job.write != LL_LOGITS:
+                self.table.normalise(job)
+            self.table.finish(job, loss)
+            if job.top:
+                self.table.sort_top(job)
+        return memory
+
+
+ctypedef fused floating:
+    float
+    double
+
+
+cdef void less(const ll_job *job, const floating *largest, const floating *norm,
+               const floating *logit, floating *out) noexcept:
+    """(logit - largest) - norm of the best classes."""
+    cdef ptrdiff_t i, j
+    for i in range(job.rows):
+        for j in range(i * job.top, (i + 1) * job.top):
+            out[j] = (logit[j] - largest[i]) - norm[i]

@@ -59,7 +59,9 @@ def small_calls(layer: Layer) -> Small | None:
     most = small_rows(kernels, n, k)
     weight = layer.weight if layer.packed is None else layer.packed
     plain = layer.packed is not None or in_place(weight, layer.dtype)
-    if most == 0 or not plain or (layer.bias is not None and layer.bias.dtype != layer.dtype):
+    plain &= layer.bias is None or layer.bias.dtype == layer.dtype
+    plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
+    if most == 0 or not plain:
         return None
     return Small(kernels, weight, layer.packed is not None, layer.bias, n, k, layer.softcap,
                  layer.temperature, most)

@@ -301,12 +301,9 @@ class LinearHead:
         """
         if (
             self._small is not None
-            and class_weight is sample_weight is out is None
-            and type(label_smoothing) is type(z_loss) is float
-            and label_smoothing == z_loss == 0
-            and type(shift) is type(ignore_index) is int
-            and shift == 0 > ignore_index
+            and out is None
             and reduction == "none"
+            and _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift)
         ):
             losses = self._small.loss(x, target)
             if losses is not None:
@@ -544,6 +541,10 @@ class LinearHead:
         (array([[2, 1]]), array([[3., 2.]]), array([[-0.4076, -1.4076]]))
         """
         k = check_integer(k, "k", 1, self._n_classes)
+        if self._small is not None:
+            top = self._small.topk(x, k, normalize)
+            if top is not None:
+                return TopK(*top)
         rows = self._pass(x)
         return _shaped_top(top_of(rows.run(Request(sums=normalize, k=k)), normalize), rows)
 
@@ -696,6 +697,12 @@ class LinearHead:
         array([0.8324, 0.9753])
         """
         k = check_integer(k, "k", 0, self._n_classes)
+        if self._small is not None and _is_plain(
+            ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift
+        ):
+            found = self._small.score(x, target, k, bool(entropy))
+            if found is not None:
+                return Scores(*found[0], None if found[1] is None else TopK(*found[1]))
         rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
         if target is None:
             state = rows.run(Request(k=k, entropy=bool(entropy)))
@@ -740,6 +747,10 @@ class LinearHead:
         return self._pass(x), target, sample_weight
 
     def _columns(self, x, write: str) -> np.ndarray:
+        if self._small is not None:
+            columns = self._small.columns(x, write)
+            if columns is not None:
+                return columns
         rows = self._pass(x)
         return rows.shaped(rows.columns(write))
 
@@ -756,6 +767,17 @@ class LinearHead:
     def __reduce__(self):
         weight, bias = self._layer.unpack()
         return _remake, (type(self), weight, bias, self._options)
+
+
+def _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift) -> bool:
+    """Whether these options change nothing about classes within [0, n)."""
+    return (
+        class_weight is sample_weight is None
+        and type(label_smoothing) is type(z_loss) is float
+        and label_smoothing == z_loss == 0
+        and type(shift) is type(ignore_index) is int
+        and shift == 0 > ignore_index
+    )
 
 
 def _remake(cls: type[LinearHead], weight, bias, options: dict) -> LinearHead:
