@@ -50,40 +50,66 @@ LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL
 #define LL_STREAMS 4
 typedef struct {
     const real *at;
-    ptrdiff_t apart, every; /* a multiple of LL_STREAMS */
+    ptrdiff_t apart, every;
 } stream;
 
-LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, const real *a,
-                              const real *b, ptrdiff_t b_panel, real *c, ptrdiff_t c_row,
-                              int first, const real *bias, const stream *next)
+/* All features; b panels are prefetched LL_B_AHEAD features ahead, past the end into those that
+ * follow. The loops are not unrolled further: the compiler would move loads until the accumulators
+ * no longer fit into the registers. */
+LL_TEMPLATE void steps(const int height, const int width, vec sum[LL_MR][LL_WIDE], ptrdiff_t kc,
+                       const real *a, const real *b, ptrdiff_t b_panel)
+{
+    ptrdiff_t p = 0;
+
+    LL_ROLLED
+    for (; p + LL_STEPS <= kc; p += LL_STEPS) {
+        LL_UNROLL
+        for (int q = 0; q < LL_STEPS; q++)
+            LL_UNROLL
+            for (int j = 0; j < width; j++)
+                prefetch(b + j * b_panel + (p + q + LL_B_AHEAD) * LL_LANES);
+        LL_UNROLL
+        for (int q = 0; q < LL_STEPS; q++)
+            micro_step(height, width, sum, a + (p + q) * height, b + (p + q) * LL_LANES, b_panel);
+    }
+    LL_ROLLED
+    for (; p < kc; p++)
+        micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
+}
+
+/* All features, while `next` comes into the cache. */
+LL_TEMPLATE void paced_steps(const int height, const int width, vec sum[LL_MR][LL_WIDE],
+                             ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel,
+                             const stream *next)
+{
+    const real *at = next->at;
+
+    for (ptrdiff_t p = 0, end; p < kc; at += LL_LANES) {
+        end = least(kc, p + next->every);
+        LL_UNROLL
+        for (int j = 0; j < LL_STREAMS; j++)
+            prefetch(at + j * next->apart);
+        LL_ROLLED
+        for (; p < end; p++)
+            micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
+    }
+}
+
+LL_TEMPLATE void micro_kernel(const int height, const int width, const int paced, ptrdiff_t kc,
+                              const real *a, const real *b, ptrdiff_t b_panel, real *c,
+                              ptrdiff_t c_row, int first, const real *bias, const stream *next)
 {
     vec sum[LL_MR][LL_WIDE];
-    ptrdiff_t p = 0, due = 0;
 
     LL_UNROLL
     for (int i = 0; i < height; i++)
         LL_UNROLL
         for (int j = 0; j < width; j++)
             sum[i][j] = vset(0);
-    for (const real *at = next ? next->at : b; next && p + LL_STREAMS <= kc;) {
-        if (p == due) {
-            LL_UNROLL
-            for (int j = 0; j < LL_STREAMS; j++)
-                prefetch(at + j * next->apart);
-            at += LL_LANES;
-            due += next->every;
-        }
-        LL_UNROLL
-        for (int q = 0; q < LL_STREAMS; q++, p++)
-            micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
-    }
-    /* b panels are prefetched LL_B_AHEAD features ahead, past the end into those that follow. */
-    for (; p < kc; p++) {
-        LL_UNROLL
-        for (int j = 0; j < width; j++)
-            prefetch(b + j * b_panel + (p + LL_B_AHEAD) * LL_LANES);
-        micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
-    }
+    if (paced)
+        paced_steps(height, width, sum, kc, a, b, b_panel, next);
+    else
+        steps(height, width, sum, kc, a, b, b_panel);
     if (first && bias)
         store_sums(height, width, sum, c, c_row, 1, bias);
     else if (first)
@@ -97,16 +123,15 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, ptrdiff_t kc, c
 /* One function a shape: the compiler keeps its accumulators in registers. */
 typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
                             int, const real *, const stream *);
-#define LL_MICRO_OF(name, height, width, next)                                                   \
+#define LL_MICRO_OF(name, height, width, paced)                                                  \
     static void name(ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel, real *c,     \
-                     ptrdiff_t c_row, int first, const real *bias, const stream *streams)        \
+                     ptrdiff_t c_row, int first, const real *bias, const stream *next)           \
     {                                                                                            \
-        (void)streams;                                                                           \
-        micro_kernel(height, width, kc, a, b, b_panel, c, c_row, first, bias, next);             \
+        micro_kernel(height, width, paced, kc, a, b, b_panel, c, c_row, first, bias, next);      \
     }
-#define LL_MICRO(height, width) LL_MICRO_OF(micro_##height##_##width, height, width, NULL)
+#define LL_MICRO(height, width) LL_MICRO_OF(micro_##height##_##width, height, width, 0)
 #define LL_NAME(height, width) micro_##height##_##width,
-#define LL_PACED(height, width) LL_MICRO_OF(paced_##height##_##width, height, width, streams)
+#define LL_PACED(height, width) LL_MICRO_OF(paced_##height##_##width, height, width, 1)
 #define LL_PACED_NAME(height, width) paced_##height##_##width,
 #define LL_HEIGHTS_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
 #define LL_HEIGHTS_6(of, width) LL_HEIGHTS_4(of, width) of(5, width) of(6, width)
@@ -218,7 +243,7 @@ static void multiply_paced(ptrdiff_t rows, ptrdiff_t kc, const real *a, const re
                            ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first,
                            const real *bias, const real *next)
 {
-    ptrdiff_t calls = LL_STREAMS * ((rows + LL_MR - 1) / LL_MR);
+    ptrdiff_t calls = LL_STREAMS * ((rows + LL_MR - 1) / LL_MR), done = 0;
     stream s = { next, b_panel, calls };
 
     for (ptrdiff_t j = 0; j < LL_STREAMS; j++, b += b_panel)
@@ -227,6 +252,6 @@ static void multiply_paced(ptrdiff_t rows, ptrdiff_t kc, const real *a, const re
             paced_functions[height - 1](kc, a + i * kc, b, b_panel,
                                         tile + i * t_row + j * LL_LANES, t_row, first,
                                         bias ? bias + j * LL_LANES : NULL, &s);
-            s.at += kc / calls * LL_LANES;
+            s.at = next + kc * ++done / calls * LL_LANES;
         }
 }

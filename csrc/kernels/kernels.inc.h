@@ -38,6 +38,15 @@ typedef double real;
 #define LL_UNROLL
 #endif
 
+/* For loops over features: as many turns as it has. */
+#if defined(__clang__)
+#define LL_ROLLED _Pragma("clang loop unroll(disable)")
+#elif defined(__GNUC__)
+#define LL_ROLLED _Pragma("GCC unroll 1")
+#else
+#define LL_ROLLED
+#endif
+
 /* A hint; the address need not be readable. */
 static inline void prefetch(const void *p)
 {

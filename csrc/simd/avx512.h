@@ -12,6 +12,7 @@
 #define LL_NV 2
 #define LL_WIDE 2
 #define LL_B_AHEAD 64
+#define LL_STEPS 1
 /* Dot kernel: 2 rows by up to 8 classes, 16 accumulators. */
 #define LL_DOT_ROWS 2
 #define LL_DOT_COLS 8

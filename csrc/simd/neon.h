@@ -12,6 +12,7 @@
 #define LL_NV 1
 #define LL_WIDE 4
 #define LL_B_AHEAD 64
+#define LL_STEPS 1
 /* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one quad. */
 #define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
