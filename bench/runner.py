@@ -94,6 +94,8 @@ def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str])
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1]
         reason = f"the process ended with {done.returncode}: {last[:160]}"
+        if done.returncode < 0:  # it had no last word; killed for memory, as a rule
+            reason = f"the process was ended by signal {-done.returncode}"
         print(f"{shape}, {mode}: {reason}", file=sys.stderr)
         seen = {(r["op"], r["contender"]) for r in made["records"]}
         classes = all_contenders()
