@@ -166,7 +166,7 @@ class Timing(Worker):
     def turns(self, op: str, calls: dict, first: dict) -> None:
         from timing import give_memory_back, interleave
 
-        settle = 0.0 if self.job["threads"] == 1 else 0.03
+        settle = 0.0 if self.job["threads"] == 1 else 0.1
         for name, samples in interleave(calls, first, self.job["seconds"], settle).items():
             self.found(op, name)["samples"] = samples
         calls.clear()
