@@ -67,3 +67,15 @@ def test_best_classes_in_order(k, spoil, dtype):
     order = np.argsort(key, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(top.index, order)
     np.testing.assert_array_equal(top.logit, np.take_along_axis(z, order, 1))
+
+
+@pytest.mark.parametrize("n", [2, 9, 16])
+def test_zeros_of_both_signs(n, dtype):
+    tiny = dtype.type(np.finfo(dtype).smallest_subnormal)
+    x, weight = np.full((32, 32), tiny), np.full((n, 32), -tiny)  # products round to -0
+    for seed in range(20):
+        bias = np.random.default_rng(seed).choice(np.array([0.0, -0.0], dtype), n)
+        head = ll.LinearHead(weight, bias)
+        assert_same_bits(head.logits(x)[0], bias)
+        whole, alone = head.score(x), head.score(x[:1])
+        assert_same_bits(whole.max_logit[:1], alone.max_logit)

@@ -19,16 +19,20 @@ static inline vec square_sum(vec *term, ptrdiff_t n)
 }
 
 /* The largest logit of each row and where it is first. Returns 0 where a row has a NaN, or no
- * finite largest logit. */
+ * finite largest logit. Of zeros of both signs it is the one that the tree of vtop finds. */
 static inline int square_top(const vec *z, ptrdiff_t n, vec *top, vec *at)
 {
+    vec tree[LL_LANES];
     mask bad = vunordered(z[0], z[n - 1]);
 
-    *top = z[0];
-    for (ptrdiff_t c = 1; c < n; c++) {
-        bad = mor(bad, vunordered(z[c], z[c]));
-        *top = vmax(*top, z[c]);
+    for (ptrdiff_t c = 0; c < LL_LANES; c++) {
+        tree[c] = c < n ? z[c] : vset(-LL_INF);
+        bad = mor(bad, vunordered(tree[c], tree[c]));
     }
+    for (ptrdiff_t step = LL_LANES / 2; step > 0; step /= 2)
+        for (ptrdiff_t c = 0; c < step; c++)
+            tree[c] = vmax(tree[c], tree[c + step]);
+    *top = tree[0];
     if (mbits(mor(bad, vunordered(undefined(*top), *top))))
         return 0;
     *at = vset((real)(n - 1));
