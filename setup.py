@@ -51,6 +51,20 @@ ISAS = {
     ),
     "scalar": ((), [], [], "int main(void) { return 0; }\n"),
 }
+# The same for the screens of bytes; each belongs to an instruction set above.
+SCREENS = {
+    "vnni": (
+        ("x86_64", "amd64"),
+        [*ISAS["avx512"][1], "-mavx512bw", "-mavx512vnni"],
+        ["/arch:AVX512"],
+        "#include <immintrin.h>\n"
+        "int main(void) { __m512i a = _mm512_set1_epi32(1);\n"
+        "  return _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(a, a, a)); }\n",
+    ),
+    "avx2": ISAS["avx2"],
+    "neon": ISAS["neon"],
+    "scalar": ISAS["scalar"],
+}
 UNIX_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
 STRICT_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Wstrict-prototypes",
                 "-Wpedantic", "-Werror"]
@@ -65,28 +79,32 @@ class BuildKernels(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         common = MSVC_FLAGS if msvc else [*UNIX_FLAGS, *self.unix_switches()]
         machine = platform.machine().lower()
-        built = []
-        for isa, (machines, unix, windows, probe) in ISAS.items():
-            flags = [*common, *(windows if msvc else unix)]
-            if (machines and machine not in machines) or not self.compiles(probe, flags):
-                continue
+
+        def usable(table):
+            for name, (machines, unix, windows, probe) in table.items():
+                flags = [*common, *(windows if msvc else unix)]
+                if (not machines or machine in machines) and self.compiles(probe, flags):
+                    yield name, flags
+
+        def build(source, folder, macros, flags):
+            ext.extra_objects += self.compiler.compile(
+                [source],
+                output_dir=str(Path(self.build_temp, folder)),
+                macros=macros,
+                extra_postargs=flags,
+                depends=ext.depends,
+            )
+
+        have = []
+        for isa, flags in usable(ISAS):
             for bits in (32, 64):
-                ext.extra_objects += self.compiler.compile(
-                    [f"csrc/kernels/{isa}.c"],
-                    output_dir=str(Path(self.build_temp, f"{isa}{bits}")),
-                    macros=[("LL_REAL", str(bits))],
-                    extra_postargs=flags,
-                    depends=ext.depends,
-                )
-            built.append(isa)
-        print("instruction sets:", ", ".join(built))
-        ext.extra_objects += self.compiler.compile(
-            ["csrc/dispatch.c"],
-            output_dir=self.build_temp,
-            macros=[(f"LL_HAVE_{isa.upper()}", "1") for isa in built],
-            extra_postargs=common,
-            depends=ext.depends,
-        )
+                build(f"csrc/kernels/{isa}.c", f"{isa}{bits}", [("LL_REAL", str(bits))], flags)
+            have.append(isa)
+        for screen, flags in usable(SCREENS):
+            build(f"csrc/screen/{screen}.c", f"screen_{screen}", [], flags)
+            have.append(f"screen_{screen}")
+        print("instruction sets:", ", ".join(have))
+        build("csrc/dispatch.c", "", [(f"LL_HAVE_{name.upper()}", "1") for name in have], common)
         if WERROR and not msvc:
             ext.extra_compile_args.append("-Werror")
         if SANITIZE and not msvc:
@@ -122,7 +140,8 @@ core = Extension(
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     # All that the sources lead to: what a source distribution must carry, too.
-    depends=["src/logitless/_core.pyx", "src/logitless/_small.pxi",
+    depends=["src/logitless/_core.pyx", "src/logitless/_screen.pxi",
+             "src/logitless/_small.pxi",
              *map(str, sorted(Path("csrc").rglob("*.[ch]")))],
 )
 

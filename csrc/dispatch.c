@@ -68,6 +68,16 @@ static int avx512_supported(void)
         && has(seven[EBX], 1u << 16 /* F */ | 1u << 17 /* DQ */);
 }
 #endif
+
+#ifdef LL_HAVE_SCREEN_VNNI
+static int vnni_supported(void)
+{
+    unsigned seven[4];
+    cpuid(7, seven);
+    return avx512_supported() && has(seven[EBX], 1u << 30 /* BW */)
+        && has(seven[ECX], 1u << 11 /* VNNI */);
+}
+#endif
 #endif
 
 static int always(void) { return 1; }
@@ -96,3 +106,22 @@ const ll_isa ll_isas[] = {
     { "scalar", always, &ll_kernels_scalar_32, &ll_kernels_scalar_64 },
 };
 const int ll_isa_count = (int)(sizeof ll_isas / sizeof *ll_isas);
+
+extern const ll_screener ll_screener_vnni, ll_screener_avx2, ll_screener_neon, ll_screener_scalar;
+
+const ll_screen_isa ll_screens[] = {
+#ifdef LL_HAVE_SCREEN_VNNI
+    { "avx512", vnni_supported, &ll_screener_vnni },
+#endif
+#ifdef LL_HAVE_SCREEN_AVX2
+#ifdef LL_HAVE_AVX512
+    { "avx512", avx2_supported, &ll_screener_avx2 },
+#endif
+    { "avx2", avx2_supported, &ll_screener_avx2 },
+#endif
+#ifdef LL_HAVE_SCREEN_NEON
+    { "neon", always, &ll_screener_neon },
+#endif
+    { "scalar", always, &ll_screener_scalar },
+};
+const int ll_screen_count = (int)(sizeof ll_screens / sizeof *ll_screens);

@@ -114,6 +114,66 @@ typedef struct {
     int apart;                 /* each group has a d_weight and d_bias of its own, in turn */
 } ll_gradient;
 
+/* A screen: bytes in place of weights, and bounds of what that changes.
+ *
+ * A row is scale * q + residual with q whole numbers from -127 to 127, and so is the weight of a
+ * class. Then q . q is exact in int32, and a logit differs from
+ *     scale of row * scale of class * (q . q) + bias
+ * by no more than reach * norm + size * error + slack * |bias|, with reach and size of the row,
+ * norm and error of the class: docs/screening.md. A class whose upper bound is below the `top` best
+ * lower bounds is out; the others are candidates, and their logits are computed as everywhere. */
+#define LL_SCREEN_LANES 16    /* classes to a panel, four features of each side by side */
+#define LL_SCREEN_BLOCK 256   /* classes that meet all rows together: a multiple of the lanes */
+#define LL_SCREEN_TOP 64      /* best classes at most */
+#define LL_SCREEN_K 65536     /* features at most: sums stay within int32 */
+
+enum { LL_ROW_SCALE, LL_ROW_REACH, LL_ROW_SIZE, LL_ROW_BOUNDS };
+
+typedef struct {
+    ptrdiff_t rows, n, k;
+    ptrdiff_t top;             /* up to LL_SCREEN_TOP */
+    ptrdiff_t first, last;     /* classes, whole blocks from `first` on */
+    double softcap, temperature; /* as in ll_job */
+    /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
+    const uint8_t *weight;
+    const float *bounds;       /* (panels, 3, LL_SCREEN_LANES): norm, error, scale */
+    const float *bias;         /* upper bounds of the bias, whole panels; or NULL ... */
+    float no_bias;             /* ... and this instead */
+    float slack;
+    /* Rows, made by quantise_rows. */
+    const void *x;
+    const float *row_bounds;   /* (rows, LL_ROW_BOUNDS) */
+    const int32_t *start;      /* (rows) */
+    /* What is known of them. */
+    float *least;              /* (rows): a class below is out; +inf where the row is given up */
+    float *best;               /* (rows, top) largest lower bounds, a heap */
+    float *upper;              /* (rows, room): upper bounds of candidates */
+    int32_t *index;            /* (rows, room): which classes these are */
+    int32_t *count;            /* (rows): how many, -1 where the row is given up */
+    ptrdiff_t room;            /* candidates of a row at most */
+    ptrdiff_t limit;           /* and as many at most that are computed exactly */
+    void *scratch;
+} ll_screen;
+/* For sharpen and settle scratch holds, a row and candidate, a real and two int32, and an int32 a panel and one
+ * more. */
+
+typedef struct {
+    const char *name;
+    /* Bytes that packed rows take. */
+    size_t (*row_bytes)(ptrdiff_t rows, ptrdiff_t k);
+    /* Panels of LL_SCREEN_LANES classes, float32 feature by feature, to bytes and bounds. */
+    void (*quantise_weight)(const float *panels, ptrdiff_t count, ptrdiff_t k, uint8_t *weight,
+                            float *bounds);
+    /* Rows of float32 to bytes and bounds. A row with a number that is not finite is given up. */
+    void (*quantise_rows)(const ll_screen *screen, const float *x, ptrdiff_t x_row, void *packed,
+                          float *row_bounds, int32_t *start);
+    size_t (*scratch_bytes)(const ll_screen *screen);
+    /* Candidates among classes [first, last). */
+    void (*scan)(const ll_screen *screen);
+    /* Candidates of later classes, found apart, beside those of earlier ones. */
+    void (*merge)(const ll_screen *screen, const ll_screen *later);
+} ll_screener;
+
 typedef struct {
     ptrdiff_t lanes, mr, block, span;
     /* Packed rows: rows * k + lanes reals. */
@@ -154,6 +214,10 @@ typedef struct {
      * features [f_first, f_last), whole vectors, of rows [r_first, r_last), whole steps, of d_x. */
     void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
+    /* What keeps classes out becomes exact in rows with more than `many` candidates. */
+    void (*sharpen)(const ll_job *job, const ll_screen *screen, ptrdiff_t many);
+    /* Exact logits of the candidates, and of these the best. */
+    void (*settle)(const ll_job *job, const ll_screen *screen);
     /* y[i] = f(x[i]): 0 exp, 1 log, 2 log1p, 3 tanh. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);
     /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */
@@ -173,5 +237,14 @@ typedef struct {
 /* Instruction sets this build has, best first; the last is "scalar". */
 extern const ll_isa ll_isas[];
 extern const int ll_isa_count;
+/* Screens likewise; their candidates are the same on all of them. Each belongs to an instruction
+ * set above, of which there may be several, and none. */
+typedef struct {
+    const char *isa;
+    int (*supported)(void);
+    const ll_screener *screener;
+} ll_screen_isa;
+extern const ll_screen_isa ll_screens[];
+extern const int ll_screen_count;
 
 #endif

@@ -36,9 +36,10 @@ def setup_table():
     """Flags and instruction sets of setup.py, read rather than run: it needs its build tools."""
     table = {}
     for node in ast.parse((HERE.parent / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("ISAS", "UNIX_FLAGS"):
-            table[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
-    return table["ISAS"], table["UNIX_FLAGS"]
+        name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
+        if name in ("ISAS", "SCREENS", "UNIX_FLAGS"):
+            table[name] = eval(ast.unparse(node.value), {}, table)  # literals, and ISAS in SCREENS
+    return table["ISAS"], table["SCREENS"], table["UNIX_FLAGS"]
 
 
 def compiles(command, source, folder):
@@ -51,7 +52,7 @@ def compiles(command, source, folder):
 
 def build(compiler, machine, folder, *switches):
     """Build the program with every instruction set of `machine` that the compiler knows."""
-    isas, common = setup_table()
+    isas, screens, common = setup_table()
     command = [compiler, *common, *switches]
     objects, macros = [], []
 
@@ -65,15 +66,20 @@ def build(compiler, machine, folder, *switches):
         )
         assert done.returncode == 0, done.stderr
 
-    for isa, (machines, flags, _, probe) in isas.items():
-        if (machines and machine not in machines) or not compiles(
-            [*command, *flags], probe, folder
-        ):
-            continue
+    def usable(table):
+        for name, (machines, flags, _, probe) in table.items():
+            known = not machines or machine in machines
+            if known and compiles([*command, *flags], probe, folder):
+                yield name, flags
+
+    for isa, flags in usable(isas):
         macros.append(f"-DLL_HAVE_{isa.upper()}=1")
         for bits in (32, 64):
             source = CSRC / "kernels" / f"{isa}.c"
             add(f"{isa}{bits}", source, [*flags, f"-DLL_REAL={bits}"])
+    for screen, flags in usable(screens):
+        macros.append(f"-DLL_HAVE_SCREEN_{screen.upper()}=1")
+        add(f"screen_{screen}", CSRC / "screen" / f"{screen}.c", flags)
     add("dispatch", CSRC / "dispatch.c", macros)
     add("hashes", HERE / "c" / "hashes.c", [f"-I{CSRC}"])
     program = folder / "hashes"

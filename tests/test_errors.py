@@ -287,10 +287,15 @@ def test_threads_are_whole(w):
         ll.LinearHead(w, n_threads=1.5)
 
 
-def test_screen_is_not_there_yet(w):
-    for bad in "int8", "other":
-        with says(ValueError, "screen", bad):
-            ll.LinearHead(w, screen=bad)
+@pytest.mark.parametrize("bad", ["int4", "INT8", True, 8])
+def test_screen(w, bad):
+    with says(ValueError, "screen", "int8", bad):
+        ll.LinearHead(w, screen=bad)
+
+
+def test_screen_needs_packed_weights(w):
+    with says(ValueError, "screen", "pack"):
+        ll.LinearHead(w, screen="int8", pack=False)
 
 
 def test_sample_size_and_generator(head, x):

@@ -10,9 +10,6 @@
  * Heights are LL_MR but among the last rows: see panel_height.
  */
 
-static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
-
 /* Height of the micro-panel that begins at row i of `rows`. The rows of a step, the last rows
  * perhaps fewer, go into as few panels as will do, and these are equally high: each panel costs the
  * latency of its chains, however low it is. */

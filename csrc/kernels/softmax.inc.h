@@ -30,22 +30,6 @@ static inline vec undefined(vec max) { return vsub(max, max); }
 
 static const real lane_index[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
-static inline ptrdiff_t lowest_bit(unsigned bits)
-{
-#if defined(_MSC_VER)
-    unsigned long place;
-    _BitScanForward(&place, bits);
-    return (ptrdiff_t)place;
-#elif defined(__GNUC__)
-    return __builtin_ctz(bits);
-#else
-    ptrdiff_t place = 0;
-    while (!(bits >> place & 1u))
-        place++;
-    return place;
-#endif
-}
-
 /* a is the new largest rather than b: larger, or the first NaN. */
 static inline int exceeds(real a, real b) { return a > b || (a != a && b == b); }
 

@@ -223,6 +223,10 @@ static inline mask vlt(vec a, vec b)
 {
     return ll_vec(H(cmp)(a.lo, b.lo, _CMP_LT_OQ), H(cmp)(a.hi, b.hi, _CMP_LT_OQ));
 }
+static inline mask vnlt(vec a, vec b)
+{
+    return ll_vec(H(cmp)(a.lo, b.lo, _CMP_NLT_UQ), H(cmp)(a.hi, b.hi, _CMP_NLT_UQ));
+}
 static inline mask vle(vec a, vec b)
 {
     return ll_vec(H(cmp)(a.lo, b.lo, _CMP_LE_OQ), H(cmp)(a.hi, b.hi, _CMP_LE_OQ));

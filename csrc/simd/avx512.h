@@ -60,6 +60,7 @@ static inline vec vscale(vec a, vec n) { return Z(scalef)(a, n); }
 static inline vec vscale_down(vec a, vec n) { return vscale(a, n); } /* n <= 0 */
 static inline vec vexponent(vec a) { return Z(getexp)(a); }
 static inline mask vlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LT_OQ); }
+static inline mask vnlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_NLT_UQ); }
 static inline mask vle(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LE_OQ); }
 static inline mask veq(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_EQ_OQ); }
 static inline mask vunordered(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_UNORD_Q); }

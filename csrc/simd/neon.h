@@ -165,6 +165,7 @@ static inline vec vscale_down(vec a, vec n)
 }
 static inline vec vexponent(vec a) { LL_VECTOR(ll_exponent(a.at[i])); }
 static inline mask vlt(vec a, vec b) { LL_MASK(Q(vcltq)(a.at[i], b.at[i])); }
+static inline mask vnlt(vec a, vec b) { LL_MASK(ll_not(Q(vcltq)(a.at[i], b.at[i]))); }
 static inline mask vle(vec a, vec b) { LL_MASK(Q(vcleq)(a.at[i], b.at[i])); }
 static inline mask veq(vec a, vec b) { LL_MASK(Q(vceqq)(a.at[i], b.at[i])); }
 static inline mask vunordered(vec a, vec b)

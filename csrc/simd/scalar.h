@@ -69,6 +69,7 @@ static inline vec vscale(vec a, vec n) { LL_VECTOR(LL_LDEXP(a.at[i], ll_integer(
 static inline vec vscale_down(vec a, vec n) { return vscale(a, n); } /* n <= 0 */
 static inline vec vexponent(vec a) { LL_VECTOR(ll_exponent(a.at[i])); }
 static inline mask vlt(vec a, vec b) { LL_MASK(a.at[i] < b.at[i]); }
+static inline mask vnlt(vec a, vec b) { LL_MASK(!(a.at[i] < b.at[i])); }
 static inline mask vle(vec a, vec b) { LL_MASK(a.at[i] <= b.at[i]); }
 static inline mask veq(vec a, vec b) { LL_MASK(a.at[i] == b.at[i]); }
 static inline mask vunordered(vec a, vec b) { LL_MASK(isunordered(a.at[i], b.at[i]) != 0); }

@@ -4,7 +4,7 @@ from ._backend import active_isa, available_isas
 from ._limits import machine_limits
 from ._logits import cross_entropy, log_softmax, logsumexp, nll, softmax
 from ._parallel import threads
-from ._results import Gradients, Scores, TopK
+from ._results import Gradients, Scores, ScreenStats, TopK
 from .functional import (
     linear_argmax,
     linear_cross_entropy,
@@ -23,6 +23,7 @@ __all__ = [
     "Gradients",
     "LinearHead",
     "Scores",
+    "ScreenStats",
     "TopK",
     "active_isa",
     "available_isas",

@@ -4,12 +4,13 @@ Nothing is checked here. Whoever calls has made sure of dtypes, shapes, contigui
 """
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
     enum: LL_VALUES, LL_MAX, LL_REST, LL_MOMENT, LL_INTS, LL_ARGMAX, LL_RANK, LL_KC, LL_SMALL_N, LL_GROUP_STEP
     enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
+    enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K
     ctypedef struct ll_state:
         void *values
         int64_t *ints
@@ -57,6 +58,39 @@ cdef extern from "logitless.h" nogil:
         void *d_weight
         void *d_bias
         int add_x, add_weight, apart
+    ctypedef struct ll_screen:
+        ptrdiff_t rows, n, k, top, first, last
+        double softcap, temperature
+        const uint8_t *weight
+        const float *bounds
+        const float *bias
+        float no_bias, slack
+        const void *x
+        const float *row_bounds
+        const int32_t *start
+        float *least
+        float *best
+        float *upper
+        int32_t *index
+        int32_t *count
+        ptrdiff_t room, limit
+        void *scratch
+    ctypedef struct ll_screener:
+        const char *name
+        size_t (*row_bytes)(ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*quantise_weight)(const float *, ptrdiff_t, ptrdiff_t, uint8_t *,
+                                float *) noexcept nogil
+        void (*quantise_rows)(const ll_screen *, const float *, ptrdiff_t, void *, float *,
+                              int32_t *) noexcept nogil
+        size_t (*scratch_bytes)(const ll_screen *) noexcept nogil
+        void (*scan)(const ll_screen *) noexcept nogil
+        void (*merge)(const ll_screen *, const ll_screen *) noexcept nogil
+    ctypedef struct ll_screen_isa:
+        const char *isa
+        int (*supported)() noexcept nogil
+        const ll_screener *screener
+    const ll_screen_isa ll_screens[]
+    const int ll_screen_count
     ctypedef struct ll_kernels:
         ptrdiff_t lanes, mr, block, span
         void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
@@ -78,6 +112,8 @@ cdef extern from "logitless.h" nogil:
         void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
         void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                            ptrdiff_t) noexcept nogil
+        void (*sharpen)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil
+        void (*settle)(const ll_job *, const ll_screen *) noexcept nogil
         void (*map)(int, ptrdiff_t, const void *, void *) noexcept nogil
         void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
                     const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
@@ -225,6 +261,12 @@ cdef class Job:
         """Where the state lives: `values` and `ints` start at the first of these rows."""
         self.fill(&self.job.state, values, ints, target_logit, top_logit, top_index)
         self.owners.append((values, ints, target_logit, top_logit, top_index))
+
+    def best(self, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Where the best classes go, if nothing else is remembered."""
+        self.job.state.top_logit = data(top_logit)
+        self.job.state.top_index = <int64_t *>data(top_index)
+        self.owners.append((top_logit, top_index))
 
     cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
                    cnp.ndarray target_logit, cnp.ndarray top_logit,
@@ -407,3 +449,4 @@ cdef class Gradient:
 
 
 include "_small.pxi"
+include "_screen.pxi"

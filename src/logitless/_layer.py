@@ -33,7 +33,7 @@ class Layer:
     """
 
     __slots__ = ("_own", "bias", "dtype", "given", "n_classes", "n_features", "packed",
-                 "softcap", "temperature", "weight")
+                 "screen", "softcap", "temperature", "weight")
 
     def __init__(self, weight, bias, softcap, temperature, pack):
         self.n_classes, self.n_features = weight.shape
@@ -56,13 +56,15 @@ class Layer:
         elif pack:
             self.packed = self._pack()
             self.weight = None
+        self.screen = None
         held = self.packed, self.weight, self.bias
         self._own = [a for a in held if not any(a is b for b in given)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of arrays that are not the caller's."""
-        return sum(a.nbytes for a in self._own if a is not None)
+        screen = 0 if self.screen is None else self.screen.nbytes
+        return screen + sum(a.nbytes for a in self._own if a is not None)
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """A weight and a bias that make this layer again."""

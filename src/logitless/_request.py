@@ -89,6 +89,9 @@ class State:
     top_index : (m, k) int64
     top_logit : (m, k)
         Best first, the lowest index among equals, a NaN before every number.
+    rescored : (m,) int32
+        Classes computed exactly after screening, -1 where all were; None where
+        nothing was screened.
     """
 
     max: np.ndarray | None = None
@@ -104,6 +107,7 @@ class State:
     smooth_loss: np.ndarray | None = None
     top_index: np.ndarray | None = None
     top_logit: np.ndarray | None = None
+    rescored: np.ndarray | None = None
 
     @property
     def lse(self) -> np.ndarray:

@@ -70,6 +70,46 @@ class Gradients:
 
 
 @dataclass(frozen=True, slots=True)
+class ScreenStats:
+    """What the screen of a head spared in its last call.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that were screened.
+    fell_back : int
+        How many of them had too many classes left to choose from, and were
+        computed as without a screen.
+    rescored : float
+        Classes computed exactly, on average of the other rows; NaN without any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> weight = np.random.default_rng(0).standard_normal((2000, 64), dtype=np.float32)
+    >>> head = ll.LinearHead(weight, screen="int8")
+    >>> head.predict(weight[:100]).tolist() == list(range(100))
+    True
+    >>> head.screen_stats
+    ScreenStats(rows=100, fell_back=0, rescored=1.0)
+    """
+
+    rows: int
+    fell_back: int
+    rescored: float
+
+
+def screen_stats(state: State) -> ScreenStats:
+    """Sum up the `rescored` of a state."""
+    if state.rescored is None:
+        return ScreenStats(0, 0, math.nan)
+    settled = state.rescored[state.rescored >= 0]
+    rows, left = len(state.rescored), len(settled)
+    return ScreenStats(rows, rows - left, float(settled.mean()) if left else math.nan)
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """What one pass found out about each row; None where it was not asked for.
 

@@ -13,6 +13,7 @@ from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer, aligned
 from ._plan import narrowed, plan, round_up, small_rows
 from ._request import Request, State
+from ._screen import Screen, ScreenedScoring, can_screen
 from ._sparse import SparseRows
 from ._validate import compute_dtype
 
@@ -47,9 +48,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return aligned(shape, dtype)
 
 
-def make_layer(weight, bias, *, softcap, temperature, pack) -> Layer:
+def make_layer(weight, bias, *, softcap, temperature, pack, screen) -> Layer:
     """Weights and what is done to their logits, ready for `score`."""
-    return Layer(weight, bias, softcap, temperature, pack)
+    layer = Layer(weight, bias, softcap, temperature, pack)
+    if screen and layer.packed is not None:
+        layer.screen = Screen(layer)
+    return layer
 
 
 def small_calls(layer: Layer) -> Small | None:
@@ -370,6 +374,12 @@ def _score_classes(scoring) -> None:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
+    if layer.screen is not None and can_screen(layer, x, request):
+
+        def dense(x: np.ndarray, request: Request) -> State:
+            return score_all(LinearScoring(layer, x, request, n_threads))
+
+        return ScreenedScoring(layer, x, request, n_threads).state(dense)
     return score_all(LinearScoring(layer, x, request, n_threads))
 
 

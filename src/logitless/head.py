@@ -10,8 +10,8 @@ from ._backend import engine
 from ._gradient import WORKSPACE, value_and_grad
 from ._objective import Objective, shifted
 from ._pass import Pass
-from ._request import Request
-from ._results import Gradients, Scores, TopK, top_of
+from ._request import Request, State
+from ._results import Gradients, Scores, ScreenStats, TopK, screen_stats, top_of
 from ._sample import draw
 from ._targets import check_candidates
 from ._validate import (
@@ -49,8 +49,14 @@ class LinearHead:
         `weight` have no effect. Otherwise refer to the arrays given, without a
         copy where the kernels can read them: leave them as they are while the
         head is in use.
-    screen : None
-        Reserved.
+    screen : {None, "int8"}
+        With "int8", `predict`, and `topk` with ``normalize=False`` and `k` up to 64,
+        first go through a copy of the weights in bytes, which tells of nearly all
+        classes that they cannot be among the best, and compute the others as
+        always: the results are the same bits, several times sooner where classes
+        are many. Rows for which too many classes are left are computed without it.
+        The copy takes a quarter of the memory of float32 weights and 12 bytes a
+        class. Needs `pack`. Everything else is as without.
     n_threads : int, optional
         Threads a call may use; by default what `logitless.threads`,
         ``LOGITLESS_NUM_THREADS`` or the machine says.
@@ -100,28 +106,30 @@ class LinearHead:
         softcap: float | None = None,
         temperature: float = 1.0,
         pack: bool = True,
-        screen: None = None,
+        screen: str | None = None,
         n_threads: int | None = None,
     ):
         weight, bias = check_weight(weight, bias)
         if softcap is not None:
             softcap = check_positive(softcap, "softcap")
         temperature = check_positive(temperature, "temperature")
-        if screen is not None:
-            raise ValueError(f"`screen` must be None in this version, got {screen!r}")
+        _check_screen(screen, pack)
         if n_threads is not None:
             n_threads = check_integer(n_threads, "n_threads", 1)
         self._options = {
             "softcap": softcap,
             "temperature": temperature,
             "pack": bool(pack),
+            "screen": screen,
             "n_threads": n_threads,
         }
         self._layer = engine.make_layer(
-            weight, bias, softcap=softcap, temperature=temperature, pack=bool(pack)
+            weight, bias, softcap=softcap, temperature=temperature, pack=bool(pack),
+            screen=screen is not None,
         )
         self._score = partial(engine.score, self._layer)
         self._small = engine.small_calls(self._layer)
+        self._stats = None if screen is None else screen_stats(State())
         self._n_classes, self._n_features = weight.shape
         self._dtype = compute_dtype(weight.dtype, "weight")
         self._n_threads = n_threads
@@ -145,6 +153,15 @@ class LinearHead:
     def nbytes(self) -> int:
         """Bytes the head itself holds: its packed weights, or next to nothing."""
         return self._layer.nbytes
+
+    @property
+    def screen_stats(self) -> ScreenStats | None:
+        """What the screen did in the last `predict`, or `topk` without log-probabilities.
+
+        None for a head without a screen. The rows are none where the call was too
+        small, asked for too many classes, or came in a wider precision.
+        """
+        return self._stats
 
     @classmethod
     def from_estimator(cls, fitted, **options) -> LinearHead:
@@ -441,12 +458,12 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
         array([2, 0])
         """
-        if self._small is not None:
+        if self._small is not None and self._stats is None:
             best = self._small.predict(x)
             if best is not None:
                 return best
         rows = self._pass(x)
-        return rows.shaped(rows.run(Request(sums=False)).argmax)
+        return rows.shaped(self._screened(rows, Request(sums=False)).argmax)
 
     def predict_proba(self, x):
         """``softmax(z) = exp(z) / sum(exp(z))``.
@@ -541,12 +558,14 @@ class LinearHead:
         (array([[2, 1]]), array([[3., 2.]]), array([[-0.4076, -1.4076]]))
         """
         k = check_integer(k, "k", 1, self._n_classes)
-        if self._small is not None:
+        if self._small is not None and (normalize or self._stats is None):
             top = self._small.topk(x, k, normalize)
             if top is not None:
                 return TopK(*top)
         rows = self._pass(x)
-        return _shaped_top(top_of(rows.run(Request(sums=normalize, k=k)), normalize), rows)
+        request = Request(sums=normalize, k=k)
+        state = rows.run(request) if normalize else self._screened(rows, request)
+        return _shaped_top(top_of(state, normalize), rows)
 
     def logsumexp(self, x):
         """``log(sum(exp(z)))`` of each row.
@@ -739,6 +758,13 @@ class LinearHead:
             dtype = self._dtype
         return Pass(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
 
+    def _screened(self, rows: Pass, request: Request) -> State:
+        """Run a pass that the screen may shorten."""
+        state = rows.run(request)
+        if self._stats is not None:
+            self._stats = screen_stats(state)
+        return state
+
     def _paired(self, x, target, sample_weight, shift) -> tuple:
         if type(shift) is not int or shift:
             x, target, sample_weight = shifted(
@@ -778,6 +804,15 @@ def _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss
         and type(shift) is type(ignore_index) is int
         and shift == 0 > ignore_index
     )
+
+
+def _check_screen(screen, pack) -> None:
+    if screen is None:
+        return
+    if not isinstance(screen, str) or screen != "int8":
+        raise ValueError(f"`screen` must be None or 'int8', got {screen!r}")
+    if not pack:
+        raise ValueError("`screen` needs `pack=True`: it holds what the weights are now")
 
 
 def _remake(cls: type[LinearHead], weight, bias, options: dict) -> LinearHead:

@@ -86,7 +86,9 @@ class Layer:
         return plain(self._weight[lo:hi], dtype)
 
 
-make_layer = Layer
+def make_layer(weight, bias, *, screen: bool, **options) -> Layer:
+    """Weights and what is done to their logits; a screen would spare nothing here."""
+    return Layer(weight, bias, **options)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

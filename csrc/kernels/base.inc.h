@@ -1,0 +1,91 @@
+/* What all kernel files share: the type of a real, attributes and pragmas of the compilers, the
+ * vocabulary. Included after LL_REAL (32 or 64) and LL_VOCABULARY. */
+#ifndef LL_BASE_H
+#define LL_BASE_H
+#include <math.h>
+#include <string.h>
+
+#ifdef _MSC_VER
+#include <intrin.h>
+#endif
+
+#include "../logitless.h"
+
+#if LL_REAL == 32
+typedef float real;
+#define R(x) x##f
+#elif LL_REAL == 64
+typedef double real;
+#define R(x) x
+#else
+#error "LL_REAL must be 32 or 64"
+#endif
+
+/* For functions that are templates: their constant arguments must reach the loops. */
+#if defined(_MSC_VER)
+#define LL_TEMPLATE static __forceinline
+#elif defined(__GNUC__)
+#define LL_TEMPLATE static inline __attribute__((always_inline))
+#else
+#define LL_TEMPLATE static inline
+#endif
+
+/* For loops over registers: an array of vectors stays in registers only when each index is a
+ * constant. */
+#if defined(__clang__)
+#define LL_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define LL_UNROLL _Pragma("GCC unroll 16")
+#else
+#define LL_UNROLL
+#endif
+
+/* For loops over features: as many turns as it has. */
+#if defined(__clang__)
+#define LL_ROLLED _Pragma("clang loop unroll(disable)")
+#elif defined(__GNUC__)
+#define LL_ROLLED _Pragma("GCC unroll 1")
+#else
+#define LL_ROLLED
+#endif
+
+/* A hint; the address need not be readable. */
+static inline void prefetch(const void *p)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#elif defined(_M_X64)
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+#else
+    (void)p;
+#endif
+}
+
+/* The place of the lowest bit that is set; there is one. */
+static inline ptrdiff_t lowest_bit(unsigned bits)
+{
+#if defined(_MSC_VER)
+    unsigned long place;
+    _BitScanForward(&place, bits);
+    return (ptrdiff_t)place;
+#elif defined(__GNUC__)
+    return __builtin_ctz(bits);
+#else
+    ptrdiff_t place = 0;
+    while (!(bits >> place & 1u))
+        place++;
+    return place;
+#endif
+}
+
+#include LL_VOCABULARY
+
+#define LL_INF ((real)INFINITY)
+
+static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
+
+#define LL_PASTE(name, suffix) name##_##suffix
+#define LL_JOIN(name, suffix) LL_PASTE(name, suffix)
+
+#endif

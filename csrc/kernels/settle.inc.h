@@ -1,0 +1,224 @@
+/* The end of a screen: exact logits of the candidates, in two rounds, and of these the best.
+ *
+ * First those `top` candidates with the largest upper bounds: the worst of their logits keeps out
+ * most of the others, those of classes to come too, so this is done on the way where candidates are
+ * many. Then what is left. Logits are computed as product() and fold_tile() do, for
+ * LL_TOGETHER candidates at once, in the order of the panels, so that a panel comes from memory
+ * once for all rows. */
+#include "../level.h"
+
+#define LL_TOGETHER 4
+
+typedef struct {
+    const ll_job *job;
+    const ll_screen *screen;
+    real *exact;          /* (rows, room) */
+    int32_t *at, *order;  /* a round's candidates, as i * room + j, and these by panel */
+    int32_t *begin;       /* (panels + 1) */
+} settling;
+
+/* Logits of LL_LANES classes by LL_TOGETHER pairs of a row and a panel. */
+static void pair_logits(const ll_job *job, const real *const *x, const int32_t *panel,
+                        real logit[LL_TOGETHER][LL_LANES])
+{
+    const real *weight[LL_TOGETHER];
+    vec total[LL_TOGETHER];
+
+    for (int j = 0; j < LL_TOGETHER; j++)
+        weight[j] = (const real *)job->weight + panel[j] * LL_LANES * job->k;
+    for (ptrdiff_t pc = 0; pc < job->k; pc += LL_KC) {
+        vec sum[LL_TOGETHER];
+        LL_UNROLL
+        for (int j = 0; j < LL_TOGETHER; j++)
+            sum[j] = vset(0);
+        LL_ROLLED
+        for (ptrdiff_t p = pc; p < least(pc + LL_KC, job->k); p++)
+            LL_UNROLL
+            for (int j = 0; j < LL_TOGETHER; j++)
+                sum[j] = vfma(vset(x[j][p]), vload(weight[j] + p * LL_LANES), sum[j]);
+        for (int j = 0; j < LL_TOGETHER; j++)
+            total[j] = pc ? vadd(total[j], sum[j]) : sum[j];
+    }
+    for (int j = 0; j < LL_TOGETHER; j++) {
+        real bias[LL_LANES] = { 0 };
+        ptrdiff_t c = panel[j] * LL_LANES;
+        if (job->bias)
+            memcpy(bias, (const real *)job->bias + c,
+                   (size_t)least(LL_LANES, job->n - c) * sizeof(real));
+        vstore(logit[j], vadd(total[j], vload(bias)));
+        if (job->softcap > 0 || job->temperature != 1)
+            transform(job, logit[j], 1);
+    }
+}
+
+/* at[0 .. count) by panel into order. */
+static void sort_by_panel(const settling *t, ptrdiff_t count)
+{
+    const int32_t *index = t->screen->index;
+    ptrdiff_t panels = vectors(t->job->n);
+
+    memset(t->begin, 0, (size_t)(panels + 1) * sizeof(int32_t));
+    for (ptrdiff_t a = 0; a < count; a++)
+        t->begin[index[t->at[a]] / LL_LANES + 1]++;
+    for (ptrdiff_t p = 0; p < panels; p++)
+        t->begin[p + 1] += t->begin[p];
+    for (ptrdiff_t a = 0; a < count; a++)
+        t->order[t->begin[index[t->at[a]] / LL_LANES]++] = t->at[a];
+}
+
+/* Exact logits of a round's candidates. */
+static void pair_up(const settling *t, ptrdiff_t count)
+{
+    const ll_job *job = t->job;
+    real logit[LL_TOGETHER][LL_LANES];
+
+    sort_by_panel(t, count);
+    for (ptrdiff_t a = 0; a < count; a += LL_TOGETHER) {
+        const real *x[LL_TOGETHER];
+        int32_t panel[LL_TOGETHER];
+        for (ptrdiff_t j = 0; j < LL_TOGETHER; j++) { /* the last one again where there are fewer */
+            int32_t at = t->order[least(a + j, count - 1)];
+            x[j] = (const real *)job->x + at / t->screen->room * job->x_row;
+            panel[j] = t->screen->index[at] / LL_LANES;
+        }
+        pair_logits(job, x, panel, logit);
+        for (ptrdiff_t j = 0; j < least(LL_TOGETHER, count - a); j++) {
+            int32_t at = t->order[a + j];
+            t->exact[at] = logit[j][t->screen->index[at] % LL_LANES];
+        }
+    }
+}
+
+static inline void swap_candidates(const ll_screen *s, ptrdiff_t a, ptrdiff_t b)
+{
+    float upper = s->upper[a];
+    int32_t index = s->index[a];
+    s->upper[a] = s->upper[b];
+    s->index[a] = s->index[b];
+    s->upper[b] = upper;
+    s->index[b] = index;
+}
+
+/* The first round's candidates of a row come first. */
+static void most_promising(const ll_screen *s, ptrdiff_t begin, ptrdiff_t count)
+{
+    for (ptrdiff_t low = 0, high = count; high - low > 1;) { /* quickselect */
+        float pivot = s->upper[begin + (low + high) / 2];
+        ptrdiff_t larger = low, smaller = high;
+        for (ptrdiff_t j = low; j < smaller;) {
+            float upper = s->upper[begin + j];
+            if (upper < pivot)
+                swap_candidates(s, begin + j, begin + --smaller);
+            else if (upper == pivot)
+                j++;
+            else /* NaN too */
+                swap_candidates(s, begin + j++, begin + larger++);
+        }
+        if (s->top <= larger)
+            high = larger < high ? larger : high - 1;
+        else if (s->top >= smaller)
+            low = smaller > low ? smaller : low + 1;
+        else
+            return;
+    }
+}
+
+/* Candidates [from, to) of row i that are not out stay; returns where they end. */
+static ptrdiff_t stay(const ll_screen *s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t j = from; j < to; j++)
+        if (!(s->upper[i * s->room + j] < s->least[i]))
+            swap_candidates(s, i * s->room + from++, i * s->room + j);
+    return from;
+}
+
+/* The worst of the first `top` exact logits of row i keeps out what is below it before cap and
+ * temperature. Only a NaN outranks a NaN: where they are all NaN, +inf does. */
+static void raise_least(const settling *t, ptrdiff_t i)
+{
+    const real *exact = t->exact + i * t->screen->room;
+    double low = (double)LL_INF;
+
+    for (ptrdiff_t j = 0; j < t->screen->top; j++)
+        low = (double)exact[j] < low ? (double)exact[j] : low;
+    low = ll_level(low, t->job->softcap, t->job->temperature);
+    float bound = (float)low;
+    if ((double)bound > low)
+        bound = nextafterf(bound, -INFINITY);
+    if (bound > t->screen->least[i])
+        t->screen->least[i] = bound;
+}
+
+static settling lay_out_settling(const ll_job *job, const ll_screen *s)
+{
+    settling t = { job, s, s->scratch, NULL, NULL, NULL };
+    ptrdiff_t size = s->rows * s->room;
+
+    t.at = (int32_t *)(void *)(t.exact + size);
+    t.order = t.at + size;
+    t.begin = t.order + size;
+    return t;
+}
+
+/* The first round of rows with more than `many` candidates. */
+static void first_round(const settling *t, ptrdiff_t many)
+{
+    const ll_screen *s = t->screen;
+    ptrdiff_t tasks = 0;
+
+    for (ptrdiff_t i = 0; i < s->rows; i++) {
+        if (s->count[i] > many)
+            s->count[i] = (int32_t)stay(s, i, 0, s->count[i]);
+        if (s->count[i] <= many)
+            continue;
+        most_promising(s, i * s->room, s->count[i]);
+        for (ptrdiff_t j = 0; j < s->top; j++)
+            t->at[tasks++] = (int32_t)(i * s->room + j);
+    }
+    pair_up(t, tasks);
+    for (ptrdiff_t a = 0; a < tasks; a += s->top) {
+        ptrdiff_t i = t->at[a] / s->room;
+        raise_least(t, i);
+        s->count[i] = (int32_t)stay(s, i, s->top, s->count[i]);
+    }
+}
+
+/* The best of all candidates of row i into its heap. */
+static void settle_row(const settling *t, ptrdiff_t i)
+{
+    const ll_job *job = t->job;
+    const ll_screen *s = t->screen;
+    real *logit = (real *)job->state.top_logit + i * job->top;
+    int64_t *index = job->state.top_index + i * job->top;
+
+    for (ptrdiff_t j = 0; j < job->top; j++)
+        index[j] = -1;
+    for (int32_t j = 0; j < s->count[i]; j++)
+        offer(logit, index, job->top, t->exact[i * s->room + j], s->index[i * s->room + j]);
+}
+
+/* Rows of x are not packed here, the weights are. */
+static void sharpen(const ll_job *job, const ll_screen *s, ptrdiff_t many)
+{
+    settling t = lay_out_settling(job, s);
+    first_round(&t, many);
+}
+
+/* The same; top_logit holds NaN. */
+static void settle(const ll_job *job, const ll_screen *s)
+{
+    settling t = lay_out_settling(job, s);
+    ptrdiff_t tasks = 0;
+
+    first_round(&t, -1);
+    for (ptrdiff_t i = 0; i < s->rows; i++) {
+        if (s->count[i] > s->limit)
+            s->count[i] = -1;
+        for (ptrdiff_t j = s->top; j < s->count[i]; j++)
+            t.at[tasks++] = (int32_t)(i * s->room + j);
+    }
+    pair_up(&t, tasks);
+    for (ptrdiff_t i = 0; i < s->rows; i++)
+        if (s->count[i] >= 0)
+            settle_row(&t, i);
+}

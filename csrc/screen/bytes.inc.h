@@ -1,0 +1,99 @@
+/* The product of bytes: a tile of exact sums of int32. As in gemm.inc.h, but all features go through
+ * at once: a panel of bytes is a quarter as large. While some panels are in use, those that follow
+ * come into the cache. */
+
+LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps, const word *a,
+                             const uint8_t *b, ptrdiff_t b_panel, const int32_t *start,
+                             int32_t *tile, ptrdiff_t t_row)
+{
+    ivec sum[LL_BYTE_ROWS][LL_BYTE_MOST];
+
+    LL_UNROLL
+    for (int i = 0; i < height; i++)
+        LL_UNROLL
+        for (int j = 0; j < width; j++)
+            sum[i][j] = iset(start[i]);
+    LL_ROLLED
+    for (ptrdiff_t q = 0; q < steps; q++, a += height, b += LL_STEP) {
+        quad_bytes bj[LL_BYTE_MOST];
+        LL_UNROLL
+        for (int j = 0; j < width; j++) {
+            prefetch(b + (width + j) * b_panel);
+            bj[j] = bload(b + j * b_panel);
+        }
+        LL_UNROLL
+        for (int i = 0; i < height; i++)
+            LL_UNROLL
+            for (int j = 0; j < width; j++)
+                sum[i][j] = idot(sum[i][j], bj[j], a[i]);
+    }
+    LL_UNROLL
+    for (int i = 0; i < height; i++)
+        LL_UNROLL
+        for (int j = 0; j < width; j++)
+            istore(tile + i * t_row + j * LL_SCREEN_LANES, sum[i][j]);
+}
+
+typedef void byte_function(ptrdiff_t, const word *, const uint8_t *, ptrdiff_t, const int32_t *,
+                           int32_t *, ptrdiff_t);
+#define LL_BYTES_OF(height, width)                                                               \
+    static void bytes_##height##_##width(ptrdiff_t steps, const word *a, const uint8_t *b,       \
+                                         ptrdiff_t b_panel, const int32_t *start, int32_t *tile, \
+                                         ptrdiff_t t_row)                                        \
+    {                                                                                            \
+        byte_kernel(height, width, steps, a, b, b_panel, start, tile, t_row);                    \
+    }
+#define LL_BYTES_NAME(height, width) bytes_##height##_##width,
+#define LL_BYTES_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
+#define LL_BYTES_6(of, width) LL_BYTES_4(of, width) of(5, width) of(6, width)
+#define LL_BYTES_12(of, width)                                                                   \
+    LL_BYTES_6(of, width) of(7, width) of(8, width) of(9, width) of(10, width) of(11, width)     \
+    of(12, width)
+#if LL_BYTE_ROWS == 4
+#define LL_BYTE_HEIGHTS LL_BYTES_4
+#else
+#define LL_BYTE_HEIGHTS LL_BYTES_12
+#endif
+
+LL_BYTE_HEIGHTS(LL_BYTES_OF, 1)
+#if LL_BYTE_WIDE == 2
+LL_BYTE_HEIGHTS(LL_BYTES_OF, 2)
+LL_BYTES_6(LL_BYTES_OF, 4)
+#endif
+
+static byte_function *const byte_functions[][LL_BYTE_ROWS] = {
+    { LL_BYTE_HEIGHTS(LL_BYTES_NAME, 1) },
+#if LL_BYTE_WIDE == 2
+    { LL_BYTE_HEIGHTS(LL_BYTES_NAME, 2) },
+    { NULL },
+    { LL_BYTES_6(LL_BYTES_NAME, 4) },
+#endif
+};
+
+/* The widest micro-kernel there is for so many rows and panels: 4, 2 or 1. */
+static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
+{
+    ptrdiff_t width = 2 * height <= LL_BYTE_ROWS ? LL_BYTE_MOST : LL_BYTE_WIDE;
+    while (width > panels)
+        width /= 2;
+    return width;
+}
+
+/* Rows from i on, whole micro-panels, by panels of classes into the tile: each micro-panel of
+ * classes stays in L1 while the rows pass by. */
+static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
+                           ptrdiff_t panels, int32_t *tile, ptrdiff_t t_row)
+{
+    ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP, most = byte_height(s->rows);
+    const word *x = (const word *)s->x + i * steps;
+
+    for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {
+        width = byte_width(most, panels - j);
+        for (ptrdiff_t r = 0, height; r < rows; r += height) {
+            height = least(most, rows - r);
+            byte_functions[width - 1][height - 1](steps, x + r * steps, b, b_panel,
+                                                  s->start + i + r,
+                                                  tile + r * t_row + j * LL_SCREEN_LANES, t_row);
+        }
+    }
+}

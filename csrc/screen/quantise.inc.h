@@ -1,0 +1,154 @@
+/* Numbers to bytes, with bounds of what is lost: docs/screening.md has the proof.
+ *
+ * A bound that is rounded up is raised by LL_UP first, far more than any rounding here takes away. */
+
+#define LL_UP (1 + 0x1p-20)
+#define LL_SMALL 0x1p-100 /* below, numbers count as residual: what is made of them may underflow */
+#define LL_LARGE 0x1p60   /* above, a product of two norms might overflow */
+#define LL_LOST 0x1p-140  /* more than float64 loses when it underflows in float32 */
+
+/* What float32 sums of k squares may fall short by, and their roots even more so. */
+static inline double sum_up(ptrdiff_t k) { return LL_UP * (1 + (double)(k + 32) * 0x1p-23); }
+
+/* norm, error and scale of each class of a panel, from the largest number of each, and the sums of
+ * squares of numbers and residuals in units of the scale. */
+static void class_bounds(ptrdiff_t k, const float *top, const float *squares,
+                         const float *residuals, float *bounds)
+{
+    float *norm = bounds, *error = norm + LL_SCREEN_LANES, *scale = error + LL_SCREEN_LANES;
+    double root = sqrt((double)k), up = sum_up(k);
+
+    for (int c = 0; c < LL_SCREEN_LANES; c++) {
+        double unit = (double)scale[c];
+        if (unit > 0) {
+            norm[c] = (float)(unit * up * sqrt((double)squares[c]) + root * LL_LOST);
+            error[c] = (float)(unit * (up * sqrt((double)residuals[c]) + root * 0x1p-40)
+                               + root * LL_LOST);
+        } else
+            norm[c] = error[c] = (float)(LL_UP * root * ((double)top[c] + LL_LOST));
+        if (!((double)norm[c] < LL_LARGE)) { /* or NaN: always a candidate, and bounds no other */
+            norm[c] = LL_INF;
+            error[c] = scale[c] = 0;
+        }
+    }
+}
+
+static void quantise_panel(const float *panel, ptrdiff_t k, uint8_t *weight, float *bounds)
+{
+    vec top = vset(0), squares = vset(0), residuals = vset(0);
+    float tops[LL_SCREEN_LANES], sums[2][LL_SCREEN_LANES];
+    float inverse[LL_SCREEN_LANES], *scale = bounds + 2 * LL_SCREEN_LANES;
+
+    for (ptrdiff_t p = 0; p < k; p++)
+        top = vmax(vabs(vload(panel + p * LL_SCREEN_LANES)), top);
+    vstore(tops, top);
+    for (int c = 0; c < LL_SCREEN_LANES; c++) {
+        int usable = (double)tops[c] >= LL_SMALL && (double)tops[c] <= LL_LARGE;
+        scale[c] = usable ? tops[c] / 127 : 0;
+        inverse[c] = usable ? 127 / tops[c] : 0;
+    }
+    vec unit = vload(scale), by_unit = vload(inverse);
+    for (ptrdiff_t p = 0; p < k; p += LL_QUAD, weight += LL_STEP) {
+        vec q[LL_QUAD];
+        LL_UNROLL
+        for (int j = 0; j < LL_QUAD; j++) {
+            q[j] = vset(0);
+            if (p + j < k) {
+                vec w = vload(panel + (p + j) * LL_SCREEN_LANES), share = vmul(w, by_unit);
+                q[j] = vround(share);
+                vec rest = vmul(vnfma(unit, q[j], w), by_unit);
+                squares = vfma(share, share, squares);
+                residuals = vfma(rest, rest, residuals);
+                /* A NaN shows in the sums; its byte must be one. */
+                q[j] = vselect(vunordered(q[j], q[j]), vset(0), q[j]);
+            }
+        }
+        bstore(weight, q);
+    }
+    vstore(sums[0], squares);
+    vstore(sums[1], residuals);
+    for (int c = 0; c < LL_SCREEN_LANES; c++) /* all is residual, or infinite, or NaN */
+        tops[c] = scale[c] > 0 ? 0 : sums[0][c] == 0 ? tops[c] : LL_INF;
+    class_bounds(k, tops, sums[0], sums[1], bounds);
+}
+
+static void quantise_weight(const float *panels, ptrdiff_t count, ptrdiff_t k, uint8_t *weight,
+                            float *bounds)
+{
+    for (ptrdiff_t j = 0; j < count; j++) {
+        quantise_panel(panels, k, weight, bounds);
+        panels += k * LL_SCREEN_LANES;
+        weight += quads(k) * LL_STEP;
+        bounds += 3 * LL_SCREEN_LANES;
+    }
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+/* Rows are packed in micro-panels of so many, the last perhaps of fewer. */
+static inline ptrdiff_t byte_height(ptrdiff_t rows)
+{
+    ptrdiff_t panels = (rows + LL_BYTE_ROWS - 1) / LL_BYTE_ROWS;
+    return (rows + panels - 1) / panels;
+}
+
+static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
+{
+    return (size_t)(rows * quads(k)) * sizeof(word);
+}
+
+/* One row: its words go `apart` from each other. Returns whether it can be screened. */
+static int quantise_row(const ll_screen *s, const float *x, word *packed, ptrdiff_t apart,
+                        float *bounds, int32_t *start)
+{
+    double top = 0, residual = 0, whole = 0, root = sqrt((double)s->k);
+    int32_t sum = 0;
+    int usable = 1;
+
+    for (ptrdiff_t p = 0; p < s->k; p++) {
+        double size = fabs((double)x[p]);
+        usable &= size <= LL_LARGE; /* no NaN either */
+        top = size > top ? size : top;
+    }
+    float scale = usable && top >= LL_SMALL ? (float)(top / 127) : 0;
+    double unit = (double)scale, by_unit = scale > 0 ? 1 / unit : 0;
+    for (ptrdiff_t p = 0; p < s->k; p += LL_QUAD, packed += apart) {
+        int8_t q[LL_QUAD] = { 0 };
+        for (ptrdiff_t j = 0; usable && j < least(LL_QUAD, s->k - p); j++) {
+            double z = (double)x[p + j], near = rint(z * by_unit), rest = z - unit * near;
+            q[j] = (int8_t)near;
+            sum += q[j];
+            whole += near * near;
+            residual += rest * rest;
+        }
+        *packed = make_word(q);
+    }
+    double size = unit * sqrt(whole), reach = LL_UP * sqrt(residual) + root * LL_LOST;
+    double slack = (double)s->slack;
+    bounds[LL_ROW_SCALE] = scale;
+    bounds[LL_ROW_REACH] = (float)(LL_UP * (reach + slack * (size + reach)) + LL_SMALL);
+    bounds[LL_ROW_SIZE] = (float)(LL_UP * size * (1 + slack));
+#ifdef LL_BYTE_SIGNED
+    *start = 0;
+#else
+    *start = -128 * sum;
+#endif
+    return usable && size + reach < LL_LARGE;
+}
+
+static void quantise_rows(const ll_screen *s, const float *x, ptrdiff_t x_row, void *packed,
+                          float *row_bounds, int32_t *start)
+{
+    ptrdiff_t height = byte_height(s->rows);
+
+    for (ptrdiff_t i = 0; i < s->rows; i++) {
+        ptrdiff_t panel = i / height * height, apart = least(height, s->rows - panel);
+        word *own = (word *)packed + panel * quads(s->k) + i - panel;
+        int usable = quantise_row(s, x + i * x_row, own, apart, row_bounds + i * LL_ROW_BOUNDS,
+                                  start + i);
+        s->count[i] = usable ? 0 : -1;
+        s->least[i] = usable ? -LL_INF : LL_INF;
+        for (ptrdiff_t j = 0; j < s->top; j++)
+            s->best[i * s->top + j] = -LL_INF;
+    }
+}

@@ -1,0 +1,168 @@
+/* Block of classes -> tile of rows -> product of bytes, then bounds against what is known. */
+
+#define LL_SCAN_ROWS 24 /* about: the tile stays in L1 */
+#define LL_SIDE_BY_SIDE 4
+#define LL_SCAN_ROW (LL_SCREEN_BLOCK + LL_SCREEN_LANES) /* rows do not share cache sets */
+
+static inline ptrdiff_t scan_rows(ptrdiff_t rows)
+{
+    ptrdiff_t height = byte_height(rows);
+    return least(rows, (LL_SCAN_ROWS + height - 1) / height * height);
+}
+
+static size_t scratch_bytes(const ll_screen *s)
+{
+    return (size_t)(scan_rows(s->rows) * LL_SCAN_ROW) * sizeof(int32_t);
+}
+
+/* Some rows against a block of classes. */
+typedef struct {
+    const int32_t *sums;       /* LL_SCAN_ROW a row */
+    const float *rows;         /* LL_ROW_BOUNDS a row */
+    const float *bounds, *bias;
+    ptrdiff_t bias_step;       /* 0 where there is none */
+    float slack;
+} strip;
+
+/* How far 16 logits of row r may be from what the sums say, the bias apart. */
+static inline vec strip_width(const strip *t, ptrdiff_t r, ptrdiff_t v)
+{
+    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
+    return vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES),
+                vmul(vset(row[LL_ROW_REACH]), vload(bounds)));
+}
+
+/* Upper bounds of 16 logits. */
+static inline vec strip_upper(const strip *t, ptrdiff_t r, ptrdiff_t v)
+{
+    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
+    vec sum = vmul(vconvert(t->sums + r * LL_SCAN_ROW + v * LL_SCREEN_LANES),
+                   vset(row[LL_ROW_SCALE]));
+    vec high = vfma(vset(row[LL_ROW_REACH]), vload(bounds), vload(t->bias + v * t->bias_step));
+    high = vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES), high);
+    return vfma(sum, vload(bounds + 2 * LL_SCREEN_LANES), high);
+}
+
+/* Lower bounds of 16 logits, from the upper ones; NaN where a class bounds nothing. */
+static inline vec strip_lower(const strip *t, ptrdiff_t r, ptrdiff_t v, vec upper)
+{
+    vec width = vfma(vset(t->slack), vabs(vload(t->bias + v * t->bias_step)),
+                     strip_width(t, r, v));
+    return vnfma(vset(2), width, upper);
+}
+
+/* Something to begin with: the classes of a block are dealt into groups, at least two for each class
+ * wanted, and the largest lower bounds of groups are those of different classes. */
+static void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff_t r,
+                        ptrdiff_t width)
+{
+    float low[LL_SCREEN_BLOCK], best[LL_SCREEN_TOP];
+    ptrdiff_t groups = LL_SCREEN_BLOCK, count = 0;
+
+    for (ptrdiff_t c = 0; c < LL_SCREEN_BLOCK; c += LL_SCREEN_LANES) {
+        vec lower = vset(-LL_INF);
+        if (c < width) {
+            ptrdiff_t v = c / LL_SCREEN_LANES;
+            lower = strip_lower(t, r, v, strip_upper(t, r, v));
+            lower = vselect(vunordered(lower, lower), vset(-LL_INF), lower);
+        }
+        vstore(low + c, lower);
+    }
+    for (ptrdiff_t c = width; c < LL_SCREEN_BLOCK; c++)
+        low[c] = -LL_INF;
+    for (; groups > LL_SCREEN_LANES && groups >= 4 * s->top; groups /= 2)
+        for (ptrdiff_t c = 0; c < groups / 2; c += LL_SCREEN_LANES)
+            vstore(low + c, vmax(vload(low + c), vload(low + groups / 2 + c)));
+    for (ptrdiff_t c = 0; c < groups; c++) {
+        ptrdiff_t place = count < s->top ? count++ : s->top;
+        if (place == s->top && low[c] > best[place - 1])
+            place--;
+        if (place == s->top)
+            continue;
+        for (; place > 0 && low[c] > best[place - 1]; place--)
+            best[place] = best[place - 1];
+        best[place] = low[c];
+    }
+    if (count == s->top)
+        s->least[i] = level(s, best[count - 1]);
+}
+
+/* Those of 16 classes from c on that what is known of row i does not keep out. */
+static void keep_some(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff_t r, ptrdiff_t v,
+                      int32_t c)
+{
+    float upper[LL_SCREEN_LANES], lower[LL_SCREEN_LANES];
+    vec high = strip_upper(t, r, v);
+    unsigned hits = mbits(vnlt(high, vset(s->least[i])));
+
+    if (!hits)
+        return;
+    vstore(upper, high);
+    vstore(lower, strip_lower(t, r, v, high));
+    for (; hits; hits &= hits - 1) {
+        int32_t lane = (int32_t)lowest_bit(hits);
+        if (c + lane < s->n && !(upper[lane] < s->least[i])) {
+            keep(s, i, upper[lane], c + lane);
+            raise(s, i, lower[lane]);
+        }
+    }
+}
+
+/* Rows i, ... against the block of classes c, ..., side by side: they share what is loaded of the
+ * classes. */
+LL_TEMPLATE void scan_strip(const ll_screen *s, ptrdiff_t i, const int height, const strip *t,
+                            ptrdiff_t c, ptrdiff_t width)
+{
+    for (int r = 0; r < height; r++)
+        if (s->least[i + r] == -LL_INF)
+            first_bound(s, i + r, t, r, width);
+    for (ptrdiff_t v = 0; v < vectors(width); v++) {
+        mask hits = vnlt(strip_upper(t, 0, v), vset(s->least[i]));
+        LL_UNROLL
+        for (int r = 1; r < height; r++)
+            hits = mor(hits, vnlt(strip_upper(t, r, v), vset(s->least[i + r])));
+        if (mbits(hits))
+            for (int r = 0; r < height; r++)
+                keep_some(s, i + r, t, r, v, (int32_t)(c + v * LL_SCREEN_LANES));
+    }
+}
+
+static int any_left(const ll_screen *s)
+{
+    for (ptrdiff_t i = 0; i < s->rows; i++)
+        if (s->count[i] >= 0)
+            return 1;
+    return 0;
+}
+
+static void scan(const ll_screen *s)
+{
+    float blank[LL_SCREEN_LANES];
+    int32_t *tile = s->scratch;
+    ptrdiff_t tile_rows = scan_rows(s->rows);
+    strip t = { .bias = blank, .slack = s->slack };
+
+    vstore(blank, vset(s->no_bias));
+    for (ptrdiff_t c = s->first; c < s->last && any_left(s); c += LL_SCREEN_BLOCK) {
+        ptrdiff_t width = least(LL_SCREEN_BLOCK, s->last - c), panel = c / LL_SCREEN_LANES;
+        t.bounds = s->bounds + 3 * c;
+        if (s->bias) {
+            t.bias = s->bias + c;
+            t.bias_step = LL_SCREEN_LANES;
+        }
+        for (ptrdiff_t i = 0; i < s->rows; i += tile_rows) {
+            ptrdiff_t rows = least(tile_rows, s->rows - i), r = 0;
+            multiply_bytes(s, i, rows, s->weight + panel * quads(s->k) * LL_STEP,
+                           vectors(width), tile, LL_SCAN_ROW);
+            t.sums = tile;
+            t.rows = s->row_bounds + i * LL_ROW_BOUNDS;
+            for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
+                scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, c, width);
+                t.sums += LL_SIDE_BY_SIDE * LL_SCAN_ROW;
+                t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
+            }
+            for (; r < rows; r++, t.sums += LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
+                scan_strip(s, i + r, 1, &t, c, width);
+        }
+    }
+}

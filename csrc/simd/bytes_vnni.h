@@ -1,0 +1,45 @@
+/* Products of bytes in AVX-512 VNNI: one instruction for four features of 16 classes. */
+#ifndef LL_SIMD_BYTES_VNNI_H
+#define LL_SIMD_BYTES_VNNI_H
+
+#if !defined(_MSC_VER) && !defined(__AVX512VNNI__)
+#error "compile this file with AVX-512 VNNI enabled"
+#endif
+
+/* Micro-kernel: 12 rows by 2 panels, 24 accumulators of 32 registers; few rows by 4. */
+#define LL_BYTE_ROWS 12
+#define LL_BYTE_WIDE 2
+#define LL_BYTE_MOST 4
+
+typedef __m512i ivec;
+typedef __m512i quad_bytes;
+typedef int32_t word;
+
+static inline ivec iset(int32_t a) { return _mm512_set1_epi32(a); }
+static inline void istore(int32_t *p, ivec a) { _mm512_storeu_si512(p, a); }
+static inline quad_bytes bload(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline word make_word(const int8_t *q)
+{
+    word r;
+    memcpy(&r, q, sizeof r);
+    return r;
+}
+static inline ivec idot(ivec sum, quad_bytes b, word x)
+{
+    return _mm512_dpbusd_epi32(sum, b, _mm512_set1_epi32(x));
+}
+static inline vec vconvert(const int32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+}
+/* Whole numbers from -127 to 127 of four features, as bload wants them. */
+static inline void bstore(uint8_t *p, const vec *q)
+{
+    __m512i low = _mm512_set1_epi32(255), bytes = _mm512_setzero_si512();
+    for (int j = 3; j >= 0; j--)
+        bytes = _mm512_or_si512(_mm512_slli_epi32(bytes, 8),
+                                _mm512_and_si512(_mm512_cvtps_epi32(q[j]), low));
+    _mm512_storeu_si512(p, _mm512_xor_si512(bytes, _mm512_set1_epi32((int)0x80808080u)));
+}
+
+#endif

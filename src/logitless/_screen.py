@@ -1,0 +1,257 @@
+"""Screened prediction: bytes tell which classes cannot be among the best, the rest is exact.
+
+The proof that no class is lost is in docs/screening.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from . import _parallel
+from ._core import KC, Job, Screening, screener_for
+from ._kernels import KERNELS, active_isa, has_rows
+from ._layer import Layer, aligned
+from ._plan import ROW_STEP, round_up
+from ._request import Request, State
+from ._validate import compute_dtype
+
+MIN_CLASSES = 512  # fewer are not worth it
+MAX_ROWS = 1008
+ROOM = 512, 2048  # candidates of a row: least and most, as many as there are features between
+CANDIDATES = 1 << 19  # of all rows of a block, at most
+SPAN = 4096  # classes that a thread takes at a time
+FIRST_STEP = 1024
+MACS_PER_CALL = 1 << 33
+MACS_PER_THREAD = 1 << 24
+UNIT = 2.0**-24  # half the distance of float32 numbers from 1
+
+
+def slack_of(k: int) -> float:
+    """What rounding may change in a logit of k features, in units of the sum of its magnitudes.
+
+    The longest chain of roundings of the exact logit, and 40 more for the screen's own arithmetic.
+    """
+    chain = min(k, KC) + -(-k // KC) + 1
+    return chain * UNIT / (1 - chain * UNIT) + 40 * UNIT
+
+
+class Screen:
+    """The classes of a layer as bytes, with bounds of what they lack.
+
+    Attributes
+    ----------
+    weight : ndarray of uint8
+        Panels of 16 classes, four features of each side by side, 128 more than they are.
+    bounds : ndarray of float32, shape (panels, 3, 16)
+        Of each class: its norm, that of its residual, and the scale of its bytes.
+    bias : ndarray of float32, or None
+        Upper bounds of the bias.
+    """
+
+    __slots__ = ("bias", "bounds", "no_bias", "screener", "slack", "weight")
+
+    def __init__(self, layer: Layer):
+        n, k = layer.n_classes, layer.n_features
+        self.screener = screener_for(active_isa())
+        lanes = self.screener.lanes
+        panels = -(-n // lanes)
+        self.weight = aligned((panels * lanes * round_up(k, 4),), np.dtype(np.uint8))
+        self.bounds = aligned((panels, 3, lanes), np.dtype(np.float32))
+        self.slack = slack_of(k)
+        self.no_bias = (k + 16) * 2.0**-124  # what underflow may change
+        self.bias = None if layer.bias is None else self._raised(layer.bias, panels * lanes)
+        step = SPAN // lanes
+        for first in range(0, panels, step):
+            last = min(first + step, panels)
+            self.screener.quantise_weight(
+                _float32_panels(layer, first * lanes, min(last * lanes, n)), k,
+                self.weight[first * lanes * round_up(k, 4):], self.bounds[first:last])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes."""
+        return sum(a.nbytes for a in (self.weight, self.bounds, self.bias) if a is not None)
+
+    def _raised(self, bias: np.ndarray, size: int) -> np.ndarray:
+        """Upper bounds of a bias; NaN, which nothing keeps out, where it is too large for any."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            wide = bias.astype(np.float64)
+            wide += self.slack * np.abs(wide) + self.no_bias
+        wide[np.isneginf(bias)] = -np.inf  # a class that cannot happen
+        wide[~(np.abs(bias) < 2.0**60) & ~np.isneginf(bias)] = np.nan
+        raised = np.full(size, np.nan, np.float32)
+        raised[: len(bias)] = wide
+        return raised
+
+
+def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
+    """Packed weights of some classes, whole panels, in float32."""
+    k = layer.n_features
+    if layer.dtype == np.float32:
+        return layer.packed[first * k :]
+    kernels = KERNELS[np.dtype(np.float32)]
+    with np.errstate(over="ignore", under="ignore"):
+        weight = layer.classes(first, last, layer.dtype).astype(np.float32)
+    packed = np.empty(round_up(last - first, kernels.lanes) * k, np.float32)
+    kernels.pack_weight(weight, packed)
+    return packed
+
+
+def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
+    """Whether the screen of a layer can answer a request."""
+    asks_more = (request.sums or request.rank or request.entropy or request.smooth
+                 or request.write or request.targets is not None or request.probs is not None)
+    screener = layer.screen.screener
+    n, k = layer.n_classes, layer.n_features
+    return (
+        not asks_more
+        and compute_dtype(x.dtype, "x").itemsize <= layer.dtype.itemsize
+        and n >= max(MIN_CLASSES, 32 * request.k)
+        and request.k <= screener.top
+        and 0 < k <= screener.features
+        and len(x) > 0
+    )
+
+
+class _Block:
+    """Memory for a block of rows, and their screening."""
+
+    def __init__(self, scan: ScreenedScoring, rows: int):
+        self.scan = scan
+        self.least = np.empty(rows, np.float32)
+        self.best = np.empty((rows, scan.top), np.float32)
+        self.upper = np.empty((rows, scan.room), np.float32)
+        self.index = np.empty((rows, scan.room), np.int32)
+        self.count = np.empty(rows, np.int32)
+        self.bounds = np.empty((rows, 3), np.float32)
+        self.start = np.empty(rows, np.int32)
+        size = scan.layer.screen.screener.row_bytes(rows, scan.k)
+        self.packed = aligned((size,), np.dtype(np.uint8))
+        self.scratch = None
+
+    def open(self, lo: int, hi: int) -> None:
+        """Begin with rows [lo, hi)."""
+        scan, layer, screen = self.scan, self.scan.layer, self.scan.layer.screen
+        x = scan.x[lo:hi]
+        exact = x if has_rows(x, layer.dtype) else np.ascontiguousarray(x, layer.dtype)
+        self.lo, self.hi = lo, hi
+        self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
+        self.job.rows(exact)
+        self.job.weights(layer.packed.reshape(1, -1), scan.bias, True, 0)
+        self.job.ask(False, False, False, None, None, scan.top, None, None)
+        self.job.best(scan.top_logit[lo:hi], scan.top_index[lo:hi])
+        self.screening = Screening(screen.screener, hi - lo, scan.n, scan.k, scan.top,
+                                   layer.softcap, layer.temperature)
+        self.screening.classes(screen.weight, screen.bounds, screen.bias, screen.no_bias,
+                               screen.slack)
+        self.screening.remember(self.least, self.best, self.upper, self.index, self.count,
+                                scan.limit)
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = np.ascontiguousarray(exact, np.float32)
+        self.screening.quantise_rows(narrow, self.packed, self.bounds, self.start)
+        if self.scratch is None:  # the first block is the largest
+            self.scratch = np.empty(self.screening.scratch_bytes(self.job), np.uint8)
+        self.screening.scratch(self.scratch)
+
+    def look(self, first: int, last: int) -> None:
+        """Look for candidates among classes [first, last)."""
+        self.screening.scan(first, last)
+        many = self.scan.room // 2
+        if self.count[: self.hi - self.lo].max() > many:
+            self.screening.sharpen(self.job, many)
+
+    def settle(self) -> None:
+        """Find the best classes."""
+        self.screening.settle(self.job)
+        self.scan.rescored[self.lo : self.hi] = self.count[: self.hi - self.lo]
+
+
+def _steps(n: int, most: int):
+    """Ranges of classes: small ones to begin with, when little is known to keep classes out."""
+    first, step = 0, FIRST_STEP
+    while first < n:
+        last = min(first + step, n)
+        yield first, last
+        first, step = last, min(max(last, FIRST_STEP), most)
+
+
+class ScreenedScoring:
+    """The best classes of the rows of x by the screen of a layer."""
+
+    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
+        self.layer, self.x, self.request = layer, x, request
+        self.m, self.n, self.k = len(x), layer.n_classes, layer.n_features
+        self.top = max(request.k, 1)
+        self.kernels = KERNELS[layer.dtype]
+        self.bias = layer.bias
+        if self.bias is not None and self.bias.dtype != layer.dtype:
+            self.bias = self.bias.astype(layer.dtype)
+        self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k, ROOM[0]), ROOM[1]))
+        self.limit = max(self.n // 32, 4 * self.top)
+        threads = max(1, min(_parallel.resolve(n_threads),
+                             self.m * self.n * self.k // MACS_PER_THREAD))
+        rows = min(MAX_ROWS, CANDIDATES // self.room)
+        self.by_class = threads > 1 and self.m <= rows and self.m < threads * 4 * ROW_STEP
+        if not self.by_class:
+            blocks = round_up(-(-self.m // rows), threads)
+            rows = min(rows, round_up(-(-self.m // blocks), ROW_STEP))
+        self.rows, self.threads = max(rows // ROW_STEP * ROW_STEP, ROW_STEP), threads
+        self.top_logit = np.full((self.m, self.top), np.nan, layer.dtype)
+        self.top_index = np.full((self.m, self.top), -1, np.int64)
+        self.rescored = np.empty(self.m, np.int32)
+
+    def by_rows(self) -> None:
+        """Threads share out blocks of rows."""
+        most = max(MACS_PER_CALL // (min(self.rows, self.m) * self.k) // SPAN, 1) * SPAN
+
+        def work(tasks):
+            block = None
+            for task in tasks:
+                lo = task * self.rows
+                hi = min(lo + self.rows, self.m)
+                block = block or _Block(self, hi - lo)
+                block.open(lo, hi)
+                for first, last in _steps(self.n, most):
+                    block.look(first, last)
+                    if tasks.stopped:
+                        return
+                block.settle()
+
+        _parallel.run(work, -(-self.m // self.rows), self.threads)
+
+    def by_classes(self) -> None:
+        """Threads share out spans of classes of all rows."""
+        blocks = []
+
+        def work(tasks):
+            block = _Block(self, self.m)
+            block.open(0, self.m)
+            blocks.append(block)
+            for task in tasks:
+                block.look(task * SPAN, min((task + 1) * SPAN, self.n))
+
+        _parallel.run(work, -(-self.n // SPAN), self.threads)
+        whole, *others = blocks
+        for other in others:
+            whole.screening.merge(other.screening)
+        whole.settle()
+
+    def state(self, dense) -> State:
+        """Screen all rows; those given up go to ``dense(x, request)``."""
+        if self.by_class:
+            self.by_classes()
+        else:
+            self.by_rows()
+        state = State(self.top_logit[:, 0].copy(), self.top_index[:, 0].astype(np.intp))
+        if self.request.k:
+            state.top_logit, state.top_index = self.top_logit, self.top_index
+        fallen = np.flatnonzero(self.rescored < 0)
+        if len(fallen):
+            rest = dense(self.x[fallen], replace(self.request))
+            for name in ("max", "argmax", "top_logit", "top_index"):
+                if getattr(rest, name) is not None:
+                    getattr(state, name)[fallen] = getattr(rest, name)
+        state.rescored = self.rescored
+        return state
