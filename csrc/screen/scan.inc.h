@@ -21,18 +21,10 @@ typedef struct {
     const float *rows;         /* LL_ROW_BOUNDS a row */
     const float *bounds, *bias;
     ptrdiff_t bias_step;       /* 0 where there is none */
-    float slack;
+    float no_bias, slack;      /* as in ll_screen */
 } strip;
 
-/* How far 16 logits of row r may be from what the sums say, the bias apart. */
-static inline vec strip_width(const strip *t, ptrdiff_t r, ptrdiff_t v)
-{
-    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
-    return vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES),
-                vmul(vset(row[LL_ROW_REACH]), vload(bounds)));
-}
-
-/* Upper bounds of 16 logits. */
+/* Upper bounds of 16 logits of row r. */
 static inline vec strip_upper(const strip *t, ptrdiff_t r, ptrdiff_t v)
 {
     const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
@@ -46,8 +38,10 @@ static inline vec strip_upper(const strip *t, ptrdiff_t r, ptrdiff_t v)
 /* Lower bounds of 16 logits, from the upper ones; NaN where a class bounds nothing. */
 static inline vec strip_lower(const strip *t, ptrdiff_t r, ptrdiff_t v, vec upper)
 {
-    vec width = vfma(vset(t->slack), vabs(vload(t->bias + v * t->bias_step)),
-                     strip_width(t, r, v));
+    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
+    vec width = vfma(vset(t->slack), vabs(vload(t->bias + v * t->bias_step)), vset(t->no_bias));
+    width = vfma(vset(row[LL_ROW_REACH]), vload(bounds), width);
+    width = vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES), width);
     return vnfma(vset(2), width, upper);
 }
 
@@ -140,7 +134,7 @@ static void scan(const ll_screen *s)
     float blank[LL_SCREEN_LANES];
     int32_t *tile = s->scratch;
     ptrdiff_t tile_rows = scan_rows(s->rows);
-    strip t = { .bias = blank, .slack = s->slack };
+    strip t = { .bias = blank, .no_bias = s->no_bias, .slack = s->slack };
 
     vstore(blank, vset(s->no_bias));
     for (ptrdiff_t c = s->first; c < s->last && any_left(s); c += LL_SCREEN_BLOCK) {
