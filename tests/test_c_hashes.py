@@ -51,7 +51,7 @@ def compiles(command, source, folder):
 
 
 def build(compiler, machine, folder, *switches):
-    """Build the program with every instruction set of `machine` that the compiler knows."""
+    """Build the programs with every instruction set of `machine` that the compiler knows."""
     isas, screens, common = setup_table()
     command = [compiler, *common, *switches]
     objects, macros = [], []
@@ -81,10 +81,13 @@ def build(compiler, machine, folder, *switches):
         macros.append(f"-DLL_HAVE_SCREEN_{screen.upper()}=1")
         add(f"screen_{screen}", CSRC / "screen" / f"{screen}.c", flags)
     add("dispatch", CSRC / "dispatch.c", macros)
-    add("hashes", HERE / "c" / "hashes.c", [f"-I{CSRC}"])
-    program = folder / "hashes"
-    subprocess.run([*command, *objects, "-o", str(program), "-lm"], check=True, timeout=120)
-    return str(program)
+    kernels = [*objects]
+    for name in ("hashes", "screens"):
+        objects[:] = kernels
+        add(name, HERE / "c" / f"{name}.c", [f"-I{CSRC}"])
+        link = [*command, *objects, "-o", str(folder / name), "-lm"]
+        subprocess.run(link, check=True, timeout=120)
+    return str(folder / "hashes"), str(folder / "screens")
 
 
 def run(*command, env=None):
@@ -119,6 +122,16 @@ def check(blocks, *isas):
         )
 
 
+def check_screens(*command, env=None):
+    """Screens find the same candidates, and what comes of them is right: see c/screens.c."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200,
+                          env={**os.environ, **(env or {})})
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    lines = done.stdout.splitlines()
+    assert len({line.split()[-1] for line in lines}) == 1
+    return {line.split()[0] for line in lines}
+
+
 def here():
     return platform.machine().lower()
 
@@ -135,8 +148,9 @@ def compiler_named(name):
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
 def test_this_machine(compiler, tmp_path):
-    program = build(compiler_named(compiler), here(), tmp_path, "-O3")
-    check(run(program), "scalar")
+    hashes, screens = build(compiler_named(compiler), here(), tmp_path, "-O3")
+    check(run(hashes), "scalar")
+    assert "scalar" in check_screens(screens)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -144,10 +158,11 @@ def test_sanitizers_find_nothing(compiler, tmp_path):
     compiler = compiler_named(compiler)
     if not compiles([compiler, *SANITIZE], "int main(void) { return 0; }\n", tmp_path):
         pytest.skip(f"{compiler} has no sanitizers here")
-    program = build(compiler, here(), tmp_path, *SANITIZE)
+    hashes, screens = build(compiler, here(), tmp_path, *SANITIZE)
     # Leaks would be the test program's own, and are not found under a debugger.
     env = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    check(run(program, env=env), "scalar")
+    check(run(hashes, env=env), "scalar")
+    assert "scalar" in check_screens(screens, env=env)
 
 
 def test_neon_under_emulation(tmp_path):
@@ -162,11 +177,13 @@ def test_neon_under_emulation(tmp_path):
         if os.environ.get("LOGITLESS_REQUIRE_QEMU") == "1":
             pytest.fail(f"{message}, and LOGITLESS_REQUIRE_QEMU=1")
         pytest.skip(message)
-    program = build(CROSS_COMPILER, ARM[0], tmp_path, "-O3", "-static")
-    check(run(emulator, program), "neon", "scalar")
+    hashes, screens = build(CROSS_COMPILER, ARM[0], tmp_path, "-O3", "-static")
+    check(run(emulator, hashes), "neon", "scalar")
+    assert check_screens(emulator, screens) == {"neon", "scalar"}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        program = build(sys.argv[1] if sys.argv[1:] else "cc", here(), pathlib.Path(name), "-O3")
-        GOLDEN.write_text("\n".join(run(program)["scalar"]) + "\n")
+        compiler = sys.argv[1] if sys.argv[1:] else "cc"
+        hashes, _ = build(compiler, here(), pathlib.Path(name), "-O3")
+        GOLDEN.write_text("\n".join(run(hashes)["scalar"]) + "\n")
