@@ -123,7 +123,7 @@ typedef struct {
  * norm and error of the class: docs/screening.md. A class whose upper bound is below the `top` best
  * lower bounds is out; the others are candidates, and their logits are computed as everywhere. */
 #define LL_SCREEN_LANES 16    /* classes to a panel, four features of each side by side */
-#define LL_SCREEN_BLOCK 256   /* classes that meet all rows together: a multiple of the lanes */
+#define LL_SCREEN_BLOCK 256   /* classes that meet all rows together, whole panels */
 #define LL_SCREEN_TOP 64      /* best classes at most */
 #define LL_SCREEN_K 65536     /* features at most: sums stay within int32 */
 
@@ -132,7 +132,7 @@ enum { LL_ROW_SCALE, LL_ROW_REACH, LL_ROW_SIZE, LL_ROW_BOUNDS };
 typedef struct {
     ptrdiff_t rows, n, k;
     ptrdiff_t top;             /* up to LL_SCREEN_TOP */
-    ptrdiff_t first, last;     /* classes, whole blocks from `first` on */
+    ptrdiff_t first, last;     /* blocks of classes, in an order of their own */
     double softcap, temperature; /* as in ll_job */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
     const uint8_t *weight;
@@ -168,10 +168,10 @@ typedef struct {
     void (*quantise_rows)(const ll_screen *screen, const float *x, ptrdiff_t x_row, void *packed,
                           float *row_bounds, int32_t *start);
     size_t (*scratch_bytes)(const ll_screen *screen);
-    /* Candidates among classes [first, last). */
+    /* Candidates among blocks [first, last) of LL_SCREEN_BLOCK classes. */
     void (*scan)(const ll_screen *screen);
-    /* Candidates of later classes, found apart, beside those of earlier ones. */
-    void (*merge)(const ll_screen *screen, const ll_screen *later);
+    /* Candidates of other classes, found apart, beside those there. */
+    void (*merge)(const ll_screen *screen, const ll_screen *other);
 } ll_screener;
 
 typedef struct {

@@ -141,7 +141,7 @@ def test_2_sums_of_bytes_are_exact():
         c = Case(weight, None, x, k=1)
         np.testing.assert_array_equal(c.p, weight)
         assert np.all(c.error < 1e-3)
-        c.block.screening.scan(0, 600)
+        c.block.screening.scan(0, 3)
         exact = x.astype(np.int64) @ weight.T.astype(np.int64)
         for i in range(3):
             found = c.block.index[i, : c.block.count[i]]
@@ -207,7 +207,7 @@ def test_5_bounds(kind, k, biased, dtype):
     bias = numbers("normal", 1, 1200, dtype, 3)[0] if biased else None
     with np.errstate(over="ignore", under="ignore"):
         c = Case(weight, bias, x, k=2)
-        c.block.screening.scan(0, 1200)
+        c.block.screening.scan(0, 5)
         z = c.plain.logits(x).astype(np.float64)
     for i in range(9):
         if c.block.count[i] < 0:
@@ -232,7 +232,7 @@ def test_6_through_softcap_and_temperature(softcap, temperature, dtype):
     c = Case(z[:, None], None, np.ones((1, 1), dtype), k=1, **options)
     y = c.plain.logits(np.ones((1, 1), dtype))[0]
     for _ in range(3):
-        c.block.screening.scan(0, 512)
+        c.block.screening.scan(0, 2)
         before = int(c.block.count[0])
         c.block.screening.sharpen(c.block.job, 0)
         if before < 0:

@@ -1,10 +1,10 @@
 /* The product of bytes: a tile of exact sums of int32. As in gemm.inc.h, but all features go through
- * at once: a panel of bytes is a quarter as large. While some panels are in use, those that follow
+ * at once: a panel of bytes is a quarter as large. While some panels are in use, those at `next`
  * come into the cache. */
 
 LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps, const word *a,
-                             const uint8_t *b, ptrdiff_t b_panel, const int32_t *start,
-                             int32_t *tile, ptrdiff_t t_row)
+                             const uint8_t *b, ptrdiff_t b_panel, const uint8_t *next,
+                             const int32_t *start, int32_t *tile, ptrdiff_t t_row)
 {
     ivec sum[LL_BYTE_ROWS][LL_BYTE_MOST];
 
@@ -14,11 +14,11 @@ LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps,
         for (int j = 0; j < width; j++)
             sum[i][j] = iset(start[i]);
     LL_ROLLED
-    for (ptrdiff_t q = 0; q < steps; q++, a += height, b += LL_STEP) {
+    for (ptrdiff_t q = 0; q < steps; q++, a += height, b += LL_STEP, next += LL_STEP) {
         quad_bytes bj[LL_BYTE_MOST];
         LL_UNROLL
         for (int j = 0; j < width; j++) {
-            prefetch(b + (width + j) * b_panel);
+            prefetch(next + j * b_panel);
             bj[j] = bload(b + j * b_panel);
         }
         LL_UNROLL
@@ -34,14 +34,14 @@ LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps,
             istore(tile + i * t_row + j * LL_SCREEN_LANES, sum[i][j]);
 }
 
-typedef void byte_function(ptrdiff_t, const word *, const uint8_t *, ptrdiff_t, const int32_t *,
-                           int32_t *, ptrdiff_t);
+typedef void byte_function(ptrdiff_t, const word *, const uint8_t *, ptrdiff_t, const uint8_t *,
+                           const int32_t *, int32_t *, ptrdiff_t);
 #define LL_BYTES_OF(height, width)                                                               \
     static void bytes_##height##_##width(ptrdiff_t steps, const word *a, const uint8_t *b,       \
-                                         ptrdiff_t b_panel, const int32_t *start, int32_t *tile, \
-                                         ptrdiff_t t_row)                                        \
+                                         ptrdiff_t b_panel, const uint8_t *next,                 \
+                                         const int32_t *start, int32_t *tile, ptrdiff_t t_row)   \
     {                                                                                            \
-        byte_kernel(height, width, steps, a, b, b_panel, start, tile, t_row);                    \
+        byte_kernel(height, width, steps, a, b, b_panel, next, start, tile, t_row);              \
     }
 #define LL_BYTES_NAME(height, width) bytes_##height##_##width,
 #define LL_BYTES_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
@@ -80,19 +80,20 @@ static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
 }
 
 /* Rows from i on, whole micro-panels, by panels of classes into the tile: each micro-panel of
- * classes stays in L1 while the rows pass by. */
+ * classes stays in L1 while the rows pass by. After them come those at `next`. */
 static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
-                           ptrdiff_t panels, int32_t *tile, ptrdiff_t t_row)
+                           ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row)
 {
     ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP, most = byte_height(s->rows);
     const word *x = (const word *)s->x + i * steps;
 
     for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {
         width = byte_width(most, panels - j);
+        const uint8_t *then = j + width < panels ? b + width * b_panel : next;
         for (ptrdiff_t r = 0, height; r < rows; r += height) {
             height = least(most, rows - r);
             byte_functions[width - 1][height - 1](steps, x + r * steps, b, b_panel,
-                                                  s->start + i + r,
+                                                  then, s->start + i + r,
                                                   tile + r * t_row + j * LL_SCREEN_LANES, t_row);
         }
     }

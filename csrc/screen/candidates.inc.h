@@ -68,17 +68,17 @@ static void keep(const ll_screen *s, ptrdiff_t i, float upper, int32_t c)
     s->index[i * s->room + s->count[i]++] = c;
 }
 
-static void merge(const ll_screen *s, const ll_screen *later)
+static void merge(const ll_screen *s, const ll_screen *other)
 {
     for (ptrdiff_t i = 0; i < s->rows; i++) {
-        if (later->count[i] < 0)
+        if (other->count[i] < 0)
             give_up(s, i);
         for (ptrdiff_t j = 0; j < s->top; j++)
-            raise(s, i, later->best[i * s->top + j]);
-        if (later->least[i] > s->least[i])
-            s->least[i] = later->least[i];
-        for (int32_t j = 0; j < later->count[i]; j++)
-            if (!(later->upper[i * s->room + j] < s->least[i]))
-                keep(s, i, later->upper[i * s->room + j], later->index[i * s->room + j]);
+            raise(s, i, other->best[i * s->top + j]);
+        if (other->least[i] > s->least[i])
+            s->least[i] = other->least[i];
+        for (int32_t j = 0; j < other->count[i]; j++)
+            if (!(other->upper[i * s->room + j] < s->least[i]))
+                keep(s, i, other->upper[i * s->room + j], other->index[i * s->room + j]);
     }
 }

@@ -129,34 +129,71 @@ static int any_left(const ll_screen *s)
     return 0;
 }
 
+/* Blocks of classes are met in leaps of about 0.618 of them all, so that the first ones tell of all
+ * whatever the order of the classes: something is soon known that keeps most others out. */
+typedef struct {
+    ptrdiff_t blocks, leap;
+} leaps;
+
+static leaps leaps_of(ptrdiff_t n)
+{
+    leaps order = { (n + LL_SCREEN_BLOCK - 1) / LL_SCREEN_BLOCK, 1 };
+
+    for (ptrdiff_t leap = order.blocks * 618 / 1000; leap > 1; leap--) {
+        ptrdiff_t a = order.blocks, b = leap;
+        while (b) { /* greatest common divisor */
+            ptrdiff_t rest = a % b;
+            a = b;
+            b = rest;
+        }
+        if (a == 1) {
+            order.leap = leap;
+            break;
+        }
+    }
+    return order;
+}
+
+static ptrdiff_t first_class(const leaps *order, ptrdiff_t place)
+{
+    return place * order->leap % order->blocks * LL_SCREEN_BLOCK;
+}
+
+/* All rows against the block of classes c, ...; the bytes at `next` come next. */
+static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, strip t)
+{
+    int32_t *tile = s->scratch;
+    ptrdiff_t width = least(LL_SCREEN_BLOCK, s->n - c), tile_rows = scan_rows(s->rows);
+
+    t.bounds = s->bounds + 3 * c;
+    if (s->bias) {
+        t.bias = s->bias + c;
+        t.bias_step = LL_SCREEN_LANES;
+    }
+    for (ptrdiff_t i = 0; i < s->rows; i += tile_rows) {
+        ptrdiff_t rows = least(tile_rows, s->rows - i), r = 0;
+        multiply_bytes(s, i, rows, s->weight + c * quads(s->k) * LL_QUAD, vectors(width), next,
+                       tile, LL_SCAN_ROW);
+        t.sums = tile;
+        t.rows = s->row_bounds + i * LL_ROW_BOUNDS;
+        for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
+            scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, c, width);
+            t.sums += LL_SIDE_BY_SIDE * LL_SCAN_ROW;
+            t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
+        }
+        for (; r < rows; r++, t.sums += LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
+            scan_strip(s, i + r, 1, &t, c, width);
+    }
+}
+
 static void scan(const ll_screen *s)
 {
     float blank[LL_SCREEN_LANES];
-    int32_t *tile = s->scratch;
-    ptrdiff_t tile_rows = scan_rows(s->rows);
     strip t = { .bias = blank, .no_bias = s->no_bias, .slack = s->slack };
+    leaps order = leaps_of(s->n);
 
     vstore(blank, vset(s->no_bias));
-    for (ptrdiff_t c = s->first; c < s->last && any_left(s); c += LL_SCREEN_BLOCK) {
-        ptrdiff_t width = least(LL_SCREEN_BLOCK, s->last - c), panel = c / LL_SCREEN_LANES;
-        t.bounds = s->bounds + 3 * c;
-        if (s->bias) {
-            t.bias = s->bias + c;
-            t.bias_step = LL_SCREEN_LANES;
-        }
-        for (ptrdiff_t i = 0; i < s->rows; i += tile_rows) {
-            ptrdiff_t rows = least(tile_rows, s->rows - i), r = 0;
-            multiply_bytes(s, i, rows, s->weight + panel * quads(s->k) * LL_STEP,
-                           vectors(width), tile, LL_SCAN_ROW);
-            t.sums = tile;
-            t.rows = s->row_bounds + i * LL_ROW_BOUNDS;
-            for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
-                scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, c, width);
-                t.sums += LL_SIDE_BY_SIDE * LL_SCAN_ROW;
-                t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
-            }
-            for (; r < rows; r++, t.sums += LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
-                scan_strip(s, i + r, 1, &t, c, width);
-        }
-    }
+    for (ptrdiff_t place = s->first; place < s->last && any_left(s); place++)
+        scan_block(s, first_class(&order, place),
+                   s->weight + first_class(&order, place + 1) * quads(s->k) * LL_QUAD, t);
 }

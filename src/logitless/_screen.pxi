@@ -96,15 +96,15 @@ cdef class Screening:
         self.owners.append(memory)
 
     def scan(self, ptrdiff_t first, ptrdiff_t last):
-        """Look for candidates among classes [first, last)."""
+        """Look for candidates among blocks [first, last) of classes."""
         self.screen.first, self.screen.last = first, last
         with nogil:
             self.table.scan(&self.screen)
 
-    def merge(self, Screening later):
-        """Add candidates among later classes, found apart."""
+    def merge(self, Screening other):
+        """Add candidates among other classes, found apart."""
         with nogil:
-            self.table.merge(&self.screen, &later.screen)
+            self.table.merge(&self.screen, &other.screen)
 
     def sharpen(self, Job job, ptrdiff_t many):
         """Make exact what keeps classes out of rows with more than `many` candidates."""

@@ -21,8 +21,9 @@ MIN_CLASSES = 512  # fewer are not worth it
 MAX_ROWS = 1008
 ROOM = 512, 2048  # candidates of a row: least and most, as many as there are features between
 CANDIDATES = 1 << 19  # of all rows of a block, at most
-SPAN = 4096  # classes that a thread takes at a time
-FIRST_STEP = 1024
+SPAN = 4096  # classes that are packed at a time
+FIRST_BLOCKS = 4  # blocks of classes to begin with, when little is known that keeps classes out
+BLOCKS = 16  # blocks that a thread takes at a time
 MACS_PER_CALL = 1 << 33
 MACS_PER_THREAD = 1 << 24
 UNIT = 2.0**-24  # half the distance of float32 numbers from 1
@@ -156,7 +157,7 @@ class _Block:
         self.screening.scratch(self.scratch)
 
     def look(self, first: int, last: int) -> None:
-        """Look for candidates among classes [first, last)."""
+        """Look for candidates among blocks [first, last) of classes."""
         self.screening.scan(first, last)
         many = self.scan.room // 2
         if self.count[: self.hi - self.lo].max() > many:
@@ -165,16 +166,19 @@ class _Block:
     def settle(self) -> None:
         """Find the best classes."""
         self.screening.settle(self.job)
-        self.scan.rescored[self.lo : self.hi] = self.count[: self.hi - self.lo]
+        count = self.count[: self.hi - self.lo]
+        self.scan.rescored[self.lo : self.hi] = count
+        if np.count_nonzero(count < 0) > len(count) // 2:
+            self.scan.hopeless = True
 
 
-def _steps(n: int, most: int):
-    """Ranges of classes: small ones to begin with, when little is known to keep classes out."""
-    first, step = 0, FIRST_STEP
-    while first < n:
-        last = min(first + step, n)
+def _steps(blocks: int, most: int):
+    """Ranges of blocks, small ones to begin with."""
+    first, step = 0, FIRST_BLOCKS
+    while first < blocks:
+        last = min(first + step, blocks)
         yield first, last
-        first, step = last, min(max(last, FIRST_STEP), most)
+        first, step = last, min(last, most)
 
 
 class ScreenedScoring:
@@ -200,20 +204,25 @@ class ScreenedScoring:
         self.rows, self.threads = max(rows // ROW_STEP * ROW_STEP, ROW_STEP), threads
         self.top_logit = np.full((self.m, self.top), np.nan, layer.dtype)
         self.top_index = np.full((self.m, self.top), -1, np.int64)
-        self.rescored = np.empty(self.m, np.int32)
+        self.rescored = np.full(self.m, -1, np.int32)
+        self.blocks = -(-self.n // layer.screen.screener.block)
+        self.hopeless = False  # most rows so far were given up: the others are not tried
 
     def by_rows(self) -> None:
         """Threads share out blocks of rows."""
-        most = max(MACS_PER_CALL // (min(self.rows, self.m) * self.k) // SPAN, 1) * SPAN
+        block_macs = min(self.rows, self.m) * self.k * self.layer.screen.screener.block
+        most = max(MACS_PER_CALL // block_macs, BLOCKS)
 
         def work(tasks):
             block = None
             for task in tasks:
+                if self.hopeless:
+                    return
                 lo = task * self.rows
                 hi = min(lo + self.rows, self.m)
                 block = block or _Block(self, hi - lo)
                 block.open(lo, hi)
-                for first, last in _steps(self.n, most):
+                for first, last in _steps(self.blocks, most):
                     block.look(first, last)
                     if tasks.stopped:
                         return
@@ -222,7 +231,7 @@ class ScreenedScoring:
         _parallel.run(work, -(-self.m // self.rows), self.threads)
 
     def by_classes(self) -> None:
-        """Threads share out spans of classes of all rows."""
+        """Threads share out blocks of classes of all rows."""
         blocks = []
 
         def work(tasks):
@@ -230,9 +239,9 @@ class ScreenedScoring:
             block.open(0, self.m)
             blocks.append(block)
             for task in tasks:
-                block.look(task * SPAN, min((task + 1) * SPAN, self.n))
+                block.look(task * BLOCKS, min((task + 1) * BLOCKS, self.blocks))
 
-        _parallel.run(work, -(-self.n // SPAN), self.threads)
+        _parallel.run(work, -(-self.blocks // BLOCKS), self.threads)
         whole, *others = blocks
         for other in others:
             whole.screening.merge(other.screening)

@@ -96,7 +96,7 @@ static double unit(void)
     return (double)((int64_t)(draw() >> 10) - ((int64_t)1 << 53)) * 0x1p-53;
 }
 
-static void from_bits(void *p, ptrdiff_t i, uint64_t pattern)
+static inline void from_bits(void *p, ptrdiff_t i, uint64_t pattern)
 {
     uint32_t low = (uint32_t)pattern;
     if (bits == 32)
@@ -193,7 +193,7 @@ enum {
 };
 
 /* The probabilities again, without zeros. */
-static void make_sparse(inputs *in)
+static inline void make_sparse(inputs *in)
 {
     const problem *p = in->p;
     int64_t entries = 0;
@@ -213,7 +213,7 @@ static void make_sparse(inputs *in)
 }
 
 /* Some classes become unlikely, and no target but those of the second of three steps. */
-static void make_unlikely(inputs *in)
+static inline void make_unlikely(inputs *in)
 {
     const problem *p = in->p;
 
@@ -225,7 +225,7 @@ static void make_unlikely(inputs *in)
             in->targets[i] = in->targets[i] % LL_KC;
 }
 
-static void make_gradient_inputs(inputs *in, int options)
+static inline void make_gradient_inputs(inputs *in, int options)
 {
     const problem *p = in->p;
     ptrdiff_t x_size = (p->m - 1) * in->x_row + p->k;
@@ -257,7 +257,7 @@ static void make_gradient_inputs(inputs *in, int options)
 }
 
 /* Rows of given logits that no product makes: i decides what is wrong with the row. */
-static void spoil(void *z, ptrdiff_t m, ptrdiff_t n)
+static inline void spoil(void *z, ptrdiff_t m, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t c = 0; c < n; c++) {
@@ -312,7 +312,7 @@ static void mix_reals(const void *p, ptrdiff_t count)
     }
 }
 
-static void mix_integers(const int64_t *p, ptrdiff_t count)
+static inline void mix_integers(const int64_t *p, ptrdiff_t count)
 {
     for (ptrdiff_t i = 0; i < count; i++)
         mix((uint64_t)p[i], sizeof *p);

@@ -108,24 +108,23 @@ static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room)
 {
     inputs in = make_inputs(p);
     ll_screen s = { .rows = p->m, .n = p->n, .k = p->k, .top = top, .softcap = p->softcap,
-                    .temperature = p->temperature, .room = room, .limit = room }, later;
+                    .temperature = p->temperature, .room = room, .limit = room }, other;
 
     start_hash();
     give_classes(&s, &in);
     give_rows(&s, &in);
     s.scratch = cache_lines(screener->scratch_bytes(&s));
-    later = s;
-    s.last = p->n / 2 / LL_SCREEN_BLOCK * LL_SCREEN_BLOCK;
+    other = s;
+    ptrdiff_t blocks = (p->n + LL_SCREEN_BLOCK - 1) / LL_SCREEN_BLOCK;
+    s.last = blocks / 2;
     screener->scan(&s);
     mix_candidates(&s);
-    if (s.last < p->n) {
-        give_rows(&later, &in);
-        later.first = s.last;
-        later.last = p->n;
-        screener->scan(&later);
-        mix_candidates(&later);
-        screener->merge(&s, &later);
-    }
+    give_rows(&other, &in);
+    other.first = s.last;
+    other.last = blocks;
+    screener->scan(&other);
+    mix_candidates(&other);
+    screener->merge(&s, &other);
     mix_candidates(&s);
     settle(&s, &in);
     release(0);
