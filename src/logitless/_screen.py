@@ -5,8 +5,6 @@ The proof that no class is lost is in docs/screening.md.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from . import _parallel
@@ -19,7 +17,7 @@ from ._validate import compute_dtype
 
 MIN_CLASSES = 512  # fewer are not worth it
 MAX_ROWS = 1008
-ROOM = 512, 2048  # candidates of a row: least and most, as many as there are features between
+ROOM = 512, 2048  # candidates of a row: between these half as many as there are features
 CANDIDATES = 1 << 19  # of all rows of a block, at most
 SPAN = 4096  # classes that are packed at a time
 FIRST_BLOCKS = 4  # blocks of classes to begin with, when little is known that keeps classes out
@@ -192,7 +190,7 @@ class ScreenedScoring:
         self.bias = layer.bias
         if self.bias is not None and self.bias.dtype != layer.dtype:
             self.bias = self.bias.astype(layer.dtype)
-        self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k, ROOM[0]), ROOM[1]))
+        self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k // 2, ROOM[0]), ROOM[1]))
         self.limit = max(self.n // 32, 4 * self.top)
         threads = max(1, min(_parallel.resolve(n_threads),
                              self.m * self.n * self.k // MACS_PER_THREAD))
@@ -258,7 +256,7 @@ class ScreenedScoring:
             state.top_logit, state.top_index = self.top_logit, self.top_index
         fallen = np.flatnonzero(self.rescored < 0)
         if len(fallen):
-            rest = dense(self.x[fallen], replace(self.request))
+            rest = dense(self.x[fallen], self.request)
             for name in ("max", "argmax", "top_logit", "top_index"):
                 if getattr(rest, name) is not None:
                     getattr(state, name)[fallen] = getattr(rest, name)

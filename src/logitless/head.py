@@ -56,7 +56,8 @@ class LinearHead:
         always: the results are the same bits, several times sooner where classes
         are many. Rows for which too many classes are left are computed without it.
         The copy takes a quarter of the memory of float32 weights and 12 bytes a
-        class. Needs `pack`. Everything else is as without.
+        class. Needs `pack`. Everything else is as without: whatever a softmax is
+        part of needs all classes, `score` too.
     n_threads : int, optional
         Threads a call may use; by default what `logitless.threads`,
         ``LOGITLESS_NUM_THREADS`` or the machine says.
@@ -82,6 +83,10 @@ class LinearHead:
     has NaN for all that depends on its softmax, and touches no other row.
 
     A head may be used by several threads at once, copied and pickled.
+
+    Why a screen loses no class: the error of the products of bytes is bounded by
+    the Cauchy-Schwarz inequality, the rounding of the exact logits and of the
+    bounds themselves included; docs/screening.md in the sources has the proof.
 
     The sum is found in one pass by keeping the running maximum, as in
     M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax",
