@@ -117,7 +117,8 @@ typedef struct {
 /* A screen: bytes in place of weights, and bounds of what that changes.
  *
  * A row is scale * q + residual with q whole numbers from -127 to 127, and so is the weight of a
- * class. Then q . q is exact in int32, and a logit differs from
+ * class; or a row is scale * (q + q' / 256) + residual, where more is known of it at twice the price.
+ * Then q . q is exact in int32, and a logit differs from
  *     scale of row * scale of class * (q . q) + bias
  * by no more than reach * norm + size * error + slack * |bias|, with reach and size of the row,
  * norm and error of the class: docs/screening.md. A class whose upper bound is below the `top` best
@@ -132,6 +133,7 @@ enum { LL_ROW_SCALE, LL_ROW_REACH, LL_ROW_SIZE, LL_ROW_BOUNDS };
 typedef struct {
     ptrdiff_t rows, n, k;
     ptrdiff_t top;             /* up to LL_SCREEN_TOP */
+    ptrdiff_t levels;          /* 2 with q', which follows q like another row; or 1 */
     ptrdiff_t first, last;     /* blocks of classes, in an order of their own */
     double softcap, temperature; /* as in ll_job */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
@@ -143,7 +145,7 @@ typedef struct {
     /* Rows, made by quantise_rows. */
     const void *x;
     const float *row_bounds;   /* (rows, LL_ROW_BOUNDS) */
-    const int32_t *start;      /* (rows) */
+    const int32_t *start;      /* (rows, levels) */
     /* What is known of them. */
     float *least;              /* (rows): a class below is out; +inf where the row is given up */
     float *best;               /* (rows, top) largest lower bounds, a heap */
@@ -159,7 +161,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    /* Bytes that packed rows take. */
+    /* Bytes that packed rows take, each level of them. */
     size_t (*row_bytes)(ptrdiff_t rows, ptrdiff_t k);
     /* Panels of LL_SCREEN_LANES classes, float32 feature by feature, to bytes and bounds. */
     void (*quantise_weight)(const float *panels, ptrdiff_t count, ptrdiff_t k, uint8_t *weight,

@@ -48,7 +48,7 @@ def numbers(kind, rows, k, dtype, seed):
 class Case:
     """A screened head and what it holds of some rows, nothing scanned yet."""
 
-    def __init__(self, weight, bias, x, k=3, **options):
+    def __init__(self, weight, bias, x, k=3, levels=1, **options):
         self.weight, self.bias, self.x = weight, bias, x
         self.head = ll.LinearHead(weight, bias, screen="int8", n_threads=1, **options)
         self.plain = ll.LinearHead(weight, bias, n_threads=1, **options)
@@ -56,6 +56,8 @@ class Case:
         self.scan = _screen.ScreenedScoring(self.head._layer, x, Request(sums=False, k=k), 1)
         self.block = _screen._Block(self.scan, len(x))
         self.block.open(0, len(x))
+        with np.errstate(over="ignore", under="ignore"):
+            self.block.quantise(np.ascontiguousarray(x, np.float32), levels)
         n, features = weight.shape
         steps = -(-features // 4)
         panels = self.screen.weight.reshape(-1, steps, 16, 4).transpose(0, 2, 1, 3)
@@ -77,9 +79,14 @@ def narrow(a):
         return a.astype(np.float32).astype(np.float64)
 
 
-def bytes_of(x, scale):
-    """The whole numbers of a row: they follow from its scale."""
-    return np.rint(x / scale) if scale else np.zeros(len(x))
+def bytes_of(x, scale, levels):
+    """The whole numbers of a row, and 256ths of them, follow from its scale."""
+    if not scale:
+        return np.zeros(len(x))
+    share = x * (1 / scale)
+    near = np.rint(share)
+    assert np.abs(near).max() <= 127
+    return near + (levels == 2) * np.clip(np.rint((share - near) * 256), -127, 127) / 256
 
 
 def length(a):
@@ -114,14 +121,14 @@ def test_1_bytes_and_residuals_of_classes(kind, k, dtype):
 
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
-def test_1_bytes_and_residuals_of_rows(kind, k, dtype):
+@pytest.mark.parametrize("levels", [1, 2])
+def test_1_bytes_and_residuals_of_rows(kind, k, levels, dtype):
     """Reach and size hold the norms of residual and bytes."""
-    c = case(kind, k, dtype)
+    c = case(kind, k, dtype, levels=levels)
     slack = c.screen.slack
     for i, x in enumerate(narrow(c.x)):
         s = c.row_scale[i]
-        q = bytes_of(x, s)
-        assert np.abs(q).max() <= 127
+        q = bytes_of(x, s, levels)
         residual, whole = length(x - s * q), s * length(q)
         assert c.reach[i] >= residual + slack * length(x)
         assert c.size[i] >= whole * (1 + slack)
@@ -153,14 +160,15 @@ def test_2_sums_of_bytes_are_exact():
 
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
-def test_3_cauchy_and_schwarz(kind, k, dtype):
-    c = case(kind, k, dtype)
+@pytest.mark.parametrize("levels", [1, 2])
+def test_3_cauchy_and_schwarz(kind, k, levels, dtype):
+    c = case(kind, k, dtype, levels=levels)
     for i, x in enumerate(narrow(c.x)):
         s = c.row_scale[i]
-        q = bytes_of(x, s)
+        q = bytes_of(x, s, levels)
         residual, whole = length(x - s * q), s * length(q)
         for j in range(0, 520, 41):
-            about = Fraction(s) * Fraction(c.scale[j]) * int(q.astype(np.int64) @ c.p[j])
+            about = Fraction(s) * Fraction(c.scale[j]) * Fraction(float(q @ c.p[j]))  # exact
             off = abs(float(dot(x, narrow(c.weight[j])) - about))
             assert off <= (residual * c.norm[j] + whole * c.error[j]) * (1 + 1e-12) + 1e-300
 
@@ -201,12 +209,13 @@ def test_4_slack_is_more_than_that():
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("biased", [False, True])
-def test_5_bounds(kind, k, biased, dtype):
+@pytest.mark.parametrize("levels", [1, 2])
+def test_5_bounds(kind, k, biased, levels, dtype):
     """No logit is outside its bounds, as far as they can be seen from outside."""
     weight, x = numbers(kind, 1200, k, dtype, 1), numbers(kind, 9, k, dtype, 2)
     bias = numbers("normal", 1, 1200, dtype, 3)[0] if biased else None
     with np.errstate(over="ignore", under="ignore"):
-        c = Case(weight, bias, x, k=2)
+        c = Case(weight, bias, x, k=2, levels=levels)
         c.block.screening.scan(0, 5)
         z = c.plain.logits(x).astype(np.float64)
     for i in range(9):
@@ -241,6 +250,26 @@ def test_6_through_softcap_and_temperature(softcap, temperature, dtype):
         assert np.all(y[z < c.block.least[0]] < worst)
 
 
+def test_2_and_those_of_second_levels():
+    """What a second level adds is what the first one lacks."""
+    rng = np.random.default_rng(1)
+    weight = rng.integers(-127, 128, (600, 40)).astype(np.float32)
+    x = rng.integers(-126, 127, (7, 40)) + rng.integers(-127, 128, (7, 40)) / 256
+    x = x.astype(np.float32)
+    x[:, 0], weight[:, 0] = 127, -127
+    c = Case(weight, None, x, k=1, levels=2)
+    c.block.screening.scan(0, 3)
+    exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+    for i in range(7):
+        found = c.block.index[i, : c.block.count[i]]
+        assert exact[i].argmax() in found
+        assert len(found) < 20
+        width = c.reach[i] * c.norm[found] + c.size[i] * c.error[found]
+        assert np.all(width < 30)
+        np.testing.assert_allclose(
+            c.block.upper[i, : len(found)] - width, exact[i, found], rtol=3e-7, atol=0.1)
+
+
 def twins(k, by):
     """A class whose logit is all residual, by the row's or its own, and one just below it."""
     x, weight = np.zeros((1, k), np.float32), np.zeros((600, k), np.float32)
@@ -259,12 +288,13 @@ def twins(k, by):
 def test_7_nothing_can_be_taken_off_the_bounds(by):
     """As they are they keep the best class; a tenth off what they rest on, and it is lost."""
     weight, x = twins(65, by)
+    x = np.repeat(x, 3, axis=0)  # fewer rows have two levels
     head = ll.LinearHead(weight, screen="int8")
-    assert ll.LinearHead(weight).predict(x).tolist() == [300]
-    assert head.predict(x).tolist() == [300]
+    assert ll.LinearHead(weight).predict(x).tolist() == [300] * 3
+    assert head.predict(x).tolist() == [300] * 3
     assert head.screen_stats.fell_back == 0
     head._layer.screen.bounds[:, 0 if by == "row" else 1] *= np.float32(0.9)
-    assert head.predict(x).tolist() == [100]
+    assert head.predict(x).tolist() == [100] * 3
     assert head.screen_stats.fell_back == 0
 
 

@@ -79,12 +79,12 @@ static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
     return width;
 }
 
-/* Rows from i on, whole micro-panels, by panels of classes into the tile: each micro-panel of
+/* Rows and second levels from i on, whole micro-panels, by panels of classes into the tile: each micro-panel of
  * classes stays in L1 while the rows pass by. After them come those at `next`. */
 static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
                            ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row)
 {
-    ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP, most = byte_height(s->rows);
+    ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP, most = byte_height(s->rows * s->levels);
     const word *x = (const word *)s->x + i * steps;
 
     for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {

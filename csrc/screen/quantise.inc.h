@@ -97,12 +97,26 @@ static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
     return (size_t)(rows * quads(k)) * sizeof(word);
 }
 
-/* One row: its words go `apart` from each other. Returns whether it can be screened. */
-static int quantise_row(const ll_screen *s, const float *x, word *packed, ptrdiff_t apart,
+/* Rows and the second levels of rows lie in one sequence, as micro-panels: the words of its i-th. */
+static inline word *words_of(const ll_screen *s, void *packed, ptrdiff_t i)
+{
+    ptrdiff_t height = byte_height(s->rows * s->levels), panel = i / height * height;
+    return (word *)packed + panel * quads(s->k) + i - panel;
+}
+
+/* The distance between its words. */
+static inline ptrdiff_t words_apart(const ll_screen *s, ptrdiff_t i)
+{
+    ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows);
+    return least(height, rows - i / height * height);
+}
+
+/* One row; returns whether it can be screened. */
+static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *packed,
                         float *bounds, int32_t *start)
 {
     double top = 0, residual = 0, whole = 0, root = sqrt((double)s->k);
-    int32_t sum = 0;
+    int32_t sum[2] = { 0 };
     int usable = 1;
 
     for (ptrdiff_t p = 0; p < s->k; p++) {
@@ -112,40 +126,40 @@ static int quantise_row(const ll_screen *s, const float *x, word *packed, ptrdif
     }
     float scale = usable && top >= LL_SMALL ? (float)(top / 127) : 0;
     double unit = (double)scale, by_unit = scale > 0 ? 1 / unit : 0;
-    for (ptrdiff_t p = 0; p < s->k; p += LL_QUAD, packed += apart) {
-        int8_t q[LL_QUAD] = { 0 };
+    for (ptrdiff_t p = 0; p < s->k; p += LL_QUAD) {
+        int8_t q[2][LL_QUAD] = { { 0 } };
         for (ptrdiff_t j = 0; usable && j < least(LL_QUAD, s->k - p); j++) {
-            double z = (double)x[p + j], near = rint(z * by_unit), rest = z - unit * near;
-            q[j] = (int8_t)near;
-            sum += q[j];
+            double z = (double)x[p + j], share = z * by_unit, near = rint(share);
+            q[0][j] = (int8_t)near;
+            if (s->levels == 2) {
+                double fine = rint((share - near) * 256);
+                q[1][j] = (int8_t)(fine > 127 ? 127 : fine < -127 ? -127 : fine);
+                near += (double)q[1][j] / 256;
+            }
+            sum[0] += q[0][j];
+            sum[1] += q[1][j];
             whole += near * near;
-            residual += rest * rest;
+            residual += (z - unit * near) * (z - unit * near);
         }
-        *packed = make_word(q);
+        for (ptrdiff_t level = 0, to = i * s->levels; level < s->levels; level++, to++)
+            words_of(s, packed, to)[p / LL_QUAD * words_apart(s, to)] = make_word(q[level]);
     }
     double size = unit * sqrt(whole), reach = LL_UP * sqrt(residual) + root * LL_LOST;
     double slack = (double)s->slack;
     bounds[LL_ROW_SCALE] = scale;
     bounds[LL_ROW_REACH] = (float)(LL_UP * (reach + slack * (size + reach)) + LL_SMALL);
     bounds[LL_ROW_SIZE] = (float)(LL_UP * size * (1 + slack));
-#ifdef LL_BYTE_SIGNED
-    *start = 0;
-#else
-    *start = -128 * sum;
-#endif
+    for (ptrdiff_t level = 0; level < s->levels; level++)
+        start[level] = -LL_BYTE_OFFSET * sum[level];
     return usable && size + reach < LL_LARGE;
 }
 
 static void quantise_rows(const ll_screen *s, const float *x, ptrdiff_t x_row, void *packed,
                           float *row_bounds, int32_t *start)
 {
-    ptrdiff_t height = byte_height(s->rows);
-
     for (ptrdiff_t i = 0; i < s->rows; i++) {
-        ptrdiff_t panel = i / height * height, apart = least(height, s->rows - panel);
-        word *own = (word *)packed + panel * quads(s->k) + i - panel;
-        int usable = quantise_row(s, x + i * x_row, own, apart, row_bounds + i * LL_ROW_BOUNDS,
-                                  start + i);
+        int usable = quantise_row(s, i, x + i * x_row, packed, row_bounds + i * LL_ROW_BOUNDS,
+                                  start + i * s->levels);
         s->count[i] = usable ? 0 : -1;
         s->least[i] = usable ? -LL_INF : LL_INF;
         for (ptrdiff_t j = 0; j < s->top; j++)

@@ -4,20 +4,23 @@
 #define LL_SIDE_BY_SIDE 4
 #define LL_SCAN_ROW (LL_SCREEN_BLOCK + LL_SCREEN_LANES) /* rows do not share cache sets */
 
-static inline ptrdiff_t scan_rows(ptrdiff_t rows)
+/* Rows of a tile; those and their second levels are whole micro-panels. */
+static inline ptrdiff_t scan_rows(const ll_screen *s)
 {
-    ptrdiff_t height = byte_height(rows);
-    return least(rows, (LL_SCAN_ROWS + height - 1) / height * height);
+    ptrdiff_t height = byte_height(s->rows * s->levels), some = LL_SCAN_ROWS / s->levels;
+    return least(s->rows, (some + height - 1) / height * height);
 }
 
+/* Enough for either number of levels. */
 static size_t scratch_bytes(const ll_screen *s)
 {
-    return (size_t)(scan_rows(s->rows) * LL_SCAN_ROW) * sizeof(int32_t);
+    ptrdiff_t most = LL_SCAN_ROWS + 2 * LL_BYTE_ROWS;
+    return (size_t)(least(2 * s->rows, most) * LL_SCAN_ROW) * sizeof(int32_t);
 }
 
 /* Some rows against a block of classes. */
 typedef struct {
-    const int32_t *sums;       /* LL_SCAN_ROW a row */
+    const int32_t *sums;       /* LL_SCAN_ROW a level of a row */
     const float *rows;         /* LL_ROW_BOUNDS a row */
     const float *bounds, *bias;
     ptrdiff_t bias_step;       /* 0 where there is none */
@@ -25,11 +28,14 @@ typedef struct {
 } strip;
 
 /* Upper bounds of 16 logits of row r. */
-static inline vec strip_upper(const strip *t, ptrdiff_t r, ptrdiff_t v)
+LL_TEMPLATE vec strip_upper(const strip *t, const int levels, ptrdiff_t r, ptrdiff_t v)
 {
     const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
-    vec sum = vmul(vconvert(t->sums + r * LL_SCAN_ROW + v * LL_SCREEN_LANES),
-                   vset(row[LL_ROW_SCALE]));
+    const int32_t *sums = t->sums + r * levels * LL_SCAN_ROW + v * LL_SCREEN_LANES;
+    vec sum = vconvert(sums);
+    if (levels == 2)
+        sum = vfma(vconvert(sums + LL_SCAN_ROW), vset(0x1p-8f), sum);
+    sum = vmul(sum, vset(row[LL_ROW_SCALE]));
     vec high = vfma(vset(row[LL_ROW_REACH]), vload(bounds), vload(t->bias + v * t->bias_step));
     high = vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES), high);
     return vfma(sum, vload(bounds + 2 * LL_SCREEN_LANES), high);
@@ -47,8 +53,8 @@ static inline vec strip_lower(const strip *t, ptrdiff_t r, ptrdiff_t v, vec uppe
 
 /* Something to begin with: the classes of a block are dealt into groups, at least two for each class
  * wanted, and the largest lower bounds of groups are those of different classes. */
-static void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff_t r,
-                        ptrdiff_t width)
+LL_TEMPLATE void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, const int levels,
+                             ptrdiff_t r, ptrdiff_t width)
 {
     float low[LL_SCREEN_BLOCK], best[LL_SCREEN_TOP];
     ptrdiff_t groups = LL_SCREEN_BLOCK, count = 0;
@@ -57,7 +63,7 @@ static void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff
         vec lower = vset(-LL_INF);
         if (c < width) {
             ptrdiff_t v = c / LL_SCREEN_LANES;
-            lower = strip_lower(t, r, v, strip_upper(t, r, v));
+            lower = strip_lower(t, r, v, strip_upper(t, levels, r, v));
             lower = vselect(vunordered(lower, lower), vset(-LL_INF), lower);
         }
         vstore(low + c, lower);
@@ -82,11 +88,11 @@ static void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff
 }
 
 /* Those of 16 classes from c on that what is known of row i does not keep out. */
-static void keep_some(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff_t r, ptrdiff_t v,
-                      int32_t c)
+LL_TEMPLATE void keep_some(const ll_screen *s, ptrdiff_t i, const strip *t, const int levels,
+                           ptrdiff_t r, ptrdiff_t v, int32_t c)
 {
     float upper[LL_SCREEN_LANES], lower[LL_SCREEN_LANES];
-    vec high = strip_upper(t, r, v);
+    vec high = strip_upper(t, levels, r, v);
     unsigned hits = mbits(vnlt(high, vset(s->least[i])));
 
     if (!hits)
@@ -105,19 +111,19 @@ static void keep_some(const ll_screen *s, ptrdiff_t i, const strip *t, ptrdiff_t
 /* Rows i, ... against the block of classes c, ..., side by side: they share what is loaded of the
  * classes. */
 LL_TEMPLATE void scan_strip(const ll_screen *s, ptrdiff_t i, const int height, const strip *t,
-                            ptrdiff_t c, ptrdiff_t width)
+                            const int levels, ptrdiff_t c, ptrdiff_t width)
 {
     for (int r = 0; r < height; r++)
         if (s->least[i + r] == -LL_INF)
-            first_bound(s, i + r, t, r, width);
+            first_bound(s, i + r, t, levels, r, width);
     for (ptrdiff_t v = 0; v < vectors(width); v++) {
-        mask hits = vnlt(strip_upper(t, 0, v), vset(s->least[i]));
+        mask hits = vnlt(strip_upper(t, levels, 0, v), vset(s->least[i]));
         LL_UNROLL
         for (int r = 1; r < height; r++)
-            hits = mor(hits, vnlt(strip_upper(t, r, v), vset(s->least[i + r])));
+            hits = mor(hits, vnlt(strip_upper(t, levels, r, v), vset(s->least[i + r])));
         if (mbits(hits))
             for (int r = 0; r < height; r++)
-                keep_some(s, i + r, t, r, v, (int32_t)(c + v * LL_SCREEN_LANES));
+                keep_some(s, i + r, t, levels, r, v, (int32_t)(c + v * LL_SCREEN_LANES));
     }
 }
 
@@ -159,30 +165,42 @@ static ptrdiff_t first_class(const leaps *order, ptrdiff_t place)
     return place * order->leap % order->blocks * LL_SCREEN_BLOCK;
 }
 
+/* A tile of rows i, ... against the block of classes c, ... */
+LL_TEMPLATE void scan_tile(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, strip t,
+                           const int levels, ptrdiff_t c, ptrdiff_t width)
+{
+    ptrdiff_t r = 0;
+
+    for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
+        scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, levels, c, width);
+        t.sums += LL_SIDE_BY_SIDE * levels * LL_SCAN_ROW;
+        t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
+    }
+    for (; r < rows; r++, t.sums += levels * LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
+        scan_strip(s, i + r, 1, &t, levels, c, width);
+}
+
 /* All rows against the block of classes c, ...; the bytes at `next` come next. */
 static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, strip t)
 {
     int32_t *tile = s->scratch;
-    ptrdiff_t width = least(LL_SCREEN_BLOCK, s->n - c), tile_rows = scan_rows(s->rows);
+    ptrdiff_t width = least(LL_SCREEN_BLOCK, s->n - c), tile_rows = scan_rows(s);
 
+    t.sums = tile;
     t.bounds = s->bounds + 3 * c;
     if (s->bias) {
         t.bias = s->bias + c;
         t.bias_step = LL_SCREEN_LANES;
     }
     for (ptrdiff_t i = 0; i < s->rows; i += tile_rows) {
-        ptrdiff_t rows = least(tile_rows, s->rows - i), r = 0;
-        multiply_bytes(s, i, rows, s->weight + c * quads(s->k) * LL_QUAD, vectors(width), next,
-                       tile, LL_SCAN_ROW);
-        t.sums = tile;
+        ptrdiff_t rows = least(tile_rows, s->rows - i);
+        multiply_bytes(s, i * s->levels, rows * s->levels, s->weight + c * quads(s->k) * LL_QUAD,
+                       vectors(width), next, tile, LL_SCAN_ROW);
         t.rows = s->row_bounds + i * LL_ROW_BOUNDS;
-        for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
-            scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, c, width);
-            t.sums += LL_SIDE_BY_SIDE * LL_SCAN_ROW;
-            t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
-        }
-        for (; r < rows; r++, t.sums += LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
-            scan_strip(s, i + r, 1, &t, c, width);
+        if (s->levels == 1)
+            scan_tile(s, i, rows, t, 1, c, width);
+        else
+            scan_tile(s, i, rows, t, 2, c, width);
     }
 }
 

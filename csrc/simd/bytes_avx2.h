@@ -7,6 +7,7 @@
 #define LL_BYTE_ROWS 4
 #define LL_BYTE_WIDE 1
 #define LL_BYTE_MOST 1
+#define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef struct { __m256i at[2]; } ivec;
 typedef struct { __m256i even[2], odd[2]; } quad_bytes; /* features 0 and 2, 1 and 3 */

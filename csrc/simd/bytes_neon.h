@@ -7,7 +7,7 @@
 #define LL_BYTE_ROWS 4
 #define LL_BYTE_WIDE 1
 #define LL_BYTE_MOST 1
-#define LL_BYTE_SIGNED 1
+#define LL_BYTE_OFFSET 0   /* what is left of the 128 that weights have too much */
 
 typedef struct { int32x4_t at[4]; } ivec;
 typedef struct { int8x16_t at[4]; } quad_bytes;

@@ -5,6 +5,7 @@
 #define LL_BYTE_ROWS 4  /* micro-kernel: rows ... */
 #define LL_BYTE_WIDE 1  /* ... by panels of 16 classes */
 #define LL_BYTE_MOST 1  /* panels where rows are few */
+#define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef struct { int32_t at[16]; } ivec;
 typedef struct { uint8_t at[64]; } quad_bytes; /* four features of 16 classes, each plus 128 */

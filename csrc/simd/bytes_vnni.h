@@ -10,6 +10,7 @@
 #define LL_BYTE_ROWS 12
 #define LL_BYTE_WIDE 2
 #define LL_BYTE_MOST 4
+#define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef __m512i ivec;
 typedef __m512i quad_bytes;

@@ -59,7 +59,7 @@ cdef extern from "logitless.h" nogil:
         void *d_bias
         int add_x, add_weight, apart
     ctypedef struct ll_screen:
-        ptrdiff_t rows, n, k, top, first, last
+        ptrdiff_t rows, n, k, top, levels, first, last
         double softcap, temperature
         const uint8_t *weight
         const float *bounds

@@ -69,14 +69,15 @@ cdef class Screening:
         self.screen.room, self.screen.limit = upper.shape[1], limit
         self.owners.append((least, best, upper, index, count))
 
-    def quantise_rows(self, cnp.ndarray x, cnp.ndarray packed, cnp.ndarray bounds,
-                      cnp.ndarray start):
-        """Give it its rows, of float32, columns contiguous."""
+    def quantise_rows(self, cnp.ndarray x, ptrdiff_t levels, cnp.ndarray packed,
+                      cnp.ndarray bounds, cnp.ndarray start):
+        """Give it its rows, of float32, columns contiguous, in one or two levels of bytes."""
         cdef const float *source = <const float *>data(x)
         cdef void *words = data(packed)
         cdef float *of_rows = <float *>data(bounds)
         cdef int32_t *starts = <int32_t *>data(start)
         cdef ptrdiff_t x_row = step(x, 0)
+        self.screen.levels = levels
         with nogil:
             self.table.quantise_rows(&self.screen, source, x_row, words, of_rows, starts)
         self.screen.x, self.screen.row_bounds, self.screen.start = words, of_rows, starts

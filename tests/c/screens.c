@@ -33,9 +33,9 @@ static void give_classes(ll_screen *s, const inputs *in)
 /* Rows to bytes, without candidates. */
 static void give_rows(ll_screen *s, const inputs *in)
 {
-    void *x = cache_lines(screener->row_bytes(s->rows, s->k));
+    void *x = cache_lines(screener->row_bytes(s->rows * s->levels, s->k));
     float *bounds = floats(s->rows * LL_ROW_BOUNDS);
-    int32_t *start = small_integers(s->rows);
+    int32_t *start = small_integers(s->rows * s->levels);
 
     s->least = floats(s->rows);
     s->best = floats(s->rows * s->top);
@@ -104,11 +104,11 @@ static void settle(ll_screen *s, const inputs *in)
     }
 }
 
-static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room)
+static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room, ptrdiff_t levels)
 {
     inputs in = make_inputs(p);
     ll_screen s = { .rows = p->m, .n = p->n, .k = p->k, .top = top, .softcap = p->softcap,
-                    .temperature = p->temperature, .room = room, .limit = room }, other;
+                    .temperature = p->temperature, .room = room, .limit = room, .levels = levels }, other;
 
     start_hash();
     give_classes(&s, &in);
@@ -148,8 +148,9 @@ static uint64_t all(void)
     uint64_t together = 0;
 
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
-        together = together * 31 + try_problem(&problems[i], 1, 64);
-        together = together * 31 + try_problem(&problems[i], 7, 100);
+        together = together * 31 + try_problem(&problems[i], 1, 64, 1);
+        together = together * 31 + try_problem(&problems[i], 7, 100, 1);
+        together = together * 31 + try_problem(&problems[i], 7, 100, 2);
     }
     return together;
 }
