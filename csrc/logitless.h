@@ -153,11 +153,10 @@ typedef struct {
     int32_t *index;            /* (rows, room): which classes these are */
     int32_t *count;            /* (rows): how many, -1 where the row is given up */
     ptrdiff_t room;            /* candidates of a row at most */
-    ptrdiff_t limit;           /* and as many at most that are computed exactly */
     void *scratch;
 } ll_screen;
-/* For sharpen and settle scratch holds, a row and candidate, a real and two int32, and an int32 a panel and one
- * more. */
+/* For sharpen and settle scratch holds a real and two int32 for each candidate there is room for,
+ * and an int32 for each panel and one more. */
 
 typedef struct {
     const char *name;

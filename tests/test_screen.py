@@ -64,9 +64,9 @@ def test_features_around_steps(k, biased, dtype, rng):
     agree(normal(rng, 600, k, dtype=dtype), bias, normal(rng, 20, k, dtype=dtype))
 
 
-@pytest.mark.parametrize("top", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 2100])
+@pytest.mark.parametrize("top", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 8192])
 def test_any_number_of_best_classes(top, dtype, rng):
-    head = agree(normal(rng, 2100, 24, dtype=dtype), None, normal(rng, 9, 24, dtype=dtype), (top,))
+    head = agree(normal(rng, 8192, 24, dtype=dtype), None, normal(rng, 9, 24, dtype=dtype), (top,))
     head.topk(normal(rng, 9, 24, dtype=dtype), top, normalize=False)
     if ll.active_isa() != "numpy":
         assert head.screen_stats.rows == (9 if top <= 64 else 0)
@@ -210,7 +210,7 @@ heads = st.fixed_dictionaries({
     "biased": st.booleans(), "peaked": st.booleans(), "spread": st.sampled_from([0, 1, 5]),
     "copies": st.sampled_from([1, 1, 2, 7]), "sparse": st.sampled_from([0.0, 0.5, 0.95]),
     "outliers": st.booleans(), "softcap": st.sampled_from([None, None, 3.0]),
-    "temperature": st.sampled_from([1.0, 1.0, 0.7]), "top": st.integers(1, 40),
+    "temperature": st.sampled_from([1.0, 1.0, 0.7]), "top": st.integers(1, 20),
 })
 
 

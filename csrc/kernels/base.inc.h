@@ -49,13 +49,23 @@ typedef double real;
 #define LL_ROLLED
 #endif
 
-/* A hint; the address need not be readable. */
+/* Hints; the address need not be readable. The second leaves L1 to what is in use. */
 static inline void prefetch(const void *p)
 {
 #if defined(__GNUC__)
     __builtin_prefetch(p);
 #elif defined(_M_X64)
     _mm_prefetch((const char *)p, _MM_HINT_T0);
+#else
+    (void)p;
+#endif
+}
+static inline void prefetch_to_l2(const void *p)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
+#elif defined(_M_X64)
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
 #else
     (void)p;
 #endif

@@ -160,7 +160,7 @@ static settling lay_out_settling(const ll_job *job, const ll_screen *s)
     return t;
 }
 
-/* The first round of rows with more than `many` candidates. */
+/* The first round of rows with more than `many` candidates; `many` is -1 or at least `top`. */
 static void first_round(const settling *t, ptrdiff_t many)
 {
     const ll_screen *s = t->screen;
@@ -169,6 +169,8 @@ static void first_round(const settling *t, ptrdiff_t many)
     for (ptrdiff_t i = 0; i < s->rows; i++) {
         if (s->count[i] > many)
             s->count[i] = (int32_t)stay(s, i, 0, s->count[i]);
+        if (s->count[i] < s->top) /* only where the processor flushes what it did not before */
+            s->count[i] = -1;
         if (s->count[i] <= many)
             continue;
         most_promising(s, i * s->room, s->count[i]);
@@ -211,12 +213,9 @@ static void settle(const ll_job *job, const ll_screen *s)
     ptrdiff_t tasks = 0;
 
     first_round(&t, -1);
-    for (ptrdiff_t i = 0; i < s->rows; i++) {
-        if (s->count[i] > s->limit)
-            s->count[i] = -1;
+    for (ptrdiff_t i = 0; i < s->rows; i++)
         for (ptrdiff_t j = s->top; j < s->count[i]; j++)
             t.at[tasks++] = (int32_t)(i * s->room + j);
-    }
     pair_up(&t, tasks);
     for (ptrdiff_t i = 0; i < s->rows; i++)
         if (s->count[i] >= 0)

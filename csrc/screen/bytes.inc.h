@@ -18,7 +18,7 @@ LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps,
         quad_bytes bj[LL_BYTE_MOST];
         LL_UNROLL
         for (int j = 0; j < width; j++) {
-            prefetch(next + j * b_panel);
+            prefetch_to_l2(next + j * b_panel);
             bj[j] = bload(b + j * b_panel);
         }
         LL_UNROLL

@@ -97,18 +97,18 @@ static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
     return (size_t)(rows * quads(k)) * sizeof(word);
 }
 
-/* Rows and the second levels of rows lie in one sequence, as micro-panels: the words of its i-th. */
-static inline word *words_of(const ll_screen *s, void *packed, ptrdiff_t i)
-{
-    ptrdiff_t height = byte_height(s->rows * s->levels), panel = i / height * height;
-    return (word *)packed + panel * quads(s->k) + i - panel;
-}
+/* Where the words of a row, or of the second level of one, begin, and how far they are apart: these
+ * lie in one sequence, as micro-panels. */
+typedef struct {
+    word *at;
+    ptrdiff_t apart;
+} words;
 
-/* The distance between its words. */
-static inline ptrdiff_t words_apart(const ll_screen *s, ptrdiff_t i)
+static words words_of(const ll_screen *s, void *packed, ptrdiff_t i)
 {
-    ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows);
-    return least(height, rows - i / height * height);
+    ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows), panel = i / height * height;
+    words found = { (word *)packed + panel * quads(s->k) + i - panel, least(height, rows - panel) };
+    return found;
 }
 
 /* One row; returns whether it can be screened. */
@@ -116,6 +116,8 @@ static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *p
                         float *bounds, int32_t *start)
 {
     double top = 0, residual = 0, whole = 0, root = sqrt((double)s->k);
+    words to[2] = { words_of(s, packed, i * s->levels),
+                    words_of(s, packed, i * s->levels + s->levels - 1) };
     int32_t sum[2] = { 0 };
     int usable = 1;
 
@@ -141,8 +143,10 @@ static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *p
             whole += near * near;
             residual += (z - unit * near) * (z - unit * near);
         }
-        for (ptrdiff_t level = 0, to = i * s->levels; level < s->levels; level++, to++)
-            words_of(s, packed, to)[p / LL_QUAD * words_apart(s, to)] = make_word(q[level]);
+        for (ptrdiff_t level = 0; level < s->levels; level++) {
+            *to[level].at = make_word(q[level]);
+            to[level].at += to[level].apart;
+        }
     }
     double size = unit * sqrt(whole), reach = LL_UP * sqrt(residual) + root * LL_LOST;
     double slack = (double)s->slack;

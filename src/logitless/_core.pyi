@@ -144,7 +144,7 @@ class Screening:
         self, weight: Array, bounds: Array, bias: Array | None, no_bias: float, slack: float
     ) -> None: ...
     def remember(
-        self, least: Array, best: Array, upper: Array, index: Array, count: Array, limit: int
+        self, least: Array, best: Array, upper: Array, index: Array, count: Array
     ) -> None: ...
     def quantise_rows(
         self, x: Array, levels: int, packed: Array, bounds: Array, start: Array

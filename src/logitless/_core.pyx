@@ -73,7 +73,7 @@ cdef extern from "logitless.h" nogil:
         float *upper
         int32_t *index
         int32_t *count
-        ptrdiff_t room, limit
+        ptrdiff_t room
         void *scratch
     ctypedef struct ll_screener:
         const char *name

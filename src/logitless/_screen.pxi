@@ -2,10 +2,11 @@
 
 
 def screener_for(str isa):
-    """The best screener that belongs to an instruction set and that this processor runs."""
+    """The best screener of an instruction set that this processor runs; the last one runs on all."""
     for i in range(ll_screen_count):
         if ll_screens[i].isa.decode() == isa and ll_screens[i].supported():
             return Screener(i)
+    return Screener(ll_screen_count - 1)
 
 
 cdef class Screener:
@@ -61,12 +62,12 @@ cdef class Screening:
         self.owners.append((weight, bounds, bias))
 
     def remember(self, cnp.ndarray least, cnp.ndarray best, cnp.ndarray upper,
-                 cnp.ndarray index, cnp.ndarray count, ptrdiff_t limit):
+                 cnp.ndarray index, cnp.ndarray count):
         """Where the candidates go."""
         self.screen.least, self.screen.best = <float *>data(least), <float *>data(best)
         self.screen.upper, self.screen.index = <float *>data(upper), <int32_t *>data(index)
         self.screen.count = <int32_t *>data(count)
-        self.screen.room, self.screen.limit = upper.shape[1], limit
+        self.screen.room = upper.shape[1]
         self.owners.append((least, best, upper, index, count))
 
     def quantise_rows(self, cnp.ndarray x, ptrdiff_t levels, cnp.ndarray packed,

@@ -5,6 +5,8 @@ The proof that no class is lost is in docs/screening.md.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import _parallel
@@ -16,7 +18,7 @@ from ._request import Request, State
 from ._validate import compute_dtype
 
 FEW_ROWS = 2  # products take less time than memory: two levels cost nothing
-MIN_CLASSES = 512  # fewer are not worth it
+MIN_CLASSES = 512, 128  # fewer are not worth it: in all, and for each of the best
 MAX_ROWS = 1008
 ROOM = 512, 2048  # candidates of a row: between these half as many as there are features
 CANDIDATES = 1 << 19  # of all rows of a block, at most
@@ -114,7 +116,7 @@ def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
     return (
         not asks_more
         and compute_dtype(x.dtype, "x").itemsize <= layer.dtype.itemsize
-        and n >= max(MIN_CLASSES, 32 * request.k)
+        and n >= max(MIN_CLASSES[0], MIN_CLASSES[1] * request.k)
         and request.k <= screener.top
         and 0 < k <= screener.features
         and len(x) > 0
@@ -150,8 +152,7 @@ class _Block:
                                    layer.softcap, layer.temperature)
         self.screening.classes(screen.weight, screen.bounds, screen.bias, screen.no_bias,
                                screen.slack)
-        self.screening.remember(self.least, self.best, self.upper, self.index, self.count,
-                                scan.limit)
+        self.screening.remember(self.least, self.best, self.upper, self.index, self.count)
         with np.errstate(over="ignore", under="ignore"):
             narrow = np.ascontiguousarray(exact, np.float32)
         few = hi - lo <= FEW_ROWS
@@ -170,20 +171,9 @@ class _Block:
         self.screening.quantise_rows(x, levels, self.packed, self.bounds, self.start)
 
     def is_loose(self) -> bool:
-        """Whether bounds are so loose, for rows of one level, that two take less time.
-
-        A second level doubles the products, a quarter of all those of float32. It spares exact
-        logits, 16 for each candidate, or all where there is no room for these. Candidates are
-        those of random logits, whose best are about 3.5 standard deviations above the mean, with
-        bounds as many deviations apart as here.
-        """
-        scan, (_, reach, size) = self.scan, self.bounds[: self.hi - self.lo].T
-        price = []
-        for loose in np.divide(reach, size, out=np.zeros_like(size), where=size > 0), 0.0:
-            deviations = scan.k**0.5 * (loose + scan.layer.screen.loose)
-            candidates = scan.top * np.exp(np.minimum(3.5 * deviations, 50))
-            price.append(np.where(candidates < scan.room / 2, candidates * 16 / scan.n, 1).mean())
-        return price[0] - price[1] > 0.25
+        """Whether so many rows of one level have bounds so loose that two levels take less time."""
+        _, reach, size = self.bounds[: self.hi - self.lo].T
+        return 4 * np.count_nonzero(reach > self.scan.loosest * size) > self.hi - self.lo
 
     def look(self, first: int, last: int) -> None:
         """Look for candidates among blocks [first, last) of classes."""
@@ -201,13 +191,28 @@ class _Block:
             self.scan.hopeless = True
 
 
-def _steps(blocks: int, most: int):
-    """Ranges of blocks, small ones to begin with."""
-    first, step = 0, FIRST_BLOCKS
-    while first < blocks:
-        last = min(first + step, blocks)
+def _steps(first: int, end: int, most: int, known: bool = False):
+    """Ranges of blocks, small ones to begin with unless something is known."""
+    begin, step = first, most if known else FIRST_BLOCKS
+    while first < end:
+        last = min(first + step, end)
         yield first, last
-        first, step = last, min(last // 2, most)
+        first, step = last, most if known else min((last - begin) // 2, most)
+
+
+def _loosest(screen: Screen, n: int, k: int, top: int, room: int) -> float:
+    """How much of a row bytes may lack, as a part of its norm, for one level to take less time.
+
+    The second level doubles the products, a quarter of those of float32. It spares exact logits,
+    16 for each candidate, or those of all classes where there is no room for candidates. How many
+    these are is that of random logits: the best are about 3.5 standard deviations above the mean,
+    each of them the norms over the square root of k.
+    """
+    few = top * math.exp(min(3.5 * k**0.5 * screen.loose, 50))  # with two levels
+    if few > room / 2:
+        return math.inf
+    many = min(room / 2, few + 0.25 * n / 16)
+    return math.log(many / top) / (3.5 * k**0.5) - screen.loose
 
 
 class ScreenedScoring:
@@ -222,9 +227,9 @@ class ScreenedScoring:
         if self.bias is not None and self.bias.dtype != layer.dtype:
             self.bias = self.bias.astype(layer.dtype)
         self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k // 2, ROOM[0]), ROOM[1]))
-        self.limit = max(self.n // 32, 4 * self.top)
         threads = max(1, min(_parallel.resolve(n_threads),
                              self.m * self.n * self.k // MACS_PER_THREAD))
+        self.loosest = _loosest(layer.screen, self.n, self.k, self.top, self.room)
         rows = min(MAX_ROWS, CANDIDATES // self.room)
         self.by_class = threads > 1 and self.m <= rows and self.m < threads * 4 * ROW_STEP
         if not self.by_class:
@@ -251,7 +256,7 @@ class ScreenedScoring:
                 hi = min(lo + self.rows, self.m)
                 block = block or _Block(self, hi - lo)
                 block.open(lo, hi)
-                for first, last in _steps(self.blocks, most):
+                for first, last in _steps(0, self.blocks, most):
                     block.look(first, last)
                     if tasks.stopped:
                         return
@@ -264,11 +269,14 @@ class ScreenedScoring:
         blocks = []
 
         def work(tasks):
-            block = _Block(self, self.m)
+            block, known = _Block(self, self.m), False
             block.open(0, self.m)
             blocks.append(block)
             for task in tasks:
-                block.look(task * BLOCKS, min((task + 1) * BLOCKS, self.blocks))
+                lo, hi = task * BLOCKS, min((task + 1) * BLOCKS, self.blocks)
+                for first, last in _steps(lo, hi, BLOCKS, known):
+                    block.look(first, last)
+                known = True
 
         _parallel.run(work, -(-self.blocks // BLOCKS), self.threads)
         whole, *others = blocks

@@ -50,11 +50,12 @@ class LinearHead:
         copy where the kernels can read them: leave them as they are while the
         head is in use.
     screen : {None, "int8"}
-        With "int8", `predict`, and `topk` with ``normalize=False`` and `k` up to 64,
-        first go through a copy of the weights in bytes, which tells of nearly all
-        classes that they cannot be among the best, and compute the others as
-        always: the results are the same bits, several times sooner where classes
-        are many. Rows for which too many classes are left are computed without it.
+        With "int8", `predict` and `topk` first go through a copy of the weights in
+        bytes, which tells of nearly all classes that they cannot be among the best,
+        and compute the others as always: the results are the same bits, several
+        times sooner where classes are many. For `topk` this takes
+        ``normalize=False``, and `k` up to 64 and a 128th of the classes. Rows for
+        which too many classes are left are computed without it.
         The copy takes a quarter of the memory of float32 weights and 12 bytes a
         class. Needs `pack`. Everything else is as without: whatever a softmax is
         part of needs all classes, `score` too.

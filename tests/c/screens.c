@@ -108,7 +108,7 @@ static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room, ptr
 {
     inputs in = make_inputs(p);
     ll_screen s = { .rows = p->m, .n = p->n, .k = p->k, .top = top, .softcap = p->softcap,
-                    .temperature = p->temperature, .room = room, .limit = room, .levels = levels }, other;
+                    .temperature = p->temperature, .room = room, .levels = levels }, other;
 
     start_hash();
     give_classes(&s, &in);
