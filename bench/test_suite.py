@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections import Counter
 
 import checks
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import report
 import rivals
 import runner
+import screened
 import shapes
 import tables
 import timing
@@ -157,6 +159,15 @@ def test_the_section_of_the_screen(made, tmp_path):
     assert text.count("| logits a row | rows given up |") == 3
     assert "logitless, screened: " in text
     assert json.loads((tmp_path / "results.json").read_text())["records"] == records
+
+
+def test_screened_heads_of_every_kind_give_the_same_bits(monkeypatch):
+    seen = Counter()
+    for batch in range(len(screened.KINDS)):
+        assert screened.check(batch, 5, seen) is None
+    assert seen["heads"] == len(screened.KINDS) < seen["rows"]
+    monkeypatch.setattr(screened, "same", lambda a, b: a.dtype.kind != "f")
+    assert screened.check(3, 5, seen).startswith("batch 3: logit of 5 x ")
 
 
 def test_an_index_that_takes_long_to_make_is_skipped():
