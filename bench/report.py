@@ -22,7 +22,7 @@ from pathlib import Path
 import plots
 import tables
 from runner import CONTENDERS, OURS, SCREEN_CONTENDERS, Setting, measure, usable_cpus
-from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREENED, SHAPES, SWEEP, Shape, parse
+from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREEN_SHAPES, SHAPES, SWEEP, Shape, parse
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
@@ -51,7 +51,7 @@ def full_sections() -> list[Section]:
         Section("main", "float32, one thread", tuple(SHAPES.values()), Setting(ops=FORWARD)),
         Section("gradient", "gradients, float32, one thread",
                 _named("digits imagenet recsys gpt2 gemma2"), gradient),
-        Section("screen", "the best classes of a screened head, float32, one thread", SCREENED,
+        Section("screen", "the best classes of a screened head, float32, one thread", SCREEN_SHAPES,
                 Setting(ops=SCREEN, contenders=SCREEN_CONTENDERS)),
     ]
     if len(usable_cpus()) >= 2:

@@ -85,13 +85,13 @@ QUICK = (
 SWEEP = tuple(Shape(f"n={n:,}", 256, 64, n, "memory against classes")
               for n in (1_000, 10_000, 100_000, 1_000_000))
 # For a screened head.
-SCREENED = (
+SCREEN_SHAPES = (
     *(SHAPES[name] for name in ("gpt2", "recsys", "decode1", "decode8")),
     Shape("wide", 256, 2_304, 128_000, "many features, large vocabulary"),
     Shape("peaked", 10_000, 512, 1_000, "a fitted head", "fitted"),
     Shape("peaked-20k", 2_048, 384, 20_000, "a fitted head, more classes", "fitted"),
 )
-ALL = SHAPES | {shape.name: shape for shape in (*QUICK, *SWEEP, *SCREENED)}
+ALL = SHAPES | {shape.name: shape for shape in (*QUICK, *SWEEP, *SCREEN_SHAPES)}
 
 
 def parse(text: str) -> Shape:

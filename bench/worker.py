@@ -140,7 +140,7 @@ class Timing(Worker):
         """Give a callable whose result is ours, that result and its time; else record why not."""
         from checks import differs, recall
 
-        nothing, cls, more = (None, None, None), self.classes[name], {}
+        nothing, cls = (None, None, None), self.classes[name]
         if reason := self.no_room(cls, op):
             self.record(op, name, "skipped", reason=reason)
             return nothing
