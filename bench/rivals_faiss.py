@@ -8,7 +8,7 @@ from rivals import Contender
 from shapes import SCREEN
 
 NEIGHBOURS, SEARCH_WIDTH = 32, 64
-MOST_WEIGHTS = 40_000_000  # of which one thread makes an approximate index within three minutes
+MOST_WEIGHTS = 40_000_000  # of an approximate index that one thread makes in about a minute
 
 
 class Faiss(Contender):
@@ -68,5 +68,5 @@ class FaissHnsw(Faiss):
     @classmethod
     def declines(cls, shape, itemsize):
         if shape.n * shape.k > MOST_WEIGHTS:
-            return f"making the index takes too many minutes above {MOST_WEIGHTS:,} weights"
+            return f"making the index takes minutes above {MOST_WEIGHTS:,} weights"
         return super().declines(shape, itemsize)
