@@ -1,4 +1,4 @@
-"""Whether a rival's result is ours, to rounding, before anything is timed."""
+"""Whether a result is ours, to rounding or to the bit, before anything is timed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
 CHUNK = 1 << 24
 
 
-def differs(op: str, ours, theirs, problem) -> str | None:
+def differs(op: str, ours, theirs, problem, agreement: str = "rounding") -> str | None:
     """What is wrong with `theirs`, or None.
 
     Classes may differ from ours where their logits are as close as the tolerance; a rank may be
     off by one class in 10000, for the same reason. A gradient that a rival does not have is None.
+    Where the agreement is to be in "bits", nothing may differ; of "approximate" results only the
+    form is looked at.
     """
     names = {
         "loss": ("loss",),
         "predict": ("class",),
         "topk": ("class", "log_prob"),
+        "best": ("class", "logit"),
         "predict_proba": ("proba",),
         "score": ("loss", "lse", "entropy", "rank", "class", "log_prob"),
         "value_and_grad": ("loss", "gradient of x", "gradient of weight", "gradient of bias"),
@@ -31,6 +34,12 @@ def differs(op: str, ours, theirs, problem) -> str | None:
             continue
         if a.shape != b.shape:
             return f"{name} has shape {b.shape}, not {a.shape}"
+        if agreement == "approximate":
+            continue
+        if agreement == "bits":
+            if a.dtype != b.dtype or a.tobytes() != b.tobytes():
+                return f"{name} is not the same to the bit"
+            continue
         if name == "class":
             wrong = _other_classes(a, b, problem, tolerance)
         elif name == "rank":
@@ -43,6 +52,12 @@ def differs(op: str, ours, theirs, problem) -> str | None:
         if wrong:
             return f"{name} differs from ours by more than the tolerance"
     return None
+
+
+def recall(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Which part of our classes of each row is among theirs."""
+    a, b = (c.reshape(len(c), -1) for c in (ours, theirs))
+    return float((a[:, :, None] == b[:, None, :]).any(axis=2).mean())
 
 
 def _far(a: np.ndarray, b: np.ndarray, tolerance: float, relative: bool) -> bool:

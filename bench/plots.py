@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner import CONTENDERS, OURS
+from runner import OURS, USUAL
 from shapes import OPS, Shape
 
 DPI = 80
@@ -50,7 +50,7 @@ def _colour(name: str) -> str:
     if name == OURS:
         return "black"
     colours = colormaps["tab10"].colors
-    return colours[(CONTENDERS.index(name) - 1) % len(colours)]
+    return colours[(USUAL.index(name) - 1) % len(colours)]
 
 
 def _save(figure, path: Path) -> None:
@@ -60,7 +60,7 @@ def _save(figure, path: Path) -> None:
 def _bars(records: list[dict], op: str, path: Path) -> None:
     """One panel for each shape: time over that of the fastest contender that is not ours."""
     shapes = list(dict.fromkeys(r["shape"] for r in records))
-    names = [c for c in CONTENDERS if any(r["contender"] == c for r in records)]
+    names = [c for c in USUAL if any(r["contender"] == c for r in records)]
     columns = min(3, len(shapes))
     rows = -(-len(shapes) // columns)
     figure = _figure(4.2 * columns, 0.6 + (0.5 + 0.2 * len(names)) * rows)
@@ -88,7 +88,7 @@ def _bars(records: list[dict], op: str, path: Path) -> None:
 def _memory(records: list[dict], path: Path) -> None:
     figure = _figure(8, 5)
     axes = figure.subplots()
-    for name in CONTENDERS:
+    for name in USUAL:
         points = sorted((r["n"], max(r["extra_bytes"], 1 << 14) / 2**20) for r in records
                         if r["contender"] == name)
         if points:

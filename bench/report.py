@@ -21,12 +21,12 @@ from pathlib import Path
 
 import plots
 import tables
-from runner import CONTENDERS, OURS, Setting, measure, usable_cpus
-from shapes import ALL, FORWARD, OPS, QUICK, SHAPES, SWEEP, Shape, parse
+from runner import CONTENDERS, OURS, SCREEN_CONTENDERS, Setting, measure, usable_cpus
+from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREEN_SHAPES, SHAPES, SWEEP, Shape, parse
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
-SECTIONS = ("main", "gradient", "threads", "float64", "avx2", "memory")
+SECTIONS = ("main", "gradient", "screen", "threads", "float64", "avx2", "memory")
 KEY = ("section", "shape", "op", "contender")
 
 
@@ -51,6 +51,8 @@ def full_sections() -> list[Section]:
         Section("main", "float32, one thread", tuple(SHAPES.values()), Setting(ops=FORWARD)),
         Section("gradient", "gradients, float32, one thread",
                 _named("digits imagenet recsys gpt2 gemma2"), gradient),
+        Section("screen", "the best classes of a screened head, float32, one thread", SCREEN_SHAPES,
+                Setting(ops=SCREEN, contenders=SCREEN_CONTENDERS)),
     ]
     if len(usable_cpus()) >= 2:
         found += [
@@ -175,7 +177,8 @@ def main() -> int:
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--sections", type=_list, help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--shapes", type=_list, help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--shapes", type=_list,
+                        help=f"of {', '.join(name for name in ALL if '=' not in name)}")
     parser.add_argument("--ops", type=_list, help=f"of {', '.join(OPS)}")
     parser.add_argument("--rivals", type=lambda text: _list(text, ";"),
                         help=f"separated by semicolons, of: {'; '.join(CONTENDERS)}")

@@ -8,6 +8,7 @@ The operations return
     loss            (m,)
     predict         (m,) classes
     topk            (index, log_prob), each (m, 10)
+    best            (index, logit), each (m, 10)
     predict_proba   (m, n)
     score           (loss, lse, entropy, rank, index, log_prob): everything from one pass
     value_and_grad  (mean loss, gradients of x, weight and bias)
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import timeit
 from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from shapes import FORWARD, OPS, TOP, Problem, Shape
+from shapes import FORWARD, OPS, SCREEN, TOP, Problem, Shape
 
 BLOCK_BYTES = 64 << 20
 
@@ -38,6 +40,7 @@ class Contender:
     keeps_memory = False  # holds on to what a call took, and to weights for each operation
     weight_copies = 0.0  # held beside the weights given
     logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
+    agreement = "rounding"  # with ours, or in "bits"; "approximate" ones are not held to it
 
     def __init__(self, problem: Problem, threads: int):
         self.problem, self.threads = problem, threads
@@ -65,6 +68,11 @@ class Contender:
         return None
 
     @classmethod
+    def declines(cls, shape: Shape, itemsize: int) -> str | None:
+        """Why it cannot be made for a shape, or None."""
+        return None
+
+    @classmethod
     def version(cls) -> str:
         """Version of what it is made of."""
         if not cls.packages:
@@ -80,7 +88,7 @@ class Contender:
     @classmethod
     def transient(cls, shape: Shape, op: str, itemsize: int) -> int:
         """Bytes a call takes, about."""
-        more = {"topk": 2.0, "score": 2.0, "value_and_grad": 1.0}.get(op, 0.0)
+        more = {"topk": 2.0, "best": 2.0, "score": 2.0, "value_and_grad": 1.0}.get(op, 0.0)
         gradients = cls.returned(shape, op, itemsize)
         return int((cls.logit_copies + more) * shape.logit_bytes(itemsize)) + gradients
 
@@ -92,6 +100,10 @@ class Contender:
     def operation(self, op: str) -> Callable[[], object]:
         """Give the callable that is timed."""
         return getattr(self, op)
+
+    def facts(self) -> dict:
+        """More for the record of an operation, after a call of it."""
+        return {}
 
     def to_numpy(self, result) -> tuple[np.ndarray, ...]:
         """Give the result of a callable as NumPy arrays."""
@@ -105,7 +117,7 @@ class Logitless(Contender):
     packages = ("logitless",)
     weight_copies = 1.0
     logit_copies = 0.0
-    pack = True
+    options: ClassVar[dict] = {}
 
     def __init__(self, problem, threads):
         super().__init__(problem, threads)
@@ -120,8 +132,8 @@ class Logitless(Contender):
         return (16 << 20) + (shape.logit_bytes(itemsize) if op == "predict_proba" else 0)
 
     def operation(self, op):
-        if self.head is None and op in FORWARD:
-            self.head = self.ll.LinearHead(self.weight, pack=self.pack, n_threads=self.threads)
+        if self.head is None and op != "value_and_grad":
+            self.head = self.ll.LinearHead(self.weight, n_threads=self.threads, **self.options)
         return super().operation(op)
 
     def loss(self):
@@ -133,6 +145,10 @@ class Logitless(Contender):
     def topk(self):
         top = self.head.topk(self.x, self.problem.shape.top)
         return top.index, top.log_prob
+
+    def best(self):
+        top = self.head.topk(self.x, self.problem.shape.top, normalize=False)
+        return top.index, top.logit
 
     def predict_proba(self):
         return self.head.predict_proba(self.x)
@@ -154,7 +170,37 @@ class LogitlessUnpacked(Logitless):
     name = "logitless, unpacked"
     ops = FORWARD
     weight_copies = 0.0
-    pack = False
+    options: ClassVar = {"pack": False}
+
+
+class LogitlessScreened(Logitless):
+    """A head that looks at a copy of the weights in bytes first."""
+
+    name = "logitless, screened"
+    ops = SCREEN
+    weight_copies = 1.3
+    agreement = "bits"
+    options: ClassVar = {"screen": "int8"}
+
+    @classmethod
+    def transient(cls, shape, op, itemsize):
+        return super().transient(shape, op, itemsize) + (16 << 20)
+
+    @cached_property
+    def build_seconds(self) -> float | None:
+        """How long it takes to make the bytes from packed weights; None where none are made."""
+        from logitless._screen import Screen
+
+        layer = self.head._layer
+        if getattr(layer, "screen", None) is None:
+            return None
+        return min(timeit.repeat(lambda: Screen(layer), number=1, repeat=3))
+
+    def facts(self):
+        stats = self.head.screen_stats
+        return {"screened": stats.rows, "fell_back": stats.fell_back,
+                "rescored": None if np.isnan(stats.rescored) else stats.rescored,
+                "build_seconds": self.build_seconds}
 
 
 def numpy_topk(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,6 +286,9 @@ class NumPy(Contender):
     def topk(self):
         return numpy_top(self.logits())
 
+    def best(self):
+        return numpy_topk(self.logits())
+
     def predict_proba(self):
         return numpy_softmax(self.logits())
 
@@ -293,6 +342,9 @@ class NumPyBlocks(Contender):
     def topk(self):
         return self.joined([numpy_top(z) for _, z in self.blocks()])
 
+    def best(self):
+        return self.joined([numpy_topk(z) for _, z in self.blocks()])
+
     def predict_proba(self):
         m, n = len(self.x), len(self.weight)
         step = max(1, BLOCK_BYTES // (n * self.x.itemsize))
@@ -323,11 +375,13 @@ class NumPyBlocks(Contender):
 
 def all_contenders() -> dict[str, type[Contender]]:
     """Every contender by name, ours first, whether it can run here or not."""
+    from rivals_faiss import Faiss, FaissHnsw
     from rivals_jax import Jax
     from rivals_onnx import OnnxRuntime
     from rivals_sklearn import ScikitLearn, ScikitLearnLinear
     from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
 
-    found = (Logitless, LogitlessUnpacked, NumPy, NumPyBlocks, TorchEager, TorchLinearLoss,
-             TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime, ScikitLearnLinear)
+    found = (Logitless, LogitlessUnpacked, LogitlessScreened, NumPy, NumPyBlocks, TorchEager,
+             TorchLinearLoss, TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime,
+             ScikitLearnLinear, Faiss, FaissHnsw)
     return {contender.name: contender for contender in found}

@@ -42,6 +42,10 @@ class Jax(Contender):
         logit, index = self.jax.lax.top_k(z, min(TOP, len(w)))
         return index, logit - self.jax.nn.logsumexp(z, axis=1, keepdims=True)
 
+    def _best(self, x, w, t):
+        logit, index = self.jax.lax.top_k(x @ w.T, min(TOP, len(w)))
+        return index, logit
+
     def _predict_proba(self, x, w, t):
         return self.jax.nn.softmax(x @ w.T)
 

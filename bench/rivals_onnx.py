@@ -21,6 +21,7 @@ _GRAPHS = {  # (operator, inputs, outputs, attributes); z = Gemm(x, weight) goes
         ("LogSoftmax", "z", "log_p", {"axis": 1}),
         ("GatherElements", "log_p index", "log_prob", {"axis": 1}),
     ],
+    "best": [("TopK", "z top", "logit index", {"axis": 1})],
     "predict_proba": [("Softmax", "z", "proba", {"axis": 1})],
     "score": [
         ("TopK", "z top", "logit index", {"axis": 1}),
@@ -44,6 +45,7 @@ _OUTPUTS = {
     "loss": ["loss"],
     "predict": ["predicted"],
     "topk": ["index", "log_prob"],
+    "best": ["index", "logit"],
     "predict_proba": ["proba"],
     "score": ["loss", "lse", "entropy", "rank", "index", "log_prob"],
 }
@@ -54,7 +56,7 @@ class OnnxRuntime(Contender):
 
     name = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
-    ops = FORWARD
+    ops = (*FORWARD, "best")
     lacks: ClassVar = {"value_and_grad": "the onnxruntime package has no training"}
     keeps_memory = True  # an arena, and the packed weights of each session
     weight_copies = 1.0

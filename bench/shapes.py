@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 
 FORWARD = ("loss", "predict", "topk", "predict_proba", "score")
-OPS = (*FORWARD, "value_and_grad")
+SCREEN = ("predict", "best")  # what a screened head is for
+OPS = (*FORWARD, "value_and_grad", "best")
 TOP = 10
 LOGIT_STD = 2.0  # logits as spread out as those of a fitted model
+DISTANCE = 5.0  # of the class means of a fitted head from their middle; the noise has deviation 1
+ROWS_A_CLASS = 100  # that the first step of its fit sees
+FIT_STEPS, FIT_ROWS, FIT_RATE = 5, 2048, 2e-3  # those that follow
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Shape:
     k: int
     n: int
     what: str
+    made: str = "uniform"  # its numbers: "uniform" random ones, or those of a "fitted" head
 
     def __str__(self) -> str:
         return f"{self.name} {self.m}x{self.k}x{self.n}"
@@ -79,7 +84,14 @@ QUICK = (
 # Memory against n, all else equal.
 SWEEP = tuple(Shape(f"n={n:,}", 256, 64, n, "memory against classes")
               for n in (1_000, 10_000, 100_000, 1_000_000))
-ALL = SHAPES | {shape.name: shape for shape in (*QUICK, *SWEEP)}
+# For a screened head.
+SCREEN_SHAPES = (
+    *(SHAPES[name] for name in ("gpt2", "recsys", "decode1", "decode8")),
+    Shape("wide", 256, 2_304, 128_000, "many features, large vocabulary"),
+    Shape("peaked", 10_000, 512, 1_000, "a fitted head", "fitted"),
+    Shape("peaked-20k", 2_048, 384, 20_000, "a fitted head, more classes", "fitted"),
+)
+ALL = SHAPES | {shape.name: shape for shape in (*QUICK, *SWEEP, *SCREEN_SHAPES)}
 
 
 def parse(text: str) -> Shape:
@@ -127,15 +139,50 @@ def make(shape: Shape, dtype="float32", seed: int = 0) -> Problem:
     """Random inputs, the same for the same arguments."""
     rng = np.random.default_rng([seed, shape.m, shape.k, shape.n])
     x, weight = aligned((shape.m, shape.k), dtype), aligned((shape.n, shape.k), dtype)
-    for a, width in ((x, 2.0), (weight, 2.0 * 3.0 * LOGIT_STD / shape.k**0.5)):
-        rng.random(out=a, dtype=a.dtype)
-        a -= 0.5
-        a *= width  # uniform in (-width / 2, width / 2): variance width^2 / 12
     target = aligned((shape.m,), np.int64)
-    target[:] = rng.integers(shape.n, size=shape.m)
+    if shape.made == "fitted":
+        _fit(rng, x, weight, target)
+    else:
+        for a, width in ((x, 2.0), (weight, 2.0 * 3.0 * LOGIT_STD / shape.k**0.5)):
+            rng.random(out=a, dtype=a.dtype)
+            a -= 0.5
+            a *= width  # uniform in (-width / 2, width / 2): variance width^2 / 12
+        target[:] = rng.integers(shape.n, size=shape.m)
     bias = aligned((shape.n,), dtype)
     rng.random(out=bias, dtype=bias.dtype)
     return Problem(shape, x, weight, target, bias)
+
+
+def _fit(rng, x: np.ndarray, weight: np.ndarray, target: np.ndarray) -> None:
+    """Fill in rows around the means of their classes, and a softmax head fitted to others.
+
+    Gradient descent from zero. The first step makes the weights of a class the mean of its rows
+    less that of all rows; the mean is drawn as such. The others are computed.
+    """
+    import logitless as ll
+
+    (n, k), dtype = weight.shape, weight.dtype
+
+    def drawn(classes, out):
+        rng.standard_normal(out=out, dtype=dtype)
+        out += means[classes]
+        out *= k**0.5 / np.linalg.norm(out, axis=1, keepdims=True)
+        return out
+
+    means = rng.standard_normal((n, k), dtype=dtype)
+    means *= DISTANCE / k**0.5
+    rng.standard_normal(out=weight, dtype=dtype)
+    weight *= ROWS_A_CLASS**-0.5
+    weight += means
+    weight -= weight.mean(axis=0)
+    for _ in range(FIT_STEPS):
+        classes = rng.integers(n, size=FIT_ROWS)
+        rows = drawn(classes, np.empty((FIT_ROWS, k), dtype))
+        _, grad = ll.linear_cross_entropy_value_and_grad(
+            rows, weight, classes, reduction="sum", wrt="weight")
+        weight -= FIT_RATE * grad.weight
+    target[:] = rng.integers(n, size=len(x))
+    drawn(target, x)
 
 
 def available_bytes() -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from runner import OURS
+from runner import OURS, SCREENED
 from shapes import ALL, LOGIT_STD, TOP
 
 README_SHAPES = ("gpt2", "recsys", "digits", "seed", "decode1")
@@ -39,6 +39,33 @@ rounding is marked *wrong* and not timed.
 """
 
 
+SCREEN_ABOUT = f"""\
+Two questions: **predict**, the class of the largest logit; **best**, the {TOP} best classes with
+their logits, no log-probabilities. **logitless, screened** is `LinearHead(weight, screen="int8")`:
+a copy of the weights in bytes rules nearly all classes out, and the logits of the others are
+computed as always. Its results were compared with those of **logitless**, the head without a
+screen, and are the same to the bit, else it is marked *wrong*.
+
+- **of limit** and **GFLOP/s** are reckoned as if every logit were computed from float32 weights.
+  So **of limit** may be more than 1 for the screened head, which computes few logits in float32 and
+  reads a quarter of the bytes: it says how many times sooner than any product of float32 matrices
+  could be made here, or than their weights could be read.
+- **logits a row**: how many classes of a row the screened head had to compute exactly, on average.
+  **rows given up**: rows for which too many were left; they were computed as without a screen.
+- **FAISS** is `IndexFlatIP`, which is exact. **FAISS, HNSW** is `IndexHNSWFlat` with M = 32 and
+  efSearch = 64, which looks at some classes only: **recall** is which part of the exact answer (of
+  the {TOP} classes of best, of the one of predict) it found. It counts as nobody's best rival.
+- **held MiB** of the screened head is packed weights and the bytes.
+- A *fitted* head is a softmax head fitted by gradient descent to Gaussian classes, and asked about
+  other rows of them: as a rule one logit is far above the others. Elsewhere numbers are random.
+"""
+EXTRA_COLUMNS = {  # of records that have them: heading, and how it is told
+    "rescored": ("logits a row", lambda value: f"{value:,.1f}"),
+    "fell_back": ("rows given up", lambda value: f"{value:,}"),
+    "recall": ("recall", lambda value: f"{value:.3f}"),
+}
+
+
 def milliseconds(seconds: float) -> str:
     """Three digits."""
     value = seconds * 1e3
@@ -70,7 +97,11 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
     for _, section in groupby(records, key=lambda r: r["section"]):
         section = list(section)
         parts += [f"## {section[0]['title'][0].upper() + section[0]['title'][1:]}",
-                  *_limits(section), summary(section)]
+                  *_limits(section)]
+        if section[0]["section"] == "screen":
+            parts += [SCREEN_ABOUT, screen_summary(section)]
+        else:
+            parts.append(summary(section))
         if section[0]["threads"] > 1:
             parts.append(_scaling(section, records))
         parts += _details(section)
@@ -81,7 +112,7 @@ def _machine(machine: dict, records: list[dict]) -> str:
     versions = {r["contender"]: r["version"] for r in records if r.get("version")}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()
                      if not name.startswith(("logitless,", "NumPy,", "torch linear", "torch.",
-                                          "scikit-learn,")))
+                                          "scikit-learn,", "FAISS,")))
     lines = {"CPU": f"{machine['cpu']}; {machine['cpus']} usable",
              "system": machine["system"], "instruction set":
              f"{machine['isa']} (available: {', '.join(machine['isas'])})",
@@ -124,10 +155,57 @@ def summary(records: list[dict]) -> str:
             ratio = best["best"] / ours["best"]
             row += [best["contender"], milliseconds(best["best"]),
                     mebibytes(best.get("extra_bytes")),
-                    f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}** behind"]
+                    _times(ratio)]
         rows.append(row + [""] * (9 - len(row)))
     return table(("shape", "operation", "ours, ms", "of limit", "extra MiB", "best rival",
                   "its ms", "its extra MiB", "x ours"), rows, 2)
+
+
+def screen_summary(records: list[dict]) -> str:
+    """The screened head beside the one without a screen and the best exact rival."""
+    rows = []
+    for (shape, op), group in _groups(records):
+        screened = group.get(SCREENED, {})
+        if screened.get("status") != "ok":
+            rows.append([shape, op, _status(screened), *[""] * 8])
+            continue
+        rival = screened.get("best_rival")
+        rows.append([shape, op, milliseconds(screened["best"]), f"{screened['fraction']:.2f}",
+                     *_extra(screened, ("rescored", "fell_back")),
+                     *_beside(screened, group.get(OURS)),
+                     rival or "", *_beside(screened, group.get(rival))])
+    return table(("shape", "operation", "screened, ms", "of limit", "logits a row",
+                  "rows given up", "without a screen, ms", "x screened", "best exact rival",
+                  "its ms", "x screened"), rows, 2)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}** behind"
+
+
+def _beside(ours: dict, other: dict | None) -> list[str]:
+    """Another's time, and over ours."""
+    if not other or not other.get("best"):
+        return ["", ""]
+    return [milliseconds(other["best"]), _times(other["best"] / ours["best"])]
+
+
+def _extra(record: dict, keys: Iterable[str]) -> list[str]:
+    """Columns that only some records fill."""
+    return ["" if record.get(key) is None else EXTRA_COLUMNS[key][1](record[key])
+            for key in keys]
+
+
+def _builds(group: dict[str, dict]) -> str | None:
+    """What it takes to make what is held between calls, where that was measured."""
+    told = []
+    for name, r in group.items():
+        if r.get("build_seconds") is None:
+            continue
+        passes = r.get("build_passes")
+        beside = f", {passes:.1f} times as long as reading the float32 weights" if passes else ""
+        told.append(f"{name}: {milliseconds(r['build_seconds'])} ms{beside}")
+    return f"Made beforehand, once: {'; '.join(told)}." if told else None
 
 
 def _scaling(section: list[dict], records: list[dict]) -> str:
@@ -147,6 +225,7 @@ def _scaling(section: list[dict], records: list[dict]) -> str:
 
 def _details(section: list[dict]) -> Iterator[str]:
     seen = None
+    extra = [key for key in EXTRA_COLUMNS if any(key in r for r in section)]
     for (shape, op), group in _groups(section):
         first = next(iter(group.values()))
         if shape != seen:
@@ -154,22 +233,25 @@ def _details(section: list[dict]) -> Iterator[str]:
             what = ALL[shape].what if shape in ALL else ""
             yield (f"### {shape}: {first['m']} samples x {first['k']} features x {first['n']} "
                    f"classes, {what}")
+            if builds := _builds(group):
+                yield builds
         ours = group.get(OURS, {})
         rows = []
         for name, r in group.items():
             if r["status"] != "ok":
-                rows.append([name, _status(r), *[""] * 6])
+                rows.append([name, _status(r), *[""] * (6 + len(extra))])
                 continue
             apart = ", on its own for want of memory" if r.get("alone") else ""
             rows.append([name + apart, milliseconds(r["best"]),
                          f"{r['best'] / ours['best']:.2f}" if ours.get("best") else "-",
                          f"{r['fraction']:.2f}", f"{r['gflop_s']:,.1f}", f"{r['gb_s']:,.1f}",
-                         mebibytes(r.get("extra_bytes")), mebibytes(r.get("held_bytes"))])
+                         mebibytes(r.get("extra_bytes")), mebibytes(r.get("held_bytes")),
+                         *_extra(r, extra)])
         bound = f", bound by {ours['bound']}" if ours.get("bound") else ""
         threads = f"{first['threads']} thread{'s' * (first['threads'] > 1)}"
         yield f"**{op}** ({first['dtype']}, {threads}{bound})"
-        yield table(("", "ms", "x ours", "of limit", "GFLOP/s", "GB/s", "extra MiB", "held MiB"),
-                    rows)
+        yield table(("", "ms", "x ours", "of limit", "GFLOP/s", "GB/s", "extra MiB", "held MiB",
+                     *(EXTRA_COLUMNS[key][0] for key in extra)), rows)
 
 
 def _status(r: dict) -> str:
@@ -189,6 +271,8 @@ def brief(records: list[dict]) -> str:
         if ours.get("best_rival"):
             rival = group[ours["best_rival"]]
             line += f"; {rival['contender']} {milliseconds(rival['best'])} ms"
+        if group.get(SCREENED, {}).get("best"):
+            line += f"; screened {milliseconds(group[SCREENED]['best'])} ms"
         lines.append("; ".join([line, *bad]))
     return "\n".join(lines)
 

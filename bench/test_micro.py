@@ -1,7 +1,10 @@
 """The kernels alone, on data that stays in the caches.
 
-The table has the time of a call; `extra_info` has `ns_each`: ns for each element or logit.
+The table has the time of a call; `extra_info` has `ns_each`: ns for each element or logit, and for
+products of bytes `gop_s`, 1e9 multiplications and additions a second.
 """
+
+import time
 
 import numpy as np
 import pytest
@@ -104,3 +107,41 @@ def test_tiles(kernels, k, asked, time_each):
     job.init()
     time_each(f"logits of tiles with k = {k}", rows * n, lambda: job.score(0, n),
               flops_each=2 * k)
+
+
+def fma_gflop_s(kernels):
+    """Peak of multiply-adds, in trials as short as what is held against it."""
+    seconds, flops = [], 0.0
+    for _ in range(2000):
+        start = time.perf_counter()
+        flops = kernels.spin_fma(2000)
+        seconds.append(time.perf_counter() - start)
+    return flops / min(seconds) / 1e9
+
+
+# Nothing is kept: no logit reaches what each row is said to know already. So this is the product
+# of bytes and a comparison of every sum.
+@pytest.mark.parametrize("k", [2048, 256])
+def test_scan(k, time_each, benchmark):
+    kernels = _core.Kernels(ll.active_isa(), 32)
+    rows, n, rng = 48, 256, np.random.default_rng(0)
+    weight, x = (rng.standard_normal((size, k), dtype=np.float32) for size in (n, rows))
+    screen = ll.LinearHead(weight, screen="int8")._layer.screen
+    screening = _core.Screening(screen.screener, rows, n, k, 1, 0.0, 1.0)
+    screening.classes(screen.weight, screen.bounds, None, screen.no_bias, screen.slack)
+    least, count = np.empty(rows, np.float32), np.empty(rows, np.int32)
+    upper, index = np.empty((rows, n), np.float32), np.empty((rows, n), np.int32)
+    screening.remember(least, np.empty((rows, 1), np.float32), upper, index, count, n)
+    packed = aligned_bytes(screen.screener.row_bytes(rows, k))
+    screening.quantise_rows(x, packed, np.empty((rows, 3), np.float32), np.empty(rows, np.int32))
+    least[:] = np.finfo(np.float32).max
+    job, _ = job_of(kernels, rows, n, k)
+    screening.scratch(aligned_bytes(screening.scratch_bytes(job)))
+    time_each(f"byte products with k = {k}", rows * n, lambda: screening.scan(0, n))
+    assert not count.any()
+    if benchmark.stats is None:
+        return
+    gop_s = 2 * k / benchmark.extra_info["ns_each"]
+    benchmark.extra_info.update(screen=screen.screener.name, gop_s=gop_s)
+    if screen.screener.name == "vnni":  # four bytes in place of each float32
+        benchmark.extra_info["of_peak"] = gop_s / (4 * fma_gflop_s(kernels))

@@ -1,7 +1,9 @@
 """The benchmark itself: rivals agree with ours, wrong ones are found out, numbers add up."""
 
+import dataclasses
 import json
 import time
+from collections import Counter
 
 import checks
 import numpy as np
@@ -9,9 +11,12 @@ import pytest
 import report
 import rivals
 import runner
+import screened
 import shapes
 import tables
 import timing
+
+import logitless as ll
 
 SMALL = shapes.Shape("33x20x17", 33, 20, 17, "")
 
@@ -19,7 +24,7 @@ SMALL = shapes.Shape("33x20x17", 33, 20, 17, "")
 @pytest.mark.parametrize(("shape", "dtype"), [
     (SMALL, "float32"), (shapes.Shape("5x9x7", 5, 9, 7, ""), "float64")], ids=str)
 def test_every_rival_agrees_with_ours(shape, dtype):
-    setting = runner.Setting(dtype=dtype, seconds=0, memory=False)
+    setting = runner.Setting(dtype=dtype, contenders=runner.CONTENDERS, seconds=0, memory=False)
     records = runner.measure(shape, setting)
     offered = [(op, name) for op in shapes.OPS
                for name, c in rivals.all_contenders().items() if c.offers(op)]
@@ -59,6 +64,30 @@ def test_a_wrong_result_is_found_out(op):
         assert "differs" in checks.differs(op, good, bad, problem)
 
 
+def test_bits_are_compared_where_they_must_agree():
+    problem = shapes.make(SMALL)
+    good = rivals.NumPy(problem, 1).best()
+    near = [good[0], good[1].copy()]
+    assert checks.differs("best", good, near, problem, "bits") is None
+    near[1][3, 4] = np.nextafter(near[1][3, 4], np.float32(9))
+    assert checks.differs("best", good, near, problem) is None
+    assert "bit" in checks.differs("best", good, near, problem, "bits")
+
+
+def test_what_is_approximate_is_not_wrong():
+    problem = shapes.make(SMALL)
+    index, logit = rivals.NumPy(problem, 1).best()
+    other = index.copy()
+    other[:, 4] = -1
+    assert checks.differs("best", (index, logit), (other, logit), problem)
+    assert checks.differs("best", (index, logit), (other, logit), problem, "approximate") is None
+    assert "shape" in checks.differs("best", (index, logit), (other[1:], logit), problem,
+                                     "approximate")
+    assert checks.recall(index, other) == pytest.approx(0.9)
+    assert checks.recall(index, other[:, ::-1]) == pytest.approx(0.9)
+    assert checks.recall(index[:, 0], index[:, 0]) == 1
+
+
 @pytest.mark.parametrize("part", [1, 2, 3], ids=["x", "weight", "bias"])
 def test_a_slightly_wrong_gradient_is_found_out(part):
     problem = shapes.make(shapes.Shape("", 300, 20, 500, ""))
@@ -87,6 +116,67 @@ def test_classes_of_equal_logits_may_differ():
     a = np.full(SMALL.m, 3)
     assert checks.differs("predict", [a], [np.full(SMALL.m, 5)], problem) is None
     assert checks.differs("predict", [a], [np.full(SMALL.m, 4)], problem)
+
+
+FITTED = shapes.Shape("fitted", 200, 24, 600, "", "fitted")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_fitted_head(dtype):
+    problem, again = shapes.make(FITTED, dtype), shapes.make(FITTED, dtype)
+    for name in ("x", "weight", "target"):
+        np.testing.assert_array_equal(getattr(problem, name), getattr(again, name))
+    assert problem.dtype == problem.weight.dtype == dtype
+    z = problem.x @ problem.weight.T
+    right = z[np.arange(FITTED.m), problem.target]
+    assert np.mean(right == z.max(axis=1)) > 0.5
+    assert np.mean(rivals.numpy_loss(z, problem.target)) < 0.4 * np.log(FITTED.n)
+
+
+@pytest.mark.parametrize("made", ["uniform", "fitted"])
+def test_the_section_of_the_screen(made, tmp_path):
+    (section,) = (s for s in report.full_sections() if s.name == "screen")
+    assert section.shapes == shapes.SCREEN_SHAPES
+    shape = dataclasses.replace(FITTED, made=made)
+    more = {"section": "screen", "title": section.title}
+    setting = dataclasses.replace(section.setting, seconds=0, memory=made == "fitted", more=more)
+    records = runner.measure(shape, setting)
+    assert {r["op"] for r in records} == set(shapes.SCREEN)
+    assert [r for r in records if r["status"] not in ("ok", "skipped")] == []
+    for r in records:
+        assert ("recall" in r) == (r["contender"] == "FAISS, HNSW" and r["status"] == "ok")
+        assert r.get("best_rival") != "FAISS, HNSW"
+    of_screen = [r for r in records if r["contender"] == runner.SCREENED]
+    compiled = ll.active_isa() != "numpy"
+    for r, top in zip(of_screen, (1, 10), strict=True):
+        assert r["screened"] == (shape.m if compiled else 0)
+        assert not compiled or r["fell_back"] == shape.m or r["rescored"] >= top
+        assert r["of_fma_peak"] == r["gflop_s"] / r["limits"]["fma_gflops_float32"]
+        assert r["of_weight_read"] > 0
+        assert not compiled or r["build_passes"] > 0
+    report.store(tmp_path, {"machine": report.machine(), "records": records})
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.count("| logits a row | rows given up |") == 3
+    assert ("logitless, screened: " in text) == compiled
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == records
+
+
+def test_screened_heads_of_every_kind_give_the_same_bits(monkeypatch):
+    seen = Counter()
+    for batch in range(len(screened.KINDS)):
+        assert screened.check(batch, 5, seen) is None
+    assert seen["heads"] == len(screened.KINDS) < seen["rows"]
+    monkeypatch.setattr(screened, "same", lambda a, b: a.dtype.kind != "f")
+    assert screened.check(3, 5, seen).startswith("batch 3: logit of 5 x ")
+
+
+def test_an_index_that_takes_long_to_make_is_skipped():
+    from rivals_faiss import Faiss, FaissHnsw
+
+    assert FaissHnsw.declines(SMALL, 4) is None
+    assert "minutes" in FaissHnsw.declines(shapes.ALL["wide"], 4)
+    assert "float64" in FaissHnsw.declines(SMALL, 8)
+    assert Faiss.declines(shapes.ALL["wide"], 4) is None
 
 
 def test_samples_are_taken_in_turns():
@@ -187,8 +277,6 @@ def test_records_measured_again_replace_the_old_ones():
 
 
 def test_what_keeps_its_memory_is_timed_alone_where_there_is_no_room(monkeypatch, tmp_path):
-    import dataclasses
-
     import worker
 
     class Keeps(rivals.NumPy):

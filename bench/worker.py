@@ -54,10 +54,11 @@ class Worker:
 
     def make(self, name: str, problem):
         """Make a contender, or give a reason why there is none."""
-        if reason := self.classes[name].missing():
+        cls = self.classes[name]
+        if reason := cls.missing() or cls.declines(self.shape, self.itemsize):
             return reason
         try:
-            return self.classes[name](problem, self.job["threads"])
+            return cls(problem, self.job["threads"])
         except Exception as error:
             return _told(error)
 
@@ -137,22 +138,25 @@ class Timing(Worker):
 
     def checked(self, op: str, name: str, contender, problem, reference) -> tuple:
         """Give a callable whose result is ours, that result and its time; else record why not."""
-        from checks import differs
+        from checks import differs, recall
 
-        nothing = None, None, None
-        if reason := self.no_room(self.classes[name], op):
+        nothing, cls = (None, None, None), self.classes[name]
+        if reason := self.no_room(cls, op):
             self.record(op, name, "skipped", reason=reason)
             return nothing
         try:
             call = contender.operation(op)
-            if self.classes[name].compiles:
+            if cls.compiles:
                 call()
             start = time.perf_counter()
             result = call()
             seconds = time.perf_counter() - start
             result = contender.to_numpy(result)
+            more = contender.facts()
             if reference is not None:
-                wrong = differs(op, reference, result, problem)
+                wrong = differs(op, reference, result, problem, cls.agreement)
+                if cls.agreement == "approximate" and not wrong:
+                    more["recall"] = recall(reference[0], result[0])
                 result = None
                 if wrong:
                     self.record(op, name, "wrong", reason=wrong)
@@ -160,7 +164,7 @@ class Timing(Worker):
         except Exception as error:
             self.record(op, name, "failed", reason=_told(error))
             return nothing
-        self.record(op, name, "ok")
+        self.record(op, name, "ok", **more)
         return call, result, seconds
 
     def turns(self, op: str, calls: dict, first: dict) -> None:
