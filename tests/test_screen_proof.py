@@ -83,10 +83,11 @@ def bytes_of(x, scale, levels):
     """The whole numbers of a row, and 256ths of them, follow from its scale."""
     if not scale:
         return np.zeros(len(x))
-    share = x * (1 / scale)
-    near = np.rint(share)
+    by_scale = np.float32(1) / np.float32(scale)
+    near = np.rint(x.astype(np.float32) * by_scale).astype(np.float64)
     assert np.abs(near).max() <= 127
-    return near + (levels == 2) * np.clip(np.rint((share - near) * 256), -127, 127) / 256
+    rest = (x - scale * near).astype(np.float32)
+    return near + (levels == 2) * np.clip(np.rint(rest * (by_scale * 256)), -127, 127) / 256
 
 
 def length(a):
@@ -133,8 +134,8 @@ def test_1_bytes_and_residuals_of_rows(kind, k, levels, dtype):
         assert c.reach[i] >= residual + slack * length(x)
         assert c.size[i] >= whole * (1 + slack)
         if kind in ("even", "normal") and k > 1:
-            assert c.reach[i] <= (residual + slack * (whole + residual)) * (1 + 1e-5)
-            assert c.size[i] <= whole * (1 + slack) * (1 + 1e-5)
+            assert c.reach[i] <= (residual + slack * (whole + residual)) * (1 + 1e-4)
+            assert c.size[i] <= whole * (1 + slack) * (1 + 1e-4)
 
 
 def test_2_sums_of_bytes_are_exact():

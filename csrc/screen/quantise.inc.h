@@ -101,60 +101,92 @@ static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
  * lie in one sequence, as micro-panels. */
 typedef struct {
     word *at;
-    ptrdiff_t apart;
+    ptrdiff_t apart, left;
 } words;
 
 static words words_of(const ll_screen *s, void *packed, ptrdiff_t i)
 {
     ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows), panel = i / height * height;
-    words found = { (word *)packed + panel * quads(s->k) + i - panel, least(height, rows - panel) };
+    words found = { (word *)packed + panel * quads(s->k) + i - panel, least(height, rows - panel),
+                    quads(s->k) };
     return found;
+}
+
+/* Features p, ... of a row, zeros behind the last. */
+static inline vec row_part(const float *x, ptrdiff_t p, ptrdiff_t k)
+{
+    float part[LL_LANES] = { 0 };
+    if (p + LL_LANES <= k)
+        return vload(x + p);
+    memcpy(part, x + p, (size_t)(k - p) * sizeof(float));
+    return vload(part);
+}
+
+/* The largest magnitude of a row; NaN where one of them is. */
+static float row_top(const float *x, ptrdiff_t k)
+{
+    vec top = vset(0);
+    unsigned usable = ~0u;
+
+    for (ptrdiff_t p = 0; p < k; p += LL_LANES) {
+        vec size = vabs(row_part(x, p, k));
+        usable &= ~mbits(vunordered(size, size));
+        top = vmax(size, top);
+    }
+    return usable == ~0u ? vtop(top) : (float)NAN;
+}
+
+/* Whole numbers of LL_LANES features as words. */
+static inline void put_words(words *to, vec q)
+{
+    int8_t bytes[LL_LANES];
+
+    qstore(bytes, q);
+    for (int j = 0; j < LL_LANES && to->left > 0; j += LL_QUAD, to->left--) {
+        *to->at = make_word(bytes + j);
+        to->at += to->apart;
+    }
 }
 
 /* One row; returns whether it can be screened. */
 static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *packed,
                         float *bounds, int32_t *start)
 {
-    double top = 0, residual = 0, whole = 0, root = sqrt((double)s->k);
     words to[2] = { words_of(s, packed, i * s->levels),
                     words_of(s, packed, i * s->levels + s->levels - 1) };
-    int32_t sum[2] = { 0 };
-    int usable = 1;
+    vec sum[2] = { vset(0), vset(0) }, whole = vset(0), residual = vset(0);
+    double root = sqrt((double)s->k), up = sum_up(s->k), slack = (double)s->slack;
+    float top = row_top(x, s->k);
+    int usable = (double)top <= LL_LARGE; /* no NaN either */
+    float scale = usable && (double)top >= LL_SMALL ? top / 127 : 0;
+    vec unit = vset(scale), by_unit = vset(scale > 0 ? 1 / scale : 0);
 
-    for (ptrdiff_t p = 0; p < s->k; p++) {
-        double size = fabs((double)x[p]);
-        usable &= size <= LL_LARGE; /* no NaN either */
-        top = size > top ? size : top;
-    }
-    float scale = usable && top >= LL_SMALL ? (float)(top / 127) : 0;
-    double unit = (double)scale, by_unit = scale > 0 ? 1 / unit : 0;
-    for (ptrdiff_t p = 0; p < s->k; p += LL_QUAD) {
-        int8_t q[2][LL_QUAD] = { { 0 } };
-        for (ptrdiff_t j = 0; usable && j < least(LL_QUAD, s->k - p); j++) {
-            double z = (double)x[p + j], share = z * by_unit, near = rint(share);
-            q[0][j] = (int8_t)near;
-            if (s->levels == 2) {
-                double fine = rint((share - near) * 256);
-                q[1][j] = (int8_t)(fine > 127 ? 127 : fine < -127 ? -127 : fine);
-                near += (double)q[1][j] / 256;
-            }
-            sum[0] += q[0][j];
-            sum[1] += q[1][j];
-            whole += near * near;
-            residual += (z - unit * near) * (z - unit * near);
+    for (ptrdiff_t p = 0; p < s->k; p += LL_LANES) {
+        vec z = usable ? row_part(x, p, s->k) : vset(0), share = vmul(z, by_unit);
+        vec near = vround(share), rest = vnfma(unit, near, z);
+        put_words(&to[0], near);
+        sum[0] = vadd(sum[0], near);
+        if (s->levels == 2) {
+            vec fine = vround(vmul(rest, vmul(by_unit, vset(256))));
+            fine = vmax(vset(-127), vmin(vset(127), fine));
+            put_words(&to[1], fine);
+            sum[1] = vadd(sum[1], fine);
+            near = vfma(fine, vset(0x1p-8f), near);
+            rest = vnfma(vmul(unit, vset(0x1p-8f)), fine, rest);
         }
-        for (ptrdiff_t level = 0; level < s->levels; level++) {
-            *to[level].at = make_word(q[level]);
-            to[level].at += to[level].apart;
-        }
+        whole = vfma(near, near, whole);
+        rest = vmul(rest, by_unit);
+        residual = vfma(rest, rest, residual);
     }
-    double size = unit * sqrt(whole), reach = LL_UP * sqrt(residual) + root * LL_LOST;
-    double slack = (double)s->slack;
+    double size = (double)scale * up * sqrt((double)vsum(whole));
+    double reach = up * sqrt((double)vsum(residual));
+    reach = scale > 0 ? (double)scale * (reach + root * 0x1p-40) : LL_UP * root * (double)top;
+    reach += root * LL_LOST;
     bounds[LL_ROW_SCALE] = scale;
     bounds[LL_ROW_REACH] = (float)(LL_UP * (reach + slack * (size + reach)) + LL_SMALL);
     bounds[LL_ROW_SIZE] = (float)(LL_UP * size * (1 + slack));
     for (ptrdiff_t level = 0; level < s->levels; level++)
-        start[level] = -LL_BYTE_OFFSET * sum[level];
+        start[level] = -LL_BYTE_OFFSET * (int32_t)vsum(sum[level]);
     return usable && size + reach < LL_LARGE;
 }
 

@@ -73,5 +73,14 @@ static inline void bstore(uint8_t *p, const vec *q)
         _mm256_storeu_si256((__m256i *)(void *)(p + 32 * i), _mm256_xor_si256(bytes, flip));
     }
 }
+/* Whole numbers from -127 to 127 as bytes. */
+static inline void qstore(int8_t *p, vec q)
+{
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(q.lo), _mm256_cvtps_epi32(q.hi));
+    words = _mm256_permute4x64_epi64(words, 0xd8); /* packing goes by halves */
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                     _mm256_extracti128_si256(words, 1)));
+}
 
 #endif

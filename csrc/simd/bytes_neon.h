@@ -71,5 +71,14 @@ static inline void bstore(uint8_t *p, const vec *q)
         vst1q_u8(p + 16 * i, veorq_u8(vreinterpretq_u8_u32(bytes), vdupq_n_u8(128)));
     }
 }
+/* Whole numbers from -127 to 127 as bytes. */
+static inline void qstore(int8_t *p, vec q)
+{
+    int16x4_t part[4];
+    for (int i = 0; i < 4; i++)
+        part[i] = vmovn_s32(vcvtnq_s32_f32(q.at[i]));
+    vst1_s8(p, vmovn_s16(vcombine_s16(part[0], part[1])));
+    vst1_s8(p + 8, vmovn_s16(vcombine_s16(part[2], part[3])));
+}
 
 #endif

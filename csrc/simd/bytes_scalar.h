@@ -52,5 +52,11 @@ static inline void bstore(uint8_t *p, const vec *q)
         for (int j = 0; j < 4; j++)
             p[4 * i + j] = (uint8_t)((int)q[j].at[i] + 128);
 }
+/* Whole numbers from -127 to 127 as bytes. */
+static inline void qstore(int8_t *p, vec q)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = (int8_t)q.at[i];
+}
 
 #endif

@@ -42,5 +42,10 @@ static inline void bstore(uint8_t *p, const vec *q)
                                 _mm512_and_si512(_mm512_cvtps_epi32(q[j]), low));
     _mm512_storeu_si512(p, _mm512_xor_si512(bytes, _mm512_set1_epi32((int)0x80808080u)));
 }
+/* Whole numbers from -127 to 127 as bytes. */
+static inline void qstore(int8_t *p, vec q)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q)));
+}
 
 #endif

@@ -173,7 +173,9 @@ class _Block:
     def is_loose(self) -> bool:
         """Whether so many rows of one level have bounds so loose that two levels take less time."""
         _, reach, size = self.bounds[: self.hi - self.lo].T
-        return 4 * np.count_nonzero(reach > self.scan.loosest * size) > self.hi - self.lo
+        with np.errstate(invalid="ignore"):  # inf * 0
+            loose = reach > self.scan.loosest * size
+        return 4 * np.count_nonzero(loose) > self.hi - self.lo
 
     def look(self, first: int, last: int) -> None:
         """Look for candidates among blocks [first, last) of classes."""
