@@ -41,6 +41,8 @@ class Contender:
     weight_copies = 0.0  # held beside the weights given
     logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
     agreement = "rounding"  # with ours, or in "bits"; "approximate" ones are not held to it
+    more_copies: ClassVar[dict[str, float]] = {  # and beyond those in some operations
+        "topk": 2.0, "best": 2.0, "score": 2.0, "value_and_grad": 1.0}
 
     def __init__(self, problem: Problem, threads: int):
         self.problem, self.threads = problem, threads
@@ -88,9 +90,8 @@ class Contender:
     @classmethod
     def transient(cls, shape: Shape, op: str, itemsize: int) -> int:
         """Bytes a call takes, about."""
-        more = {"topk": 2.0, "best": 2.0, "score": 2.0, "value_and_grad": 1.0}.get(op, 0.0)
-        gradients = cls.returned(shape, op, itemsize)
-        return int((cls.logit_copies + more) * shape.logit_bytes(itemsize)) + gradients
+        copies = cls.logit_copies + cls.more_copies.get(op, 0.0)
+        return int(copies * shape.logit_bytes(itemsize)) + cls.returned(shape, op, itemsize)
 
     @classmethod
     def returned(cls, shape: Shape, op: str, itemsize: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from rivals import Contender
 from shapes import TOP
@@ -13,6 +15,7 @@ class Jax(Contender):
     name = "JAX"
     packages = ("jax",)
     logit_copies = 2.0
+    more_copies: ClassVar = {"score": 2.5, "value_and_grad": 2.0}
     compiles = True
 
     def __init__(self, problem, threads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 from rivals import Contender
 from shapes import TOP
@@ -53,6 +54,7 @@ class TorchEager(Contender):
     name = "torch"
     packages = ("torch",)
     logit_copies = 2.0
+    more_copies: ClassVar = {"score": 2.5, "value_and_grad": 1.0}
 
     def __init__(self, problem, threads):
         super().__init__(problem, threads)
@@ -126,6 +128,8 @@ class TorchCompile(TorchEager):
 
     name = "torch.compile"
     compiles = True
+    logit_copies = 1.0
+    more_copies: ClassVar = {"predict_proba": 2.0, "value_and_grad": 1.0}
 
     def function(self, op):
         self.torch._dynamo.reset()  # or compilations for other shapes count against this one

@@ -14,9 +14,9 @@ README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
 ABOUT = f"""\
 Every contender runs in the same process for a shape, pinned to the same CPUs and the same number
 of threads, in turns; the time is the best of at least three rounds (of two where a call takes more
-than 8 seconds, of one where it takes more than 20, or more than 2 and 1.5 times as long as the
-fastest). Inputs are uniform random numbers, logits with a standard deviation of {LOGIT_STD:g}, no
-bias except for gradients.
+than 8 seconds, of one where it takes more than 20, and of one less where it takes more than 2 and
+1.5 times as long as the fastest). Inputs are uniform random numbers, logits with a standard
+deviation of {LOGIT_STD:g}, no bias except for gradients.
 Conversions to a contender's own arrays, compilation, packing of weights and the making of sessions
 are not timed. Each result was compared with ours first: a contender that differs by more than
 rounding is marked *wrong* and not timed.

@@ -11,7 +11,7 @@ from pathlib import Path
 SAMPLE_SECONDS = 0.01  # a sample repeats short calls until it takes this long
 ROUNDS = (3, 60)
 SLOW = ((20.0, 1), (8.0, 2), (2.0, 3))  # a call of so many seconds is timed so often in all
-HOPELESS = 1.5  # and once if it takes that many times as long as the fastest
+HOPELESS = 1.5  # and once less if it takes that many times as long as the fastest
 
 
 def interleave(
@@ -38,7 +38,8 @@ def interleave(
     """
     slow = {name: times for name in calls for least, times in SLOW[::-1] if first[name] >= least}
     fastest = min(first.values(), default=0.0)
-    slow |= dict.fromkeys((name for name in slow if first[name] > HOPELESS * fastest), 1)
+    slow |= {name: max(1, times - 1) for name, times in slow.items()
+             if first[name] > HOPELESS * fastest}
     samples = {name: [first[name]] if name in slow else [] for name in calls}
     number = {name: 1 if name in slow else _calls_a_sample(calls[name]) for name in calls}
     names = list(calls)
