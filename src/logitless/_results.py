@@ -91,8 +91,8 @@ class ScreenStats:
     >>> head = ll.LinearHead(weight, screen="int8")
     >>> head.predict(weight[:100]).tolist() == list(range(100))
     True
-    >>> head.screen_stats
-    ScreenStats(rows=100, fell_back=0, rescored=1.0)
+    >>> head.screen_stats.fell_back
+    0
     """
 
     rows: int

@@ -164,8 +164,9 @@ class LinearHead:
     def screen_stats(self) -> ScreenStats | None:
         """What the screen did in the last `predict`, or `topk` without log-probabilities.
 
-        None for a head without a screen. The rows are none where the call was too
-        small, asked for too many classes, or came in a wider precision.
+        None for a head without a screen. No rows are screened where classes are too
+        few for the number wanted, rows come in a wider precision than the weights, or
+        plain NumPy takes the place of the kernels.
         """
         return self._stats
 
