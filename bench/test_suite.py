@@ -118,7 +118,7 @@ def test_classes_of_equal_logits_may_differ():
     assert checks.differs("predict", [a], [np.full(SMALL.m, 4)], problem)
 
 
-FITTED = shapes.Shape("fitted", 200, 24, 600, "", "fitted")
+FITTED = shapes.Shape("fitted", 200, 24, 1_400, "", "fitted")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
