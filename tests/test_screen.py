@@ -202,6 +202,8 @@ def test_many_candidates_on_the_way(rng, monkeypatch):
     assert head.screen_stats.fell_back > 0
     assert fell_back[0] < 30
     agree(weight, None, x, (1, 4), n_threads=2)
+    monkeypatch.setattr(_screen, "MAX_ROWS", 3)  # those given up are copied so many at a time
+    agree(weight, None, x, (4,), n_threads=1)
 
 
 heads = st.fixed_dictionaries({

@@ -72,7 +72,6 @@ class Screen:
             self.screener.quantise_weight(
                 _float32_panels(layer, first * lanes, min(last * lanes, n)), k,
                 self.weight[first * lanes * round_up(k, 4):], self.bounds[first:last])
-
         norm, error, _ = self.bounds.transpose(1, 0, 2)
         with np.errstate(invalid="ignore"):
             self.loose = float(np.median(error / norm))
@@ -295,11 +294,11 @@ class ScreenedScoring:
         state = State(self.top_logit[:, 0].copy(), self.top_index[:, 0].astype(np.intp))
         if self.request.k:
             state.top_logit, state.top_index = self.top_logit, self.top_index
-        fallen = np.flatnonzero(self.rescored < 0)
-        if len(fallen):
-            rest = dense(self.x[fallen], self.request)
+        fallen, step = np.flatnonzero(self.rescored < 0), MAX_ROWS * self.threads
+        for rows in (fallen[i : i + step] for i in range(0, len(fallen), step)):
+            rest = dense(self.x[rows], self.request)  # a copy, of no more rows than that
             for name in ("max", "argmax", "top_logit", "top_index"):
                 if getattr(rest, name) is not None:
-                    getattr(state, name)[fallen] = getattr(rest, name)
+                    getattr(state, name)[rows] = getattr(rest, name)
         state.rescored = self.rescored
         return state
