@@ -5,12 +5,16 @@
  * bias. Which rows, classes and features share a kernel does not matter to the bits.
  *
  * A group of rows passes by a block of features at a time, so that the weights of the block stay
- * in L1; the chains wait in memory between blocks.
+ * in the cache; the chains wait in memory between blocks.
+ *
+ * Weights are turned to vectors of LL_LANES features, class after class; chains wait class by class
+ * too, those of a group's rows after each other.
  */
 
-#define LL_DOT_GROUP 32                         /* rows */
-#define LL_DOT_SUMS (LL_DOT_GROUP * LL_SMALL_N) /* chains of a group */
-#define LL_DOT_WEIGHTS (256 * LL_LANES)         /* weights of a block: 16 KiB */
+#define LL_DOT_GROUP 48                         /* rows at most, whole vectors of them */
+#define LL_DOT_SUMS 384                         /* chains of a group at most: 24 KiB, for L1 */
+#define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES)  /* from the chains of a class to the next */
+#define LL_DOT_WEIGHTS (2048 * LL_LANES)        /* weights of a block: 128 KiB, for L2 */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -20,32 +24,33 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
-/* A vector takes LL_PARTS registers, whose lanes have nothing to do with each other: they take
- * turns, so that more rows and classes fit into the registers. */
+/* Vectors of features of `rows` rows and `cols` of n classes. A vector takes LL_PARTS registers,
+ * whose lanes have nothing to do with each other: they take turns, so that more rows and classes fit
+ * into the registers. */
 LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const real *x,
-                            ptrdiff_t x_row, const real *w, ptrdiff_t w_row, real *sums,
-                            ptrdiff_t s_row, int first)
+                            ptrdiff_t x_row, const real *w, ptrdiff_t n, real *sums, int first)
 {
     const ptrdiff_t whole = kc - kc % LL_LANES;
 
     for (ptrdiff_t q = 0; q < LL_LANES; q += LL_LANES / LL_PARTS) {
         reg sum[LL_DOT_ROWS][LL_DOT_COLS];
+        const real *wp = w + q;
 
         LL_UNROLL
         for (int i = 0; i < rows; i++)
             LL_UNROLL
             for (int j = 0; j < cols; j++)
-                sum[i][j] = first ? rzero() : rload(sums + i * s_row + j * LL_LANES + q);
-        for (ptrdiff_t p = q; p < whole; p += LL_LANES) {
+                sum[i][j] = first ? rzero() : rload(sums + j * LL_DOT_CLASS + i * LL_LANES + q);
+        for (ptrdiff_t p = q; p < whole; p += LL_LANES, wp += n * LL_LANES) {
             reg xi[LL_DOT_ROWS];
             LL_UNROLL
             for (int i = 0; i < rows; i++) {
-                prefetch(x + (i + 2 * rows) * x_row + p);
+                prefetch_to_l2(x + (i + 4 * rows) * x_row + p);
                 xi[i] = rload(x + i * x_row + p);
             }
             LL_UNROLL
             for (int j = 0; j < cols; j++) {
-                reg wj = rload(w + j * w_row + p);
+                reg wj = rload(wp + j * LL_LANES);
                 LL_UNROLL
                 for (int i = 0; i < rows; i++)
                     sum[i][j] = rfma(xi[i], wj, sum[i][j]);
@@ -55,109 +60,122 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
         for (int i = 0; i < rows; i++)
             LL_UNROLL
             for (int j = 0; j < cols; j++)
-                rstore(sums + i * s_row + j * LL_LANES + q, sum[i][j]);
+                rstore(sums + j * LL_DOT_CLASS + i * LL_LANES + q, sum[i][j]);
     }
     for (int i = 0; whole < kc && i < rows; i++) {
         vec xi = load_part(x + i * x_row + whole, kc - whole);
         for (int j = 0; j < cols; j++) {
-            real *sum = sums + i * s_row + j * LL_LANES;
-            vstore(sum, vfma(xi, vload(w + j * w_row + whole), vload(sum)));
+            real *sum = sums + j * LL_DOT_CLASS + i * LL_LANES;
+            vstore(sum, vfma(xi, vload(w + whole * n + j * LL_LANES), vload(sum)));
         }
     }
 }
 
-typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t, real *,
-                          ptrdiff_t, int);
+typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t, real *, int);
 #define LL_DOT(rows, cols)                                                                       \
     static void dot_##rows##_##cols(ptrdiff_t kc, const real *x, ptrdiff_t x_row, const real *w, \
-                                    ptrdiff_t w_row, real *sums, ptrdiff_t s_row, int first)     \
+                                    ptrdiff_t n, real *sums, int first)                          \
     {                                                                                            \
-        dot_kernel(rows, cols, kc, x, x_row, w, w_row, sums, s_row, first);                      \
+        dot_kernel(rows, cols, kc, x, x_row, w, n, sums, first);                                 \
     }
-#define LL_DOT_4(rows) LL_DOT(rows, 1) LL_DOT(rows, 2) LL_DOT(rows, 3) LL_DOT(rows, 4)
-#define LL_DOT_8(rows)                                                                           \
-    LL_DOT_4(rows) LL_DOT(rows, 5) LL_DOT(rows, 6) LL_DOT(rows, 7) LL_DOT(rows, 8)
-#define LL_DOT_NAMES_4(rows) dot_##rows##_1, dot_##rows##_2, dot_##rows##_3, dot_##rows##_4
-#define LL_DOT_NAMES_8(rows)                                                                     \
-    LL_DOT_NAMES_4(rows), dot_##rows##_5, dot_##rows##_6, dot_##rows##_7, dot_##rows##_8
+#define LL_DOT_4(of, rows) of(rows, 1) of(rows, 2) of(rows, 3) of(rows, 4)
+#define LL_DOT_6(of, rows) LL_DOT_4(of, rows) of(rows, 5) of(rows, 6)
+#define LL_DOT_8(of, rows) LL_DOT_6(of, rows) of(rows, 7) of(rows, 8)
+#define LL_DOT_NAME(rows, cols) dot_##rows##_##cols,
 
 #if LL_DOT_COLS == 8
-LL_DOT_8(1)
-LL_DOT_8(2)
-static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
-    { LL_DOT_NAMES_8(1) },
-    { LL_DOT_NAMES_8(2) },
+LL_DOT_8(LL_DOT, 1)
+LL_DOT_8(LL_DOT, 2)
+LL_DOT_8(LL_DOT, 3)
+LL_DOT_6(LL_DOT, 4)
+static dot_function *const dot_functions[][LL_DOT_COLS] = {
+    { LL_DOT_8(LL_DOT_NAME, 1) },
+    { LL_DOT_8(LL_DOT_NAME, 2) },
+    { LL_DOT_8(LL_DOT_NAME, 3) },
+    { LL_DOT_6(LL_DOT_NAME, 4) },
 };
 #else
-LL_DOT_4(1)
-LL_DOT_4(2)
-LL_DOT_4(3)
-static dot_function *const dot_functions[LL_DOT_ROWS][LL_DOT_COLS] = {
-    { LL_DOT_NAMES_4(1) },
-    { LL_DOT_NAMES_4(2) },
-    { LL_DOT_NAMES_4(3) },
+LL_DOT_4(LL_DOT, 1)
+LL_DOT_4(LL_DOT, 2)
+LL_DOT_4(LL_DOT, 3)
+static dot_function *const dot_functions[][LL_DOT_COLS] = {
+    { LL_DOT_4(LL_DOT_NAME, 1) },
+    { LL_DOT_4(LL_DOT_NAME, 2) },
+    { LL_DOT_4(LL_DOT_NAME, 3) },
 };
 #endif
 
-/* Chains over some features of `rows` <= LL_DOT_GROUP rows; classes are cut into equal groups that
- * fit the registers. sums[i * LL_SMALL_N + c] is the vector of row i and class c. */
-static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x, ptrdiff_t x_row,
-                       const real *w, ptrdiff_t w_row, real *sums, int first)
+/* Rows to a group. */
+static inline ptrdiff_t dot_group(ptrdiff_t n)
 {
-    ptrdiff_t groups = (n + LL_DOT_COLS - 1) / LL_DOT_COLS, cols = (n + groups - 1) / groups;
+    return least(LL_DOT_GROUP, LL_DOT_SUMS / n / LL_LANES * LL_LANES);
+}
+
+/* Chains over some features of a group's rows; classes are cut into equal groups that fit the
+ * registers. */
+static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x, ptrdiff_t x_row,
+                       const real *w, real *sums, int first)
+{
+    const ptrdiff_t groups = (n + LL_DOT_COLS - 1) / LL_DOT_COLS;
+    const ptrdiff_t cols = (n + groups - 1) / groups;
+    const ptrdiff_t height = least(LL_DOT_ROWS, LL_DOT_CHAINS / cols);
 
     for (ptrdiff_t i = 0, step; i < rows; i += step) {
-        step = least(LL_DOT_ROWS, rows - i);
+        step = least(height, rows - i);
         for (ptrdiff_t c = 0; c < n; c += cols)
             dot_functions[step - 1][least(cols, n - c) - 1](
-                kc, x + i * x_row, x_row, w + c * w_row, w_row,
-                sums + (i * LL_SMALL_N + c) * LL_LANES, LL_SMALL_N * LL_LANES, first);
+                kc, x + i * x_row, x_row, w + c * LL_LANES, n,
+                sums + c * LL_DOT_CLASS + i * LL_LANES, first);
     }
 }
 
-/* Features to a block: blocks of equal size, whole vectors, no more weights than L1 holds. */
+/* Features to a block: blocks of equal size, whole vectors. */
 static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 {
     ptrdiff_t most = LL_DOT_WEIGHTS / n, blocks = (k + most - 1) / most;
     return blocks < 2 ? k : vectors((k + blocks - 1) / blocks) * LL_LANES;
 }
 
-/* Weights in aligned rows of whole vectors, zeros behind the last feature. */
+/* Weights in aligned vectors, zeros behind the last feature. */
 static void dot_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                         ptrdiff_t w_col, real *w)
 {
-    const ptrdiff_t whole = vectors(k) * LL_LANES;
-
-    for (ptrdiff_t c = 0; c < n; c++, weight += w_row, w += whole) {
-        if (w_col == 1)
-            memcpy(w, weight, (size_t)k * sizeof(real));
-        else
-            for (ptrdiff_t p = 0; p < k; p++)
-                w[p] = weight[p * w_col];
-        memset(w + k, 0, (size_t)(whole - k) * sizeof(real));
-    }
+    for (ptrdiff_t p = 0; p < k; p += LL_LANES)
+        for (ptrdiff_t c = 0; c < n; c++, w += LL_LANES) {
+            const real *from = weight + c * w_row + p * w_col;
+            for (ptrdiff_t lane = 0; lane < LL_LANES; lane++)
+                w[lane] = lane < k - p ? from[lane * w_col] : 0;
+        }
 }
 
-/* All n logits of `rows` rows into the tile, whose rows have room for whole vectors. `w` is made by
- * dot_weights. */
-static void dot_rows(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
-                     const real *w, const real *bias, real *sums, real *tile, ptrdiff_t t_row)
+/* All chains of a group's rows. `w` is made by dot_weights. */
+static void dot_sums(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
+                     const real *w, real *sums)
 {
-    const ptrdiff_t w_row = vectors(k) * LL_LANES;
-    ptrdiff_t block = dot_block(n, k);
+    const ptrdiff_t block = dot_block(n, k);
+    ptrdiff_t p = 0;
 
-    for (ptrdiff_t i = 0; i < rows; i += LL_DOT_GROUP) {
-        ptrdiff_t group = least(LL_DOT_GROUP, rows - i), pc = 0;
+    do {
+        dot_chains(rows, n, least(block, k - p), x + p, x_row, w + p * n, sums, p == 0);
+        p += block;
+    } while (p < k); /* once even without features */
+}
 
-        do {
-            dot_chains(group, n, least(block, k - pc), x + i * x_row + pc, x_row, w + pc,
-                       w_row, sums, pc == 0);
-            pc += block;
-        } while (pc < k); /* once even without features */
-        for (ptrdiff_t r = 0; r < group; r++)
-            for (ptrdiff_t c = 0; c < n; c += LL_LANES)
-                vstore(tile + (i + r) * t_row + c,
-                       vadd(vsums(sums + (r * LL_SMALL_N + c) * LL_LANES, least(n - c, LL_LANES)),
-                            vload(bias + c)));
-    }
+/* Chains to logits: rows of a tile that have room for whole vectors. */
+static void dot_rows(ptrdiff_t rows, ptrdiff_t n, const real *bias, const real *sums, real *tile,
+                     ptrdiff_t t_row)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t c = 0; c < n; c += LL_LANES)
+            vstore(tile + r * t_row + c,
+                   vadd(vsums(sums + c * LL_DOT_CLASS + r * LL_LANES, LL_DOT_CLASS,
+                              least(n - c, LL_LANES)),
+                        vload(bias + c)));
+}
+
+/* The same of LL_LANES rows, class by class: lanes are rows. */
+static void dot_square(ptrdiff_t n, const real *bias, const real *sums, vec *z)
+{
+    for (ptrdiff_t c = 0; c < n; c++)
+        z[c] = vadd(vsums(sums + c * LL_DOT_CLASS, LL_LANES, LL_LANES), vset(bias[c]));
 }

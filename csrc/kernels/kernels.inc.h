@@ -9,6 +9,7 @@
 #include "pack.inc.h"
 #include "gemm.inc.h"
 #include "dot.inc.h"
+#include "turned.inc.h"
 #include "topk.inc.h"
 #include "softmax.inc.h"
 #include "square.inc.h"

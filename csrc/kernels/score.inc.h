@@ -41,7 +41,7 @@ static workspace lay_out(const ll_job *job)
     real *scratch = job->scratch;
 
     tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
-    tile += few ? LL_DOT_SUMS * LL_LANES + job->n * vectors(job->k) * LL_LANES : 0;
+    tile += few ? LL_SMALL_N * LL_DOT_CLASS + job->n * vectors(job->k) * LL_LANES + LL_SMALL_N * LL_TURN_K + LL_LANES * LL_TURN_K : 0;
     w.tile_rows = own_panels && job->k > LL_KC ? job->rows : least(LL_TILE_ROWS, job->rows);
     w.tile_row = few && !job->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
     w.bytes = (size_t)(tile + (job->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
@@ -150,13 +150,12 @@ static inline void mask_tail(real *z, ptrdiff_t count)
 LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segment s,
                            const ptrdiff_t vecs, const workspace *w)
 {
-    int transformed = job->softcap > 0 || job->temperature != 1;
-    int square = vecs == 1 && !transformed && is_square(job);
+    const int transformed = is_transformed(job), square = vecs == 1 && is_square(job);
 
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
         while (square && r + LL_LANES <= rows
-               && fold_square(job, &w->span, i + r, s.z, w->tile_row, job->n)) {
+               && fold_tile_square(job, &w->span, i + r, s.z, w->tile_row)) {
             r += LL_LANES;
             s.z += LL_LANES * w->tile_row;
         }
@@ -167,6 +166,54 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
         if (s.width % LL_LANES)
             mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
         epilogue(job, &w->span, i + r, &s);
+    }
+}
+
+static void fold_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const segment *s,
+                      const workspace *w)
+{
+    if (s->vecs == 1)
+        fold_tile(job, i, rows, *s, 1, w);
+    else
+        fold_tile(job, i, rows, *s, s->vecs, w);
+}
+
+/* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
+static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
+{
+    const int square = is_square(job) && !job->keep, turned = square && job->k <= LL_TURN_K;
+    const ptrdiff_t n = job->n, group = dot_group(n), k = job->k;
+    real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
+    real *other = own + n * vectors(k) * LL_LANES, *xt = other + LL_SMALL_N * LL_TURN_K;
+
+    dot_weights(weight, n, job->k, job->w_row, job->w_col, own);
+    if (turned)
+        turn_weights(weight, n, job->k, job->w_row, job->w_col, other);
+    for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
+        const real *x = (const real *)job->x + i * job->x_row;
+        rows = least(group, job->rows - i);
+
+        if (turned && rows >= LL_LANES) {
+            vec z[LL_LANES];
+            rows = LL_LANES;
+            turn_square(n, k, x, job->x_row, other, w->bias, xt, z);
+            if (fold_square(job, &w->span, i, z, n))
+                continue;
+        }
+        dot_sums(rows, n, job->k, (const real *)job->x + i * job->x_row, job->x_row, own, sums);
+        for (ptrdiff_t r = 0; r < rows; r += LL_LANES) {
+            ptrdiff_t count = least(LL_LANES, rows - r);
+
+            if (square && count == LL_LANES) {
+                vec z[LL_LANES];
+                dot_square(n, w->bias, sums + r * LL_LANES, z);
+                if (fold_square(job, &w->span, i + r, z, n))
+                    continue;
+            }
+            s->z = job->keep ? kept_tile(job, 0) + (i + r) * w->tile_row : w->tile;
+            dot_rows(count, n, w->bias, sums + r * LL_LANES, s->z, w->tile_row);
+            fold_rows(job, i + r, count, s, w);
+        }
     }
 }
 
@@ -185,26 +232,20 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     if (weight)
         weight += own * (job->packed ? job->k : job->w_row);
 
-    if (weight && job->n <= LL_SMALL_N)
-        dot_weights(weight, job->n, job->k, job->w_row, job->w_col,
-                    w->panels + LL_DOT_SUMS * LL_LANES);
+    if (weight && job->n <= LL_SMALL_N) {
+        score_few(job, weight, &s, w);
+        return;
+    }
     for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {
         ptrdiff_t rows = least(w->tile_rows, job->rows - i);
         if (job->keep)
             w->tile = kept_tile(job, c) + i * w->tile_row;
         if (job->logits)
             copy_logits(job, i, rows, c, s.width, w);
-        else if (job->n <= LL_SMALL_N)
-            dot_rows(rows, job->n, job->k, (const real *)job->x + i * job->x_row, job->x_row,
-                     w->panels + LL_DOT_SUMS * LL_LANES, w->bias, w->panels, w->tile,
-                     w->tile_row);
         else
             product(job, i, rows, weight, s.width, job->last - c, w);
         s.z = w->tile;
-        if (s.vecs == 1)
-            fold_tile(job, i, rows, s, 1, w);
-        else
-            fold_tile(job, i, rows, s, s.vecs, w);
+        fold_rows(job, i, rows, &s, w);
     }
 }
 

@@ -371,6 +371,11 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
         fold_targets(job, state, s, i, old);
 }
 
+static inline int is_transformed(const ll_job *job)
+{
+    return job->softcap > 0 || job->temperature != 1;
+}
+
 /* Softcap and temperature on `count` vectors. */
 static void transform(const ll_job *job, real *z, ptrdiff_t count)
 {

@@ -4,7 +4,8 @@
 /* Nothing is asked that fold_square does not find. */
 static inline int is_square(const ll_job *job)
 {
-    return job->n <= LL_LANES && job->n_targets <= 1 && !has_probs(job) && !job->smooth;
+    return job->n <= LL_LANES && job->n_targets <= 1 && !has_probs(job) && !job->smooth
+        && !is_transformed(job);
 }
 
 /* Sum over classes: the tree of vsum. Overwrites the terms. */
@@ -145,24 +146,22 @@ static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i
 
 /* epilogue() for LL_LANES rows i, ... whose classes are all in one vector. Returns 0, with nothing
  * done, where a row has no finite largest logit. */
-static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
-                       ptrdiff_t tile_row, ptrdiff_t n)
+static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+                       ptrdiff_t n)
 {
-    vec z[LL_LANES], top, at;
-    const real *row[LL_LANES];
-    real first[LL_LANES];
+    vec top, at;
+    real first[LL_LANES], logit[LL_LANES][LL_LANES];
 
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        row[r] = tile + r * tile_row;
-    vtranspose(row, 0, z);
     if (!square_top(z, n, &top, &at))
         return 0;
     vstore(field(state, LL_MAX) + i, top);
     vstore(first, at);
+    for (ptrdiff_t c = 0; job->n_targets && c < n; c++)
+        vstore(logit[c], z[c]);
     for (ptrdiff_t r = 0; r < LL_LANES; r++) {
         state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)first[r];
         if (job->n_targets && job->targets[i + r] >= 0)
-            ((real *)job->state.target_logit)[i + r] = row[r][job->targets[i + r]];
+            ((real *)job->state.target_logit)[i + r] = logit[job->targets[i + r]][r];
     }
     if (job->rank)
         square_rank(job, state, i, z, n);
@@ -173,4 +172,17 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
     if (job->out && job->write == LL_LOGITS)
         square_write(job, i, z, n);
     return 1;
+}
+
+/* The same of rows of a tile. */
+static int fold_tile_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
+                            ptrdiff_t tile_row)
+{
+    const real *row[LL_LANES];
+    vec z[LL_LANES];
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        row[r] = tile + r * tile_row;
+    vtranspose(row, 0, z);
+    return fold_square(job, state, i, z, job->n);
 }

@@ -16,6 +16,8 @@
 /* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one half. */
 #define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
+#define LL_DOT_CHAINS 12
+#define LL_TURN_COLS 3
 
 #if LL_REAL == 32
 
@@ -77,12 +79,12 @@ static inline real ll_top(half b)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
-/* The sums of eight vectors that follow each other: the tree of vsum, many at a time. */
-static inline half ll_sums(const real *p)
+/* The sums of eight vectors `step` apart: the tree of vsum, many at a time. */
+static inline half ll_sums(const real *p, ptrdiff_t step)
 {
     __m256 a[8], b[4], c[2];
     for (int i = 0; i < 8; i++) /* lanes i + (i + 8) */
-        a[i] = _mm256_add_ps(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));
+        a[i] = _mm256_add_ps(_mm256_loadu_ps(p + i * step), _mm256_loadu_ps(p + i * step + 8));
     for (int i = 0; i < 4; i++) /* i + (i + 4): vectors i and i + 4 to one */
         b[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20),
                              _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
@@ -145,12 +147,12 @@ static inline real ll_top(half b)
     return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
 }
 
-/* The sums of four vectors that follow each other: the tree of vsum, many at a time. */
-static inline half ll_sums(const real *p)
+/* The sums of four vectors `step` apart: the tree of vsum, many at a time. */
+static inline half ll_sums(const real *p, ptrdiff_t step)
 {
     __m256d a[4], b[2];
     for (int i = 0; i < 4; i++) /* lanes i + (i + 4) */
-        a[i] = _mm256_add_pd(_mm256_loadu_pd(p + 8 * i), _mm256_loadu_pd(p + 8 * i + 4));
+        a[i] = _mm256_add_pd(_mm256_loadu_pd(p + i * step), _mm256_loadu_pd(p + i * step + 4));
     for (int i = 0; i < 2; i++) /* i + (i + 2): vectors i and i + 2 to one */
         b[i] = _mm256_add_pd(_mm256_permute2f128_pd(a[i], a[i + 2], 0x20),
                              _mm256_permute2f128_pd(a[i], a[i + 2], 0x31));
@@ -250,11 +252,11 @@ static inline vec vselect(mask m, vec a, vec b)
 static inline real vsum(vec a) { return ll_sum(H(add)(a.lo, a.hi)); }
 static inline real vtop(vec a) { return ll_top(H(max)(a.lo, a.hi)); }
 
-/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter. */
-static inline vec vsums(const real *p, ptrdiff_t count)
+/* The sums of LL_LANES vectors `step` apart, of which the first `count` matter. */
+static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
-    half lo = ll_sums(p);
-    return ll_vec(lo, count > HALF ? ll_sums(p + HALF * LL_LANES) : lo);
+    half lo = ll_sums(p, step);
+    return ll_vec(lo, count > HALF ? ll_sums(p + HALF * step, step) : lo);
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

@@ -13,9 +13,11 @@
 #define LL_WIDE 2
 #define LL_B_AHEAD 64
 #define LL_STEPS 1
-/* Dot kernel: 2 rows by up to 8 classes, 16 accumulators. */
-#define LL_DOT_ROWS 2
+/* Dot kernel: 4 rows by up to 6 classes or 3 by 8, 24 accumulators. */
+#define LL_DOT_ROWS 4
 #define LL_DOT_COLS 8
+#define LL_DOT_CHAINS 24
+#define LL_TURN_COLS 8
 
 #if LL_REAL == 32
 #define LL_LANES 16
@@ -90,28 +92,31 @@ static inline real vtop(vec a)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
-/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter: the tree
- * of vsum, many at a time. */
-static inline vec vsums(const real *p, ptrdiff_t count)
+/* The sums of LL_LANES vectors `step` apart, of which the first `count` matter: the tree of vsum,
+ * many at a time. Two vectors become one: what is to be added to the half that stays comes from
+ * the other half, so that one shuffle serves both; taken in this order, the sums end in theirs. */
+static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
-    (void)count;
+    static const int order[16] = { 0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15 };
     __m512 a[8], b[4], c[2];
-    for (int i = 0; i < 8; i++) { /* lanes i + (i + 8): two vectors to one */
-        __m512 r0 = vload(p + 32 * i), r1 = vload(p + 32 * i + 16);
-        a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r0, r1, 0x44),
-                             _mm512_shuffle_f32x4(r0, r1, 0xee));
+
+    (void)count;
+    for (int i = 0; i < 8; i++) { /* lanes i + (i + 8) */
+        __m512 r0 = vload(p + order[2 * i] * step), r1 = vload(p + order[2 * i + 1] * step);
+        a[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, r0, r1),
+                             _mm512_shuffle_f32x4(r0, r1, 0x4e));
     }
-    for (int i = 0; i < 4; i++) /* i + (i + 4) */
-        b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
-                             _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
+    for (int i = 0; i < 4; i++) { /* i + (i + 4) */
+        __m512 odd = _mm512_mask_blend_ps(0xf0f0, a[2 * i + 1], a[2 * i]);
+        b[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a[2 * i], a[2 * i + 1]),
+                             _mm512_shuffle_f32x4(odd, odd, 0xb1));
+    }
     for (int i = 0; i < 2; i++) /* i + (i + 2) */
-        c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
-                             _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
-    /* i + (i + 1): sums 0 4 8 12, 1 5 9 13, ... */
-    __m512 d = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88),
-                             _mm512_shuffle_ps(c[0], c[1], 0xdd));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_ps(order, d);
+        c[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, b[2 * i], b[2 * i + 1]),
+                             _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x4e));
+    /* i + (i + 1) */
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, c[0], c[1]),
+                         _mm512_permute_ps(_mm512_mask_blend_ps(0xaaaa, c[1], c[0]), 0xb1));
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
@@ -161,24 +166,26 @@ static inline real vtop(vec a)
     return _mm_cvtsd_f64(_mm_max_sd(c, _mm_unpackhi_pd(c, c)));
 }
 
-/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter: the tree
- * of vsum, many at a time. */
-static inline vec vsums(const real *p, ptrdiff_t count)
+/* See above. */
+static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
-    (void)count;
+    static const int order[8] = { 0, 4, 2, 6, 1, 5, 3, 7 };
     __m512d a[4], b[2];
-    for (int i = 0; i < 4; i++) { /* lanes i + (i + 4): two vectors to one */
-        __m512d r0 = vload(p + 16 * i), r1 = vload(p + 16 * i + 8);
-        a[i] = _mm512_add_pd(_mm512_shuffle_f64x2(r0, r1, 0x44),
-                             _mm512_shuffle_f64x2(r0, r1, 0xee));
+
+    (void)count;
+    for (int i = 0; i < 4; i++) { /* lanes i + (i + 4) */
+        __m512d r0 = vload(p + order[2 * i] * step), r1 = vload(p + order[2 * i + 1] * step);
+        a[i] = _mm512_add_pd(_mm512_mask_blend_pd(0xf0, r0, r1),
+                             _mm512_shuffle_f64x2(r0, r1, 0x4e));
     }
-    for (int i = 0; i < 2; i++) /* i + (i + 2) */
-        b[i] = _mm512_add_pd(_mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0x88),
-                             _mm512_shuffle_f64x2(a[2 * i], a[2 * i + 1], 0xdd));
-    /* i + (i + 1): sums 0 4 1 5 2 6 3 7 */
-    __m512d c = _mm512_add_pd(_mm512_unpacklo_pd(b[0], b[1]), _mm512_unpackhi_pd(b[0], b[1]));
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    return _mm512_permutexvar_pd(order, c);
+    for (int i = 0; i < 2; i++) { /* i + (i + 2) */
+        __m512d odd = _mm512_mask_blend_pd(0xcc, a[2 * i + 1], a[2 * i]);
+        b[i] = _mm512_add_pd(_mm512_mask_blend_pd(0xcc, a[2 * i], a[2 * i + 1]),
+                             _mm512_shuffle_f64x2(odd, odd, 0xb1));
+    }
+    /* i + (i + 1) */
+    return _mm512_add_pd(_mm512_mask_blend_pd(0xaa, b[0], b[1]),
+                         _mm512_shuffle_pd(b[0], b[1], 0x55));
 }
 
 static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)

@@ -16,6 +16,8 @@
 /* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one quad. */
 #define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
+#define LL_DOT_CHAINS 12
+#define LL_TURN_COLS 3
 
 #if LL_REAL == 32
 
@@ -196,12 +198,12 @@ static inline real vtop(vec a)
             lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
     return lane[0];
 }
-/* The sums of LL_LANES vectors that follow each other, of which the first `count` matter. */
-static inline vec vsums(const real *p, ptrdiff_t count)
+/* The sums of LL_LANES vectors `step` apart, of which the first `count` matter. */
+static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
     real sums[LL_LANES] = { 0 };
     for (ptrdiff_t i = 0; i < count; i++)
-        sums[i] = vsum(vload(p + i * LL_LANES));
+        sums[i] = vsum(vload(p + i * step));
     return vload(sums);
 }
 

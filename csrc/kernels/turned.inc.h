@@ -1,0 +1,124 @@
+/* The product for few classes and few features: LL_LANES rows of x are turned, so that lanes are
+ * rows and a weight serves all of them. The logits are those of dot.inc.h to the bit: its chain in
+ * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
+
+#define LL_TURN_K LL_KC /* features at most: x, turned, stays in L1 */
+
+static inline ptrdiff_t turn_cols(ptrdiff_t n)
+{
+    const ptrdiff_t groups = (n + LL_TURN_COLS - 1) / LL_TURN_COLS;
+    return (n + groups - 1) / groups;
+}
+
+/* Weights, feature by feature, those of a kernel's classes together. */
+static void turn_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+                         ptrdiff_t w_col, real *w)
+{
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = turn_cols(n);
+
+    for (ptrdiff_t c = 0, count; c < n; c += cols) {
+        count = least(cols, n - c);
+        for (ptrdiff_t p = 0; p < all; p++)
+            for (ptrdiff_t j = 0; j < count; j++)
+                *w++ = p < k ? weight[(c + j) * w_row + p * w_col] : 0;
+    }
+}
+
+/* LL_LANES rows of x, feature by feature, zeros behind the last. */
+static void turn_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *turned)
+{
+    const ptrdiff_t whole = k - k % LL_LANES;
+    const real *row[LL_LANES];
+    vec square[LL_LANES];
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        row[r] = x + r * x_row;
+    for (ptrdiff_t p = 0; p < whole; p += LL_LANES) {
+        vtranspose(row, p, square);
+        for (ptrdiff_t j = 0; j < LL_LANES; j++, turned += LL_LANES)
+            vstore(turned, square[j]);
+    }
+    for (ptrdiff_t p = whole; p < vectors(k) * LL_LANES; p++, turned += LL_LANES)
+        for (ptrdiff_t r = 0; r < LL_LANES; r++)
+            turned[r] = p < k ? row[r][p] : 0;
+}
+
+/* The chains in two lanes, half a vector apart, and the first step of the tree. */
+LL_TEMPLATE void turn_lanes(const int cols, ptrdiff_t k, const real *x, const real *w, vec *sum)
+{
+    const ptrdiff_t apart = LL_LANES / 2;
+    vec low[LL_TURN_COLS], high[LL_TURN_COLS];
+
+    LL_UNROLL
+    for (int j = 0; j < cols; j++)
+        low[j] = high[j] = vset(0);
+    LL_ROLLED
+    for (ptrdiff_t p = 0; p < k; p += LL_LANES, x += LL_LANES * LL_LANES, w += LL_LANES * cols) {
+        vec a = vload(x), b = vload(x + apart * LL_LANES);
+        LL_UNROLL
+        for (int j = 0; j < cols; j++) {
+            low[j] = vfma(a, vset(w[j]), low[j]);
+            high[j] = vfma(b, vset(w[apart * cols + j]), high[j]);
+        }
+    }
+    LL_UNROLL
+    for (int j = 0; j < cols; j++)
+        sum[j] = vadd(low[j], high[j]);
+}
+
+/* Logits of `cols` classes, while rows from..to of `next`, k features each, come into the cache. */
+LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
+                             const real *bias, vec *z, const real *next, ptrdiff_t x_row)
+{
+    vec sum[LL_LANES / 2][LL_TURN_COLS];
+
+    for (ptrdiff_t lane = 0; lane < LL_LANES / 2; lane++) {
+        for (ptrdiff_t p = 0; p < k; p += LL_LANES)
+            prefetch_to_l2(next + lane * x_row + p);
+        turn_lanes(cols, k, x + lane * LL_LANES, w + lane * cols, sum[lane]);
+    }
+    for (ptrdiff_t step = LL_LANES / 4; step > 0; step /= 2)
+        for (ptrdiff_t lane = 0; lane < step; lane++)
+            for (int j = 0; j < cols; j++)
+                sum[lane][j] = vadd(sum[lane][j], sum[lane + step][j]);
+    for (int j = 0; j < cols; j++)
+        z[j] = vadd(sum[0][j], vset(bias[j]));
+}
+
+typedef void turn_function(ptrdiff_t, const real *, const real *, const real *, vec *, const real *,
+                           ptrdiff_t);
+#define LL_TURN(cols)                                                                            \
+    static void turn_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
+                            const real *next, ptrdiff_t x_row)                                   \
+    {                                                                                            \
+        turn_kernel(cols, k, x, w, bias, z, next, x_row);                                        \
+    }
+LL_TURN(1)
+LL_TURN(2)
+LL_TURN(3)
+#if LL_TURN_COLS == 8
+LL_TURN(4)
+LL_TURN(5)
+LL_TURN(6)
+LL_TURN(7)
+LL_TURN(8)
+#endif
+static turn_function *const turn_functions[LL_TURN_COLS] = {
+    turn_1, turn_2, turn_3,
+#if LL_TURN_COLS == 8
+    turn_4, turn_5, turn_6, turn_7, turn_8,
+#endif
+};
+
+/* Logits of LL_LANES rows, class by class. */
+static void turn_square(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
+                        const real *bias, real *turned, vec *z)
+{
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = turn_cols(n);
+
+    turn_rows(x, x_row, k, turned);
+    for (ptrdiff_t c = 0; c < n; c += cols)
+        turn_functions[least(cols, n - c) - 1](all, turned, w + c * all, bias + c, z + c,
+                                               x + (2 * LL_LANES + (c ? LL_LANES / 2 : 0)) * x_row,
+                                               x_row);
+}
