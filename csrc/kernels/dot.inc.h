@@ -14,7 +14,6 @@
 #define LL_DOT_GROUP 48                         /* rows at most, whole vectors of them */
 #define LL_DOT_SUMS 384                         /* chains of a group at most: 24 KiB, for L1 */
 #define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES)  /* from the chains of a class to the next */
-#define LL_DOT_WEIGHTS (2048 * LL_LANES)        /* weights of a block: 128 KiB, for L2 */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -132,7 +131,7 @@ static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x,
 /* Features to a block: blocks of equal size, whole vectors. */
 static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 {
-    ptrdiff_t most = LL_DOT_WEIGHTS / n, blocks = (k + most - 1) / most;
+    ptrdiff_t most = LL_DOT_WEIGHTS * LL_LANES / n, blocks = (k + most - 1) / most;
     return blocks < 2 ? k : vectors((k + blocks - 1) / blocks) * LL_LANES;
 }
 

@@ -1,10 +1,23 @@
 /* From the row state to what the caller asked for, and functions of arrays. */
 
+/* Loss of each target, or NULL; NaN as the logit of none. */
+LL_TEMPLATE void finish_targets(const ll_job *job, const ptrdiff_t per_row, real *loss)
+{
+    const real *max = field(&job->state, LL_MAX), *norm = field(&job->state, LL_REST);
+    const int64_t *target = job->targets;
+    real *zt = job->state.target_logit;
+
+    for (ptrdiff_t i = 0; loss && i < job->rows; i++)
+        for (ptrdiff_t j = i * per_row; j < (i + 1) * per_row; j++)
+            loss[j] = target[j] < 0 ? 0 : (max[i] - zt[j]) + norm[i];
+    for (ptrdiff_t j = 0; j < job->rows * per_row; j++)
+        zt[j] = target[j] < 0 ? (real)NAN : zt[j];
+}
+
 static void finish(const ll_job *job, void *target_loss)
 {
     const ll_state *state = &job->state;
     real *max = field(state, LL_MAX), *norm = field(state, LL_REST);
-    real *zt = state->target_logit, *loss = target_loss;
 
     for (ptrdiff_t i = 0; job->sums && i < job->rows; i += LL_LANES) {
         vec m = vload(max + i), rest = vload(norm + i);
@@ -23,16 +36,13 @@ static void finish(const ll_job *job, void *target_loss)
             vstore(field(state, LL_MOMENT) + i, vsub(log_norm, mean));
         }
     }
-    for (ptrdiff_t i = 0; job->n_targets && i < job->rows; i++) {
-        if (job->rank && job->targets[i * job->n_targets] < 0)
+    if (job->n_targets == 1)
+        finish_targets(job, 1, target_loss);
+    else if (job->n_targets)
+        finish_targets(job, job->n_targets, target_loss);
+    for (ptrdiff_t i = 0; job->rank && i < job->rows; i++)
+        if (job->targets[i * job->n_targets] < 0)
             state->ints[LL_RANK * state->stride + i] = -1;
-        for (ptrdiff_t j = i * job->n_targets; j < (i + 1) * job->n_targets; j++) {
-            if (job->targets[j] < 0)
-                zt[j] = (real)NAN;
-            if (loss)
-                loss[j] = job->targets[j] < 0 ? 0 : (max[i] - zt[j]) + norm[i];
-        }
-    }
 }
 
 static void normalise(const ll_job *job)

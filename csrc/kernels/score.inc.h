@@ -181,7 +181,7 @@ static void fold_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const segm
 /* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
-    const int square = is_square(job) && !job->keep, turned = square && job->k <= LL_TURN_K;
+    const int square = is_square(job) && !job->keep, turned = square && is_turned(job->n, job->k);
     const ptrdiff_t n = job->n, group = dot_group(n), k = job->k;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
     real *other = own + n * vectors(k) * LL_LANES, *xt = other + LL_SMALL_N * LL_TURN_K;

@@ -129,7 +129,8 @@ static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i
         vec d = vsub(z[c], top);
         e[c] = vexp_nonpositive(d);
         term[c] = vselect(veq(at, vset((real)c)), zero, e[c]);
-        product[c] = vfma(term[c], vmax(floor, d), zero);
+        if (job->entropy)
+            product[c] = vfma(term[c], vmax(floor, d), zero);
     }
     rest = square_sum(term, n);
     vstore(field(state, LL_REST) + i, rest);
@@ -158,11 +159,11 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
     vstore(first, at);
     for (ptrdiff_t c = 0; job->n_targets && c < n; c++)
         vstore(logit[c], z[c]);
-    for (ptrdiff_t r = 0; r < LL_LANES; r++) {
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
         state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)first[r];
-        if (job->n_targets && job->targets[i + r] >= 0)
+    for (ptrdiff_t r = 0; job->n_targets && r < LL_LANES; r++)
+        if (job->targets[i + r] >= 0)
             ((real *)job->state.target_logit)[i + r] = logit[job->targets[i + r]][r];
-    }
     if (job->rank)
         square_rank(job, state, i, z, n);
     if (job->top)

@@ -2,7 +2,11 @@
  * rows and a weight serves all of them. The logits are those of dot.inc.h to the bit: its chain in
  * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
 
-#define LL_TURN_K LL_KC /* features at most: x, turned, stays in L1 */
+#define LL_TURN_K 256
+
+/* Whether it is the faster way: turning takes time for each feature, what it spares is time for each
+ * class. */
+static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= 10 * n; }
 
 static inline ptrdiff_t turn_cols(ptrdiff_t n)
 {
@@ -66,15 +70,23 @@ LL_TEMPLATE void turn_lanes(const int cols, ptrdiff_t k, const real *x, const re
         sum[j] = vadd(low[j], high[j]);
 }
 
-/* Logits of `cols` classes, while rows from..to of `next`, k features each, come into the cache. */
+/* Rows that are turned next: they come into the cache while this goes on. */
+typedef struct {
+    const real *x;
+    ptrdiff_t row, count;
+} turn_next;
+
+/* Logits of `cols` classes. */
 LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
-                             const real *bias, vec *z, const real *next, ptrdiff_t x_row)
+                             const real *bias, vec *z, const turn_next *next)
 {
+    const ptrdiff_t pairs = LL_LANES / 2;
     vec sum[LL_LANES / 2][LL_TURN_COLS];
 
-    for (ptrdiff_t lane = 0; lane < LL_LANES / 2; lane++) {
-        for (ptrdiff_t p = 0; p < k; p += LL_LANES)
-            prefetch_to_l2(next + lane * x_row + p);
+    for (ptrdiff_t lane = 0; lane < pairs; lane++) {
+        for (ptrdiff_t r = lane; r < next->count; r += pairs)
+            for (ptrdiff_t p = 0; p < k; p += LL_LANES)
+                prefetch_to_l2(next->x + r * next->row + p);
         turn_lanes(cols, k, x + lane * LL_LANES, w + lane * cols, sum[lane]);
     }
     for (ptrdiff_t step = LL_LANES / 4; step > 0; step /= 2)
@@ -85,13 +97,13 @@ LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const r
         z[j] = vadd(sum[0][j], vset(bias[j]));
 }
 
-typedef void turn_function(ptrdiff_t, const real *, const real *, const real *, vec *, const real *,
-                           ptrdiff_t);
+typedef void turn_function(ptrdiff_t, const real *, const real *, const real *, vec *,
+                           const turn_next *);
 #define LL_TURN(cols)                                                                            \
     static void turn_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
-                            const real *next, ptrdiff_t x_row)                                   \
+                            const turn_next *next)                                               \
     {                                                                                            \
-        turn_kernel(cols, k, x, w, bias, z, next, x_row);                                        \
+        turn_kernel(cols, k, x, w, bias, z, next);                                               \
     }
 LL_TURN(1)
 LL_TURN(2)
@@ -117,8 +129,9 @@ static void turn_square(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = turn_cols(n);
 
     turn_rows(x, x_row, k, turned);
-    for (ptrdiff_t c = 0; c < n; c += cols)
-        turn_functions[least(cols, n - c) - 1](all, turned, w + c * all, bias + c, z + c,
-                                               x + (2 * LL_LANES + (c ? LL_LANES / 2 : 0)) * x_row,
-                                               x_row);
+    for (ptrdiff_t c = 0; c < n; c += cols) {
+        ptrdiff_t count = least(cols, n - c), from = LL_LANES * c / n, to = LL_LANES * (c + count) / n;
+        turn_next next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
+        turn_functions[count - 1](all, turned, w + c * all, bias + c, z + c, &next);
+    }
 }

@@ -17,6 +17,7 @@
 #define LL_DOT_ROWS 3
 #define LL_DOT_COLS 4
 #define LL_DOT_CHAINS 12
+#define LL_DOT_WEIGHTS 256
 #define LL_TURN_COLS 3
 
 #if LL_REAL == 32

@@ -17,6 +17,7 @@
 #define LL_DOT_ROWS 4
 #define LL_DOT_COLS 8
 #define LL_DOT_CHAINS 24
+#define LL_DOT_WEIGHTS 2048
 #define LL_TURN_COLS 8
 
 #if LL_REAL == 32
