@@ -205,7 +205,7 @@ static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i
         for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
             interleave(w->g + r * w->g_row + q * LL_KC, w->g_row, height,
                        least(LL_KC, s.width - q * LL_KC), height,
-                       tile + (i + r) * w->g_row + q * LL_KC * height);
+                       tile + (i + r) * w->g_row + q * LL_KC * height, LL_KC);
         for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
             *flag_of(tile, w->g_row, i + r, height, q) = (real)live[q];
     }

@@ -32,14 +32,13 @@ static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptr
 }
 #endif
 
-#define LL_PACK_AHEAD (4 * LL_SQUARE) /* rows are prefetched this far ahead */
-
 /* `count` rows of `kc` contiguous elements, interleaved with distance `height`, LL_SQUARE rows
  * after the other: memory delivers few rows side by side faster than many. Each store is LL_SQUARE
  * wide: what it spills past `height` belongs to the next feature and is overwritten with it. So the
- * packed array needs that much slack at its end. */
+ * packed array needs that much slack at its end. What lies `ahead` is packed next and comes into the
+ * cache. */
 static void interleave(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_t kc,
-                       ptrdiff_t height, real *packed)
+                       ptrdiff_t height, real *packed, ptrdiff_t ahead)
 {
     const real *row[LL_SQUARE];
     ptrdiff_t whole = kc - kc % LL_SQUARE;
@@ -49,7 +48,7 @@ static void interleave(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_
             row[r] = x + least(i + r, count - 1) * x_row;
         for (ptrdiff_t p = 0; p < whole; p += LL_SQUARE) {
             for (ptrdiff_t r = 0; r < LL_SQUARE && p % LL_LANES == 0; r++)
-                prefetch(row[r] + p + LL_PACK_AHEAD);
+                prefetch_to_l2(row[r] + p + ahead);
             vsquare(row, p, packed + p * height + i, height);
         }
     }
@@ -67,7 +66,7 @@ static void pack_x(const void *x_, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row,
         ptrdiff_t kc = least(LL_KC, k - pc), height;
         for (ptrdiff_t i = 0; i < rows; i += height) {
             height = panel_height(i, rows);
-            interleave(x + i * x_row + pc, x_row, height, kc, height, packed);
+            interleave(x + i * x_row + pc, x_row, height, kc, height, packed, height * x_row);
             packed += height * kc;
         }
     }
@@ -83,12 +82,12 @@ static void interleave_strided(const real *w, ptrdiff_t w_row, ptrdiff_t w_col, 
 }
 
 static void pack_panels(const real *w, ptrdiff_t n, ptrdiff_t kc, ptrdiff_t w_row, ptrdiff_t w_col,
-                        real *packed)
+                        real *packed, ptrdiff_t ahead)
 {
     for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
         ptrdiff_t count = least(LL_LANES, n - c);
         if (w_col == 1)
-            interleave(w + c * w_row, w_row, count, kc, LL_LANES, packed + c * kc);
+            interleave(w + c * w_row, w_row, count, kc, LL_LANES, packed + c * kc, ahead);
         else
             interleave_strided(w + c * w_row, w_row, w_col, count, kc, packed + c * kc);
     }
@@ -97,5 +96,5 @@ static void pack_panels(const real *w, ptrdiff_t n, ptrdiff_t kc, ptrdiff_t w_ro
 static void pack_weight(const void *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                         ptrdiff_t w_col, void *packed)
 {
-    pack_panels(weight, n, k, w_row, w_col, packed);
+    pack_panels(weight, n, k, w_row, w_col, packed, LL_LANES * w_row);
 }

@@ -125,7 +125,8 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
             if (pack)
                 pack_panels(weight + c * job->w_row + pc * job->w_col,
                             least(group * LL_LANES, width - c), kc, job->w_row, job->w_col,
-                            w->panels + v * b_panel);
+                            w->panels + v * b_panel,
+                            bias ? group * LL_LANES * job->w_row - pc : LL_KC);
             region next = next_weights(job, weight, pc, c, group * LL_LANES, last);
             if (group == LL_STREAMS && is_paced(rows))
                 multiply_paced(rows, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0, bias,
