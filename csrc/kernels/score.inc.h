@@ -268,48 +268,71 @@ static void score(const ll_job *job)
     }
 }
 
-/* One weight, wherever it lies: packed panels or strides. */
-static inline real weight_at(const ll_job *job, int64_t c, ptrdiff_t p)
+/* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
+static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
+                                 ptrdiff_t step, vec *out)
 {
-    const real *weight = job->weight;
-    if (job->packed)
-        return weight[c / LL_LANES * LL_LANES * job->k + p * LL_LANES + c % LL_LANES];
-    return weight[c * job->w_row + p * job->w_col];
+    real turned[LL_LANES][LL_LANES];
+
+    if (step == 1 && count == LL_LANES) {
+        vtranspose(row, p, out);
+        return;
+    }
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        for (ptrdiff_t q = 0; q < count; q++)
+            turned[q][r] = row[r][(p + q) * step];
+    for (ptrdiff_t q = 0; q < count; q++)
+        out[q] = vload(turned[q]);
 }
 
-/* The chains of product() for one target a row, LL_LANES rows at a time; here `first` is 0 and
- * x is not packed. */
+/* The chains of product() for row r of x and class r, of LL_LANES each. */
+static vec chain_pairs(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
+{
+    vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
+
+    for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
+        const ptrdiff_t end = least(pc + LL_KC, k);
+        vec sum = vset(0);
+        for (ptrdiff_t p = pc, count; p < end; p += count) {
+            count = least(LL_LANES, end - p);
+            turn_features(x, p, count, 1, xp);
+            turn_features(w, p, count, step, wp);
+            for (ptrdiff_t q = 0; q < count; q++)
+                sum = vfma(xp[q], wp[q], sum);
+        }
+        total = pc ? vadd(total, sum) : sum;
+    }
+    return total;
+}
+
+/* Logits of one target a row, before the pass that compares others with them; `first` is 0 and x is
+ * not packed. Of a row without a target, any. */
 static void target_logits(const ll_job *job)
 {
-    const real *x = job->x, *bias = job->bias;
+    const real *weight = job->weight, *bias = job->bias, *logits = job->logits;
+    const ptrdiff_t step = job->packed ? LL_LANES : job->w_col;
 
     for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
-        ptrdiff_t rows = least(LL_LANES, job->rows - i);
-        real logit[LL_LANES] = { 0 }, xp[LL_LANES] = { 0 }, wp[LL_LANES] = { 0 };
-        vec total = vset(0);
+        const real *x[LL_LANES], *w[LL_LANES];
+        real logit[LL_LANES], shift[LL_LANES];
 
-        for (ptrdiff_t pc = 0; pc < job->k; pc += LL_KC) {
-            vec sum = vset(0);
-            for (ptrdiff_t p = pc; p < least(pc + LL_KC, job->k); p++) {
-                for (ptrdiff_t r = 0; r < rows; r++) {
-                    int64_t c = job->targets[(i + r) * job->n_targets];
-                    xp[r] = x[(i + r) * job->x_row + p];
-                    wp[r] = c < 0 ? 0 : weight_at(job, c, p);
-                }
-                sum = vfma(vload(xp), vload(wp), sum);
+        for (ptrdiff_t r = 0; r < LL_LANES; r++) {
+            const ptrdiff_t row = least(i + r, job->rows - 1);
+            const int64_t target = job->targets[row * job->n_targets], c = target < 0 ? 0 : target;
+
+            shift[r] = bias ? bias[c] : 0;
+            if (logits) {
+                logit[r] = logits[row * job->z_row + c * job->z_col];
+                continue;
             }
-            total = pc ? vadd(total, sum) : sum;
+            x[r] = (const real *)job->x + row * job->x_row;
+            w[r] = weight + (job->packed ? c / LL_LANES * LL_LANES * job->k + c % LL_LANES
+                                         : c * job->w_row);
         }
-        for (ptrdiff_t r = 0; r < rows; r++) {
-            int64_t c = job->targets[(i + r) * job->n_targets];
-            wp[r] = c < 0 || !bias ? 0 : bias[c];
-            if (job->logits)
-                xp[r] = c < 0 ? 0
-                      : ((const real *)job->logits)[(i + r) * job->z_row + c * job->z_col];
-        }
-        vstore(logit, job->logits ? vload(xp) : vadd(total, vload(wp)));
+        if (!logits)
+            vstore(logit, vadd(chain_pairs(job->k, x, w, step), vload(shift)));
         transform(job, logit, 1);
-        for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
             ((real *)job->state.target_logit)[(i + r) * job->n_targets] = logit[r];
     }
 }
