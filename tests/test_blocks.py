@@ -117,6 +117,25 @@ def test_equals_in_different_blocks(shape, dtype):
     assert (s.target_rank == len(first) - 1).all()
 
 
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("layout", ["packed", "C", "F", "strided"])
+@pytest.mark.parametrize("k", [1, 15, 16, 255, 300, 515])
+def test_rank_where_all_logits_are_equal(layout, k, dtype):
+    # The target's logit is needed before its block comes: no digit may differ from the others'.
+    rng, n, m = np.random.default_rng(k), 1100, 35
+    weight = np.repeat(rng.standard_normal((1, k)), n, axis=0).astype(dtype)
+    if layout == "F":
+        weight = np.asfortranarray(weight)
+    elif layout == "strided":
+        weight = np.repeat(weight, 2, axis=1)[:, ::2]
+    bias = np.full(n, rng.standard_normal(), dtype)
+    target = rng.integers(n, size=m)
+    target[[3, 34]] = -100
+    head = ll.LinearHead(weight, bias, softcap=30.0, temperature=0.7, pack=layout == "packed")
+    s = head.score(rng.standard_normal((m, k)).astype(dtype), target)
+    np.testing.assert_array_equal(s.target_rank, np.where(target < 0, -1, target))
+
+
 def test_distributions_over_more_classes_than_are_checked_at_a_time(dtype):
     n = 300_007
     head = ll.LinearHead(rising(n, dtype))

@@ -54,6 +54,28 @@ def test_rows_together_and_alone(n, place, spread, dtype, impossible, spoil, see
             assert_same_bits(whole[name][i : i + 1], values, f"{name} of row {i}")
 
 
+@given(n=st.integers(1, 16), features=st.integers(1, 180), turned=st.booleans(),
+       dtype=st.sampled_from([np.float32, np.float64]), layout=st.sampled_from("CFS"),
+       spoil=st.lists(st.integers(0, 2 * ROWS - 1), max_size=2), seed=st.integers(0, 1000))
+def test_features_do_not_decide_the_bits(n, features, turned, dtype, layout, spoil, seed):
+    # Up to ten times as many features as classes take one way, more of them another.
+    features = min(features, 10 * n) if turned else max(features, 10 * n + 1)
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2 * ROWS, features + 5)).astype(dtype)[:, :features]
+    x[spoil, rng.integers(features)] = np.nan
+    weight = rng.standard_normal((n, 2 * features)).astype(dtype)
+    weight = {"C": np.ascontiguousarray, "F": np.asfortranarray, "S": np.asarray}[layout](
+        weight[:, ::2])
+    target = rng.integers(-1, n, size=len(x))
+    target[target < 0] = -100
+    head = ll.LinearHead(weight, rng.standard_normal(n).astype(dtype))
+    whole = results(head, x, target, n)
+    for i in [0, 15, 16, ROWS, 2 * ROWS - 1, *spoil]:
+        alone = results(head, x[i : i + 1], target[i : i + 1], n)
+        for name, values in alone.items():
+            assert_same_bits(whole[name][i : i + 1], values, f"{name} of row {i}")
+
+
 @pytest.mark.parametrize("k", [1, 2, 31, 32, 33, 100])
 @pytest.mark.parametrize("spoil", [np.nan, -np.inf, 0])
 def test_best_classes_in_order(k, spoil, dtype):

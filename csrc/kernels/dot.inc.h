@@ -7,19 +7,31 @@
  * A group of rows passes by a block of features at a time, so that the weights of the block stay
  * in the cache; the chains wait in memory between blocks.
  *
- * Weights are turned to vectors of LL_LANES features, class after class; chains wait class by class
+ * Weights are kept as vectors of LL_LANES features, class after class; chains wait class by class
  * too, those of a group's rows after each other.
  */
 
-#define LL_DOT_GROUP 48                         /* rows at most, whole vectors of them */
-#define LL_DOT_SUMS 384                         /* chains of a group at most: 24 KiB, for L1 */
-#define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES)  /* from the chains of a class to the next */
+#define LL_DOT_GROUP 48                        /* rows at most, whole vectors of them */
+#define LL_DOT_SUMS 384                        /* chains of a group at most: 24 KiB, for L1 */
+#define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES) /* from the chains of a class to the next */
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
     real part[LL_LANES] = { 0 };
     for (ptrdiff_t i = 0; i < count; i++)
         part[i] = p[i];
+    return vload(part);
+}
+
+/* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
+static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
+{
+    real part[LL_LANES] = { 0 };
+
+    if (step == 1 && count >= LL_LANES)
+        return vload(p);
+    for (ptrdiff_t j = 0; j < least(count, LL_LANES); j++)
+        part[j] = p[j * step];
     return vload(part);
 }
 
@@ -140,11 +152,8 @@ static void dot_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t 
                         ptrdiff_t w_col, real *w)
 {
     for (ptrdiff_t p = 0; p < k; p += LL_LANES)
-        for (ptrdiff_t c = 0; c < n; c++, w += LL_LANES) {
-            const real *from = weight + c * w_row + p * w_col;
-            for (ptrdiff_t lane = 0; lane < LL_LANES; lane++)
-                w[lane] = lane < k - p ? from[lane * w_col] : 0;
-        }
+        for (ptrdiff_t c = 0; c < n; c++, w += LL_LANES)
+            vstore(w, gather(weight + c * w_row + p * w_col, w_col, k - p));
 }
 
 /* All chains of a group's rows. `w` is made by dot_weights. */

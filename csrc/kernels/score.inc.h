@@ -27,6 +27,13 @@ static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
          + (c - job->keep_first) / LL_BLOCK * job->keep_rows * tile_row(job->n);
 }
 
+/* Few classes: chains; weights for these; weights and rows turned. */
+static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
+{
+    return LL_SMALL_N * LL_DOT_CLASS + n * vectors(k) * LL_LANES
+         + (is_turned(n, k) ? (n + LL_LANES) * LL_TURN_K : 0);
+}
+
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
@@ -41,8 +48,9 @@ static workspace lay_out(const ll_job *job)
     real *scratch = job->scratch;
 
     tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
-    tile += few ? LL_SMALL_N * LL_DOT_CLASS + job->n * vectors(job->k) * LL_LANES + LL_SMALL_N * LL_TURN_K + LL_LANES * LL_TURN_K : 0;
-    w.tile_rows = own_panels && job->k > LL_KC ? job->rows : least(LL_TILE_ROWS, job->rows);
+    tile += few ? few_size(job->n, job->k) : 0;
+    w.tile_rows = own_panels && job->k > LL_KC ? job->rows
+                : least(few ? LL_LANES : LL_TILE_ROWS, job->rows);
     w.tile_row = few && !job->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
     w.bytes = (size_t)(tile + (job->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
     if (!scratch) /* only the size is wanted */
@@ -182,31 +190,31 @@ static void fold_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const segm
 /* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
-    const int square = is_square(job) && !job->keep, turned = square && is_turned(job->n, job->k);
-    const ptrdiff_t n = job->n, group = dot_group(n), k = job->k;
+    const ptrdiff_t n = job->n, k = job->k, group = dot_group(n);
+    const int square = is_square(job) && !job->keep;
+    const int turn = square && is_turned(n, k) && job->rows >= LL_LANES;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
-    real *other = own + n * vectors(k) * LL_LANES, *xt = other + LL_SMALL_N * LL_TURN_K;
+    real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TURN_K;
+    vec z[LL_LANES];
 
-    dot_weights(weight, n, job->k, job->w_row, job->w_col, own);
-    if (turned)
-        turn_weights(weight, n, job->k, job->w_row, job->w_col, other);
+    dot_weights(weight, n, k, job->w_row, job->w_col, own);
+    if (turn)
+        turn_weights(weight, n, k, job->w_row, job->w_col, turned);
     for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
         const real *x = (const real *)job->x + i * job->x_row;
-        rows = least(group, job->rows - i);
 
-        if (turned && rows >= LL_LANES) {
-            vec z[LL_LANES];
+        rows = least(group, job->rows - i);
+        if (turn && rows >= LL_LANES) {
             rows = LL_LANES;
-            turn_square(n, k, x, job->x_row, other, w->bias, xt, z);
+            turn_square(n, k, x, job->x_row, turned, w->bias, turned_x, z);
             if (fold_square(job, &w->span, i, z, n))
                 continue;
         }
-        dot_sums(rows, n, job->k, (const real *)job->x + i * job->x_row, job->x_row, own, sums);
+        dot_sums(rows, n, k, x, job->x_row, own, sums);
         for (ptrdiff_t r = 0; r < rows; r += LL_LANES) {
             ptrdiff_t count = least(LL_LANES, rows - r);
 
             if (square && count == LL_LANES) {
-                vec z[LL_LANES];
                 dot_square(n, w->bias, sums + r * LL_LANES, z);
                 if (fold_square(job, &w->span, i + r, z, n))
                     continue;

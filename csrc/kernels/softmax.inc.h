@@ -164,18 +164,6 @@ static inline int64_t count_before(const segment *s, real zt, int64_t target)
     return (int64_t)vsum(count);
 }
 
-/* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
-static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
-{
-    real part[LL_LANES] = { 0 };
-
-    if (step == 1 && count >= LL_LANES)
-        return vload(p);
-    for (ptrdiff_t j = 0; j < least(count, LL_LANES); j++)
-        part[j] = p[j * step];
-    return vload(part);
-}
-
 /* Sums over classes of weights t and of t * (max - z), lane by lane. A class with t = 0 adds
  * nothing, whatever its logit. */
 typedef struct {

@@ -13,11 +13,13 @@
 #define LL_WIDE 2
 #define LL_B_AHEAD 64
 #define LL_STEPS 1
-/* Dot kernel: 4 rows by up to 6 classes or 3 by 8, 24 accumulators. */
+/* Dot kernel: 4 rows by up to 6 classes or 3 by 8, 24 accumulators. Blocks of 128 KiB of weights
+ * stay in L2, which feeds it. */
 #define LL_DOT_ROWS 4
 #define LL_DOT_COLS 8
 #define LL_DOT_CHAINS 24
-#define LL_DOT_WEIGHTS 2048
+#define LL_DOT_WEIGHTS 2048 /* vectors */
+/* Turned kernel: two chains of each class. */
 #define LL_TURN_COLS 8
 
 #if LL_REAL == 32
