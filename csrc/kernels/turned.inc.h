@@ -2,11 +2,12 @@
  * rows and a weight serves all of them. The logits are those of dot.inc.h to the bit: its chain in
  * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
 
-#define LL_TURN_K 256
+#define LL_TURN_RATIO 10                       /* of features to classes, at most */
+#define LL_TURN_K (LL_TURN_RATIO * LL_SMALL_N) /* so x, turned, stays in L1 */
 
 /* Whether it is the faster way: turning takes time for each feature, what it spares is time for each
  * class. */
-static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= 10 * n; }
+static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TURN_RATIO * n; }
 
 static inline ptrdiff_t turn_cols(ptrdiff_t n)
 {
