@@ -187,12 +187,25 @@ static void fold_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const segm
         fold_tile(job, i, rows, *s, s->vecs, w);
 }
 
+/* Row i of the tile. */
+static inline real *few_tile(const ll_job *job, ptrdiff_t i, const workspace *w)
+{
+    return job->keep ? kept_tile(job, 0) + i * w->tile_row : w->tile;
+}
+
+/* LL_LANES rows whose logits are in z. Returns 0 where they must go through a tile. */
+static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspace *w)
+{
+    if (job->keep)
+        square_keep(z, job->n, few_tile(job, i, w), w->tile_row);
+    return fold_square(job, &w->span, i, z, job->n);
+}
+
 /* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
     const ptrdiff_t n = job->n, k = job->k, group = dot_group(n);
-    const int square = is_square(job) && !job->keep;
-    const int turn = square && is_turned(n, k) && job->rows >= LL_LANES;
+    const int square = is_square(job), turn = square && is_turned(n, k) && job->rows >= LL_LANES;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
     real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TURN_K;
     vec z[LL_LANES];
@@ -207,7 +220,7 @@ static void score_few(const ll_job *job, const real *weight, segment *s, const w
         if (turn && rows >= LL_LANES) {
             rows = LL_LANES;
             turn_square(n, k, x, job->x_row, turned, w->bias, turned_x, z);
-            if (fold_square(job, &w->span, i, z, n))
+            if (fold_few(job, i, z, w))
                 continue;
         }
         dot_sums(rows, n, k, x, job->x_row, own, sums);
@@ -216,10 +229,10 @@ static void score_few(const ll_job *job, const real *weight, segment *s, const w
 
             if (square && count == LL_LANES) {
                 dot_square(n, w->bias, sums + r * LL_LANES, z);
-                if (fold_square(job, &w->span, i + r, z, n))
+                if (fold_few(job, i + r, z, w))
                     continue;
             }
-            s->z = job->keep ? kept_tile(job, 0) + (i + r) * w->tile_row : w->tile;
+            s->z = few_tile(job, i + r, w);
             dot_rows(count, n, w->bias, sums + r * LL_LANES, s->z, w->tile_row);
             fold_rows(job, i + r, count, s, w);
         }

@@ -96,21 +96,29 @@ static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t 
         }
 }
 
-/* One value of each row for each class into `out`. */
-static void square_write(const ll_job *job, ptrdiff_t i, const vec *value, ptrdiff_t n)
+/* Values class by class, turned to rows. */
+static void square_rows(const vec *value, ptrdiff_t n, vec *rows)
 {
-    real turned[LL_LANES][LL_LANES], flat[LL_LANES * LL_LANES + LL_LANES];
-    real *out = (real *)job->out + i * job->out_row;
+    real turned[LL_LANES][LL_LANES];
     const real *row[LL_LANES];
-    vec back[LL_LANES];
 
     for (ptrdiff_t c = 0; c < n; c++)
         vstore(turned[c], value[c]);
     for (ptrdiff_t c = 0; c < LL_LANES; c++)
         row[c] = turned[least(c, n - 1)];
-    vtranspose(row, 0, back);
+    vtranspose(row, 0, rows);
+}
+
+/* One value of each row for each class into `out`. */
+static void square_write(const ll_job *job, ptrdiff_t i, const vec *value, ptrdiff_t n)
+{
+    real flat[LL_LANES * LL_LANES + LL_LANES];
+    real *out = (real *)job->out + i * job->out_row;
+    vec rows[LL_LANES];
+
+    square_rows(value, n, rows);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        vstore(flat + r * n, back[r]); /* what is behind the last class, the next row covers */
+        vstore(flat + r * n, rows[r]); /* what is behind the last class, the next row covers */
     if (job->out_row == n)
         memcpy(out, flat, (size_t)(LL_LANES * n) * sizeof(real));
     else
@@ -175,7 +183,17 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
     return 1;
 }
 
-/* The same of rows of a tile. */
+/* Logits of LL_LANES rows into the tile. */
+static void square_keep(const vec *z, ptrdiff_t n, real *tile, ptrdiff_t tile_row)
+{
+    vec rows[LL_LANES];
+
+    square_rows(z, n, rows);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        vstore(tile + r * tile_row, rows[r]);
+}
+
+/* fold_square of rows of a tile. */
 static int fold_tile_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
                             ptrdiff_t tile_row)
 {
