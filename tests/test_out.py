@@ -1,4 +1,4 @@
-"""`out`: losses into memory the caller gives."""
+"""`out`: losses, probabilities and logits into memory the caller gives."""
 
 from __future__ import annotations
 
@@ -99,3 +99,61 @@ def test_out_is_untouched_by_any_error(head, x, w, t):
         with pytest.raises(error):
             call()
         assert (out == 9).all()
+
+
+COLUMNS = ["predict_proba", "predict_log_proba", "logits"]
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("n", [1, 5, 16, 700])
+@pytest.mark.parametrize("lead", [(), (0,), (3,), (80,), (20, 5)], ids=str)
+def test_columns_into_given_memory(name, n, lead, dtype, rng):
+    head = ll.LinearHead(rng.normal(size=(n, K)).astype(dtype))
+    x = rng.normal(size=(*lead, K)).astype(dtype)
+    out = np.full((*lead, n), 9, dtype)
+    assert getattr(head, name)(x, out=out) is out
+    assert_same_bits(out, np.asarray(getattr(head, name)(x)))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize(
+    ("error", "make", "words"),
+    [
+        (ValueError, lambda: np.full((M, N + 1), 9, np.float32), ((M, N), (M, N + 1))),
+        (ValueError, lambda: np.full(M * N, 9, np.float32), ((M, N),)),
+        (ValueError, lambda: np.full((N, M), 9, np.float32).T, ("C-contiguous",)),
+        (ValueError, lambda: np.full((M, 2 * N), 9, np.float32)[:, :N], ("C-contiguous",)),
+        (TypeError, lambda: np.full((M, N), 9, np.float64), ("float32", "float64")),
+        (TypeError, lambda: [[9.0] * N] * M, ("list",)),
+    ],
+    ids=["wider", "flat", "columns", "part", "float64", "a list"],
+)
+def test_columns_that_do_not_fit(head, x, name, error, make, words):
+    out = make()
+    before = np.array(out)
+    with says(error, "out", *words):
+        getattr(head, name)(x, out=out)
+    np.testing.assert_array_equal(out, before)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_over_what_is_read(name, rng):
+    memory = rng.normal(size=3 * 16).astype(np.float32)
+    x, weight, bias = memory[:16].reshape(4, 4), memory[16:32].reshape(4, 4), memory[32:36]
+    head = ll.LinearHead(weight, bias, pack=False)
+    for out in (x, weight, memory[12:28].reshape(4, 4), memory[32:].reshape(4, 4)):
+        before = memory.copy()
+        with says(ValueError, "out", "overlap"):
+            getattr(head, name)(x, out=out)
+        assert_same_bits(memory, before)
+    x.flags.writeable = False
+    with says(ValueError, "out", "read-only"):
+        getattr(head, name)(rng.normal(size=(4, 4)).astype(np.float32), out=x)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_are_untouched_by_an_error(head, x, name):
+    out = np.full((M, N), 9, np.float32)
+    with says(ValueError, "x"):
+        getattr(head, name)(x[:, :-1], out=out)
+    assert (out == 9).all()

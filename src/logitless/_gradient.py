@@ -12,7 +12,7 @@ from ._objective import F64, Objective, shifted
 from ._pass import given_loss
 from ._request import State
 from ._results import Gradients
-from ._validate import Rows, as_array, check_integer, check_out, check_x, compute_dtype
+from ._validate import Rows, as_array, check_direct_out, check_integer, check_x, compute_dtype
 
 WORKSPACE = 64 << 20
 NAMES = ("x", "weight", "bias")
@@ -195,14 +195,4 @@ def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
     name = f"out.{name}"
     if array is None:
         raise ValueError(f"`{name}` must be an array, as `wrt` names it, got None")
-    check_out(array, shape, dtype, name)
-    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
-        raise ValueError(
-            f"`{name}` must be C-contiguous, aligned and of native byte order, "
-            f"got strides {array.strides} and dtype {array.dtype.str!r}"
-        )
-    if any(a is not None and np.may_share_memory(array, a) for a in inputs):
-        raise ValueError(
-            f"`{name}` must not overlap `x`, `weight`, `bias` or another gradient, "
-            "got an array that shares memory with one of them"
-        )
+    check_direct_out(array, shape, dtype, name, inputs)

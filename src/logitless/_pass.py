@@ -65,9 +65,10 @@ class Pass:
         state = self.run(objective.request(), objective.targets.probs)
         return given_loss(objective.losses(state), objective, self.rows.lead, out)
 
-    def columns(self, write: str) -> np.ndarray:
-        """Make a matrix (m, n): "logits", "log_proba" or "proba"."""
-        out = np.empty((self.rows.m, self.n), self.dtype)
+    def columns(self, write: str, out: np.ndarray | None = None) -> np.ndarray:
+        """Make a matrix (m, n), in `out` or new: "logits", "log_proba" or "proba"."""
+        if out is None:
+            out = np.empty((self.rows.m, self.n), self.dtype)
         self.run(Request(sums=write != "logits", write=write, out=out))
         return out
 

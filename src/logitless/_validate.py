@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from numbers import Real
 
@@ -81,6 +81,8 @@ class Rows:
 
     Attributes
     ----------
+    array : ndarray
+        What it was made of.
     whole : ndarray, shape (m, n), or None
         A view of all rows (a single row may be a copy); None where the
         strides do not allow one.
@@ -88,10 +90,10 @@ class Rows:
         The shape of the leading axes, which make the rows.
     """
 
-    __slots__ = ("_array", "dtype", "lead", "m", "n", "whole")
+    __slots__ = ("array", "dtype", "lead", "m", "n", "whole")
 
     def __init__(self, array: np.ndarray, trailing: int = 1):
-        self._array = array
+        self.array = array
         self.dtype = array.dtype
         if array.ndim == 2 and trailing == 1:
             self.whole = array
@@ -110,7 +112,7 @@ class Rows:
         if self.whole is not None:
             return self.whole[rows]
         where = np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
-        return self._array[where].reshape(-1, self.n)
+        return self.array[where].reshape(-1, self.n)
 
     @property
     def row_bytes(self) -> int:
@@ -222,3 +224,20 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, name: str = 
         raise ValueError(f"`{name}` must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"`{name}` must be writeable, got a read-only array")
+
+
+def check_direct_out(
+    out: object, shape: tuple[int, ...], dtype: np.dtype, name: str, inputs: Iterable[object]
+) -> None:
+    """Check an array that results go into while `inputs` are still read."""
+    check_out(out, shape, dtype, name)
+    if not (out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
+        raise ValueError(
+            f"`{name}` must be C-contiguous, aligned and of native byte order, "
+            f"got strides {out.strides} and dtype {out.dtype.str!r}"
+        )
+    if any(a is not None and np.may_share_memory(out, a) for a in inputs):
+        raise ValueError(
+            f"`{name}` must not overlap `x`, `weight`, `bias` or another result, "
+            "got an array that shares memory with one of them"
+        )

@@ -16,6 +16,7 @@ from ._sample import draw
 from ._targets import check_candidates
 from ._validate import (
     Rows,
+    check_direct_out,
     check_integer,
     check_positive,
     check_weight,
@@ -472,17 +473,24 @@ class LinearHead:
         rows = self._pass(x)
         return rows.shaped(self._screened(rows, Request(sums=False)).argmax)
 
-    def predict_proba(self, x):
+    def predict_proba(self, x, *, out=None):
         """``softmax(z) = exp(z) / sum(exp(z))``.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
+        out : ndarray, shape (m, n), optional
+            Where the result goes, instead of new memory: C-contiguous, of the result's dtype.
 
         Returns
         -------
         ndarray, shape (m, n)
             Probabilities; the result has as many entries as there are logits.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `out` does not fit, or shares memory with `x` or the layer.
 
         Examples
         --------
@@ -491,19 +499,26 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict_proba([[1.0, 2.0, 3.0]]).round(4)
         array([[0.09  , 0.2447, 0.6652]])
         """
-        return self._columns(x, "proba")
+        return self._columns(x, "proba", out)
 
-    def predict_log_proba(self, x):
+    def predict_log_proba(self, x, *, out=None):
         """``log(softmax(z)) = z - log(sum(exp(z)))``, as precise as `loss`.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
+        out : ndarray, shape (m, n), optional
+            Where the result goes, instead of new memory: C-contiguous, of the result's dtype.
 
         Returns
         -------
         ndarray, shape (m, n)
             In nats; the result has as many entries as there are logits.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `out` does not fit, or shares memory with `x` or the layer.
 
         Examples
         --------
@@ -512,18 +527,25 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict_log_proba([[1.0, 2.0, 3.0]]).round(4)
         array([[-2.4076, -1.4076, -0.4076]])
         """
-        return self._columns(x, "log_proba")
+        return self._columns(x, "log_proba", out)
 
-    def logits(self, x):
+    def logits(self, x, *, out=None):
         """``z = x @ weight.T + bias``, capped and divided by the temperature.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
+        out : ndarray, shape (m, n), optional
+            Where the result goes, instead of new memory: C-contiguous, of the result's dtype.
 
         Returns
         -------
         ndarray, shape (m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            `out` does not fit, or shares memory with `x` or the layer.
 
         Examples
         --------
@@ -533,7 +555,7 @@ class LinearHead:
         >>> head.logits([[3.0, 4.0]])
         array([[1.75, 3.5 ]])
         """
-        return self._columns(x, "logits")
+        return self._columns(x, "logits", out)
 
     def topk(self, x, k: int, *, normalize: bool = True) -> TopK:
         """Find the `k` classes with the largest logits: best first, the lowest index among equals.
@@ -779,13 +801,18 @@ class LinearHead:
             )
         return self._pass(x), target, sample_weight
 
-    def _columns(self, x, write: str) -> np.ndarray:
-        if self._small is not None:
+    def _columns(self, x, write: str, out) -> np.ndarray:
+        if out is None and self._small is not None:
             columns = self._small.columns(x, write)
             if columns is not None:
                 return columns
         rows = self._pass(x)
-        return rows.shaped(rows.columns(write))
+        if out is None:
+            return rows.shaped(rows.columns(write))
+        shape = (*rows.rows.lead, rows.n)
+        check_direct_out(out, shape, rows.dtype, "out", (rows.rows.array, *self._layer.given))
+        rows.columns(write, out.reshape(rows.rows.m, rows.n))
+        return out
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self._options.items())
