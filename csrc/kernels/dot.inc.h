@@ -122,13 +122,18 @@ static inline ptrdiff_t dot_group(ptrdiff_t n)
     return least(LL_DOT_GROUP, LL_DOT_SUMS / n / LL_LANES * LL_LANES);
 }
 
-/* Chains over some features of a group's rows; classes are cut into equal groups that fit the
- * registers. */
+/* Classes to a kernel that takes `most`: groups of equal size. */
+static inline ptrdiff_t equal_cols(ptrdiff_t n, ptrdiff_t most)
+{
+    const ptrdiff_t groups = (n + most - 1) / most;
+    return (n + groups - 1) / groups;
+}
+
+/* Chains over some features of a group's rows. */
 static void dot_chains(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t kc, const real *x, ptrdiff_t x_row,
                        const real *w, real *sums, int first)
 {
-    const ptrdiff_t groups = (n + LL_DOT_COLS - 1) / LL_DOT_COLS;
-    const ptrdiff_t cols = (n + groups - 1) / groups;
+    const ptrdiff_t cols = equal_cols(n, LL_DOT_COLS);
     const ptrdiff_t height = least(LL_DOT_ROWS, LL_DOT_CHAINS / cols);
 
     for (ptrdiff_t i = 0, step; i < rows; i += step) {

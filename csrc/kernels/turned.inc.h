@@ -9,17 +9,11 @@
  * class. */
 static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TURN_RATIO * n; }
 
-static inline ptrdiff_t turn_cols(ptrdiff_t n)
-{
-    const ptrdiff_t groups = (n + LL_TURN_COLS - 1) / LL_TURN_COLS;
-    return (n + groups - 1) / groups;
-}
-
 /* Weights, feature by feature, those of a kernel's classes together. */
 static void turn_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                          ptrdiff_t w_col, real *w)
 {
-    const ptrdiff_t all = vectors(k) * LL_LANES, cols = turn_cols(n);
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TURN_COLS);
 
     for (ptrdiff_t c = 0, count; c < n; c += cols) {
         count = least(cols, n - c);
@@ -127,7 +121,7 @@ static turn_function *const turn_functions[LL_TURN_COLS] = {
 static void turn_square(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
                         const real *bias, real *turned, vec *z)
 {
-    const ptrdiff_t all = vectors(k) * LL_LANES, cols = turn_cols(n);
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TURN_COLS);
 
     turn_rows(x, x_row, k, turned);
     for (ptrdiff_t c = 0; c < n; c += cols) {
