@@ -199,7 +199,7 @@ static inline void prefetch_rows(const region *next, ptrdiff_t from, ptrdiff_t t
 {
     for (ptrdiff_t r = from; r < to; r++)
         for (ptrdiff_t j = 0; j < next->width; j += LL_LANES)
-            prefetch(next->at + r * next->row + j);
+            prefetch_to_l2(next->at + r * next->row + j);
 }
 
 /* The part of it that is due with rows [i, i + height) of `of`. */

@@ -14,6 +14,14 @@ static inline const real *panel_at(const real *a, ptrdiff_t a_row, ptrdiff_t ski
     return a + i * a_row + skip * height;
 }
 
+/* Sums that a micro-kernel adds to: they come while it multiplies. */
+static inline void prefetch_sums(ptrdiff_t height, ptrdiff_t width, const real *c, ptrdiff_t c_row)
+{
+    for (ptrdiff_t r = 0; r < height; r++)
+        for (ptrdiff_t j = 0; j <= width; j++)
+            prefetch(c + r * c_row + j * LL_LANES - (j == width));
+}
+
 /* c += a . b, or c = a . b: as multiply, but c comes from memory. */
 static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a,
                         ptrdiff_t a_row, ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *c,
@@ -21,9 +29,7 @@ static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const rea
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(i, rows);
-        for (ptrdiff_t r = i; r < i + height; r++)
-            for (ptrdiff_t j = 0; j <= width; j++)
-                prefetch(c + r * c_row + j * LL_LANES - (j == width));
+        prefetch_sums(height, width, c + i * c_row, c_row);
         micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
                                  c + i * c_row, c_row, first, NULL, NULL);
     }
@@ -233,11 +239,12 @@ static void add_rows(const ll_job *job, const x_part *part, ptrdiff_t width, con
     for (ptrdiff_t i = part->r_first, height; i < part->r_last; i += height, c += height * c_row) {
         height = panel_height(i, job->rows);
         prefetch_part(next, pass * rows + i - part->r_first, height, passes * rows);
-        if (*flag_of(part->tile, row, i, height, part->chunk) != 0)
+        if (*flag_of(part->tile, row, i, height, part->chunk) != 0) {
+            prefetch_sums(height, width, c, c_row);
             micro_for(height, width)(part->kc,
                                      panel_at(part->tile, row, part->chunk * LL_KC, i, height), b,
                                      part->kc * LL_LANES, c, c_row, first, NULL, NULL);
-        else if (first) /* a chain of no links: 0 */
+        } else if (first) /* a chain of no links: 0 */
             micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL, NULL);
     }
 }
