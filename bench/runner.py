@@ -89,6 +89,7 @@ def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str])
             "mode": mode, "shape": asdict(shape), "dtype": setting.dtype, "out": str(out),
             "threads": setting.threads, "ops": list(setting.ops), "contenders": list(contenders),
             "seconds": setting.seconds, "cpus": usable_cpus()[-setting.threads :],
+            "parent": os.getpid(),
         }
         described = Path(folder, "job.json")
         described.write_text(json.dumps(job))

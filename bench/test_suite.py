@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -43,6 +46,18 @@ def test_a_process_that_fails_is_told(capsys):
         ("logitless", "failed"), ("NumPy", "failed")]
     assert "abacus" in records[0]["reason"]
     assert "abacus" in capsys.readouterr().err
+
+
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    job = {
+        "mode": "time", "shape": dataclasses.asdict(SMALL), "dtype": "float32",
+        "out": str(tmp_path / "out.json"), "threads": 1, "ops": ["loss"],
+        "contenders": ["logitless"], "seconds": 600, "cpus": [], "parent": os.getpid() + 1,
+    }
+    described = tmp_path / "job.json"
+    described.write_text(json.dumps(job))
+    worker = [sys.executable, str(runner.HERE / "worker.py"), str(described)]
+    assert subprocess.run(worker, check=False, timeout=60).returncode == 1
 
 
 def test_names_are_those_of_the_classes():
