@@ -14,6 +14,7 @@
 #include "softmax.inc.h"
 #include "square.inc.h"
 #include "state.inc.h"
+#include "chains.inc.h"
 #include "score.inc.h"
 #include "settle.inc.h"
 #include "finish.inc.h"

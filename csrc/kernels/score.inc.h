@@ -148,6 +148,21 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
     }
 }
 
+/* The same of the only row: classes that are used once are turned on the way to the registers. */
+static void product_of_row(const ll_job *job, const real *weight, ptrdiff_t width,
+                           const workspace *w)
+{
+    const real *x = job->x;
+
+    for (ptrdiff_t c = 0; c < width; c += LL_LANES) {
+        const real *row[LL_LANES];
+        for (ptrdiff_t r = 0; r < LL_LANES; r++)
+            row[r] = weight + least(c + r, width - 1) * job->w_row;
+        vec z = chains(0, job->k, &x, row, 1, LL_LANES * job->w_row);
+        vstore(w->tile + c, vadd(z, vload(w->bias + c)));
+    }
+}
+
 /* -inf behind the last class, in one store: the epilogue loads the whole vector at once. */
 static inline void mask_tail(real *z, ptrdiff_t count)
 {
@@ -264,6 +279,8 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
             w->tile = kept_tile(job, c) + i * w->tile_row;
         if (job->logits)
             copy_logits(job, i, rows, c, s.width, w);
+        else if (job->rows == 1 && !job->packed && job->w_col == 1)
+            product_of_row(job, weight, s.width, w);
         else
             product(job, i, rows, weight, s.width, job->last - c, w);
         s.z = w->tile;
@@ -287,43 +304,6 @@ static void score(const ll_job *job)
             score_block(job, c, &w);
         merge_rows(job, &w.span);
     }
-}
-
-/* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
-static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
-                                 ptrdiff_t step, vec *out)
-{
-    real turned[LL_LANES][LL_LANES];
-
-    if (step == 1 && count == LL_LANES) {
-        vtranspose(row, p, out);
-        return;
-    }
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        for (ptrdiff_t q = 0; q < count; q++)
-            turned[q][r] = row[r][(p + q) * step];
-    for (ptrdiff_t q = 0; q < count; q++)
-        out[q] = vload(turned[q]);
-}
-
-/* The chains of product() for row r of x and class r, of LL_LANES each. */
-static vec chain_pairs(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
-{
-    vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
-
-    for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
-        const ptrdiff_t end = least(pc + LL_KC, k);
-        vec sum = vset(0);
-        for (ptrdiff_t p = pc, count; p < end; p += count) {
-            count = least(LL_LANES, end - p);
-            turn_features(x, p, count, 1, xp);
-            turn_features(w, p, count, step, wp);
-            for (ptrdiff_t q = 0; q < count; q++)
-                sum = vfma(xp[q], wp[q], sum);
-        }
-        total = pc ? vadd(total, sum) : sum;
-    }
-    return total;
 }
 
 /* Logits of one target a row, before the pass that compares others with them; `first` is 0 and x is
@@ -351,7 +331,7 @@ static void target_logits(const ll_job *job)
                                          : c * job->w_row);
         }
         if (!logits)
-            vstore(logit, vadd(chain_pairs(job->k, x, w, step), vload(shift)));
+            vstore(logit, vadd(chains(1, job->k, x, w, step, 0), vload(shift)));
         transform(job, logit, 1);
         for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
             ((real *)job->state.target_logit)[(i + r) * job->n_targets] = logit[r];
