@@ -10,7 +10,7 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.01  # a sample repeats short calls until it takes this long
 ROUNDS = (3, 60)
-SLOW = ((20.0, 1), (8.0, 2), (2.0, 3))  # a call of so many seconds is timed so often in all
+SLOW = ((8.0, 2), (2.0, 3))  # a call of so many seconds is timed so often in all
 HOPELESS = 1.5  # and once less if it takes that many times as long as the fastest
 
 
