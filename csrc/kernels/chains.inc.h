@@ -1,5 +1,5 @@
-/* Logits of one vector of classes whose weights lie feature by feature in no panel: they are turned
- * in registers. The chains are those of the micro-kernel. */
+/* Logits of one vector of classes that is used once: its weights are turned in registers, not
+ * packed. The chains are those of the micro-kernel. */
 
 /* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
 static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
