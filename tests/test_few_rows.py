@@ -23,7 +23,7 @@ def problem(m, n, k, dtype, seed=0):
 
 
 @pytest.mark.parametrize("pack", [True, False])
-@pytest.mark.parametrize(("n", "k"), [(200, 300), (4100, 7), (33, 513)])
+@pytest.mark.parametrize(("n", "k"), [(200, 300), (4100, 7), (33, 513), (40, 1024)])
 def test_any_number_of_rows(n, k, pack, dtype):
     x, weight, bias, target = problem(MOST + 60, n, k, dtype)
     head = ll.LinearHead(weight, bias, pack=pack)

@@ -1,4 +1,4 @@
-/* Logits of one vector of classes that is used once: its weights are turned in registers, not
+/* Logits of one vector of classes that few rows use: its weights are turned in registers, not
  * packed. The chains are those of the micro-kernel. */
 
 /* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
@@ -18,10 +18,8 @@ static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t 
         out[q] = vload(turned[q]);
 }
 
-/* In lane r the chains of class r of LL_LANES: with row r of x where these are `pairs`, else with
- * its only row. What lies `ahead` of the weights of the latter is needed next. */
-LL_TEMPLATE vec chains(const int pairs, ptrdiff_t k, const real *const *x, const real *const *w,
-                       ptrdiff_t step, ptrdiff_t ahead)
+/* In lane r the chain of class r of LL_LANES with row r of x. */
+static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
 {
     vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
 
@@ -30,15 +28,111 @@ LL_TEMPLATE vec chains(const int pairs, ptrdiff_t k, const real *const *x, const
         vec sum = vset(0);
         for (ptrdiff_t p = pc, count; p < end; p += count) {
             count = least(LL_LANES, end - p);
-            if (pairs)
-                turn_features(x, p, count, 1, xp);
-            for (ptrdiff_t r = 0; !pairs && r < LL_LANES; r++)
-                prefetch_to_l2(w[r] + p + ahead);
+            turn_features(x, p, count, 1, xp);
             turn_features(w, p, count, step, wp);
             for (ptrdiff_t q = 0; q < count; q++)
-                sum = vfma(pairs ? xp[q] : vset(x[0][p + q]), wp[q], sum);
+                sum = vfma(xp[q], wp[q], sum);
         }
         total = pc ? vadd(total, sum) : sum;
     }
     return total;
+}
+
+/* LL_LANES rows of k weights, `ahead` of some others, on their way into the cache. The next part
+ * begins at `col` of row `first`. */
+typedef struct {
+    const real *const *row;
+    ptrdiff_t k, ahead, first, col;
+} fetched;
+
+/* LL_LANES lines of them, as much as one vector of each of the others: of `side` rows side by side,
+ * of those after them when these are done. */
+static inline void fetch(const ptrdiff_t side, fetched *next)
+{
+    const ptrdiff_t width = LL_LANES / side * LL_LANES;
+
+    LL_UNROLL
+    for (ptrdiff_t r = 0; r < side; r++)
+        LL_UNROLL
+        for (ptrdiff_t j = 0; j < width; j += LL_LANES)
+            prefetch_to_l2(next->row[next->first + r] + next->ahead + next->col + j);
+    next->col += width;
+    if (next->col >= next->k) {
+        next->col = 0;
+        next->first = (next->first + side) % LL_LANES;
+    }
+}
+
+/* `count` features of LL_LANES classes, turned, with each of `rows` rows. */
+LL_TEMPLATE void add_features(const int rows, ptrdiff_t count, const real *x, const vec *wp,
+                              vec sum[LL_MR])
+{
+    LL_UNROLL
+    for (ptrdiff_t q = 0; q < count; q++)
+        LL_UNROLL
+        for (int i = 0; i < rows; i++)
+            sum[i] = vfma(vset(x[q * rows + i]), wp[q], sum[i]);
+}
+
+/* Logits of LL_LANES classes with each of `rows` packed rows, into the tile. What lies `ahead` of
+ * the weights is needed next and fetched from `side` rows at a time. */
+LL_TEMPLATE void row_chains(const int rows, const ptrdiff_t side, ptrdiff_t k, const real *x,
+                            const real *const *w, ptrdiff_t ahead, vec bias, real *tile,
+                            ptrdiff_t t_row)
+{
+    vec total[LL_MR], wp[LL_LANES];
+    fetched next = { w, k, ahead, 0, 0 };
+
+    LL_UNROLL
+    for (int i = 0; i < rows; i++)
+        total[i] = vset(0);
+    for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
+        const ptrdiff_t end = least(pc + LL_KC, k);
+        vec sum[LL_MR];
+        LL_UNROLL
+        for (int i = 0; i < rows; i++)
+            sum[i] = vset(0);
+        for (ptrdiff_t p = pc, count; p < end; p += count) {
+            count = least(LL_LANES, end - p);
+            fetch(side, &next);
+            turn_features(w, p, count, 1, wp);
+            if (count == LL_LANES)
+                add_features(rows, LL_LANES, x + p * rows, wp, sum);
+            else
+                add_features(rows, count, x + p * rows, wp, sum);
+        }
+        LL_UNROLL
+        for (int i = 0; i < rows; i++)
+            total[i] = pc ? vadd(total[i], sum[i]) : sum[i];
+    }
+    LL_UNROLL
+    for (int i = 0; i < rows; i++)
+        vstore(tile + i * t_row, vadd(total[i], bias));
+}
+
+typedef void chain_function(ptrdiff_t, const real *, const real *const *, ptrdiff_t, vec, real *,
+                            ptrdiff_t);
+#define LL_CHAINS_OF(name, rows, side)                                                           \
+    static void name(ptrdiff_t k, const real *x, const real *const *w, ptrdiff_t ahead, vec bias, \
+                     real *tile, ptrdiff_t t_row)                                                \
+    {                                                                                            \
+        row_chains(rows, side, k, x, w, ahead, bias, tile, t_row);                               \
+    }
+#define LL_CHAINS(rows, _) LL_CHAINS_OF(chains_##rows, rows, LL_STREAMS)
+#define LL_CHAINS_NAME(rows, _) chains_##rows,
+
+LL_HEIGHTS(LL_CHAINS, )
+LL_CHAINS_OF(wide_chains_1, 1, LL_LANES)
+LL_CHAINS_OF(wide_chains_2, 2, LL_LANES)
+LL_CHAINS_OF(wide_chains_3, 3, LL_LANES)
+
+static chain_function *const chain_functions[LL_MR] = { LL_HEIGHTS(LL_CHAINS_NAME, ) };
+static chain_function *const wide_functions[] = { wide_chains_1, wide_chains_2, wide_chains_3 };
+
+/* All rows are fetched side by side where little else is done with them; but not those that share
+ * sets of L1, a multiple of 4 KiB apart. Both were measured. */
+static inline chain_function *chains_for(ptrdiff_t rows, ptrdiff_t w_row)
+{
+    const int share = w_row % (4096 / (ptrdiff_t)sizeof(real)) == 0;
+    return rows <= 3 && !share ? wide_functions[rows - 1] : chain_functions[rows - 1];
 }

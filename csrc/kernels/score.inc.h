@@ -148,18 +148,18 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
     }
 }
 
-/* The same of the only row: classes that are used once are turned on the way to the registers. */
-static void product_of_row(const ll_job *job, const real *weight, ptrdiff_t width,
+/* The same of so few rows that weights are turned on the way to the registers, not packed. */
+static void product_of_few(const ll_job *job, const real *weight, ptrdiff_t width,
                            const workspace *w)
 {
-    const real *x = job->x;
+    chain_function *chains = chains_for(job->rows, job->w_row);
 
     for (ptrdiff_t c = 0; c < width; c += LL_LANES) {
         const real *row[LL_LANES];
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
             row[r] = weight + least(c + r, width - 1) * job->w_row;
-        vec z = chains(0, job->k, &x, row, 1, LL_LANES * job->w_row);
-        vstore(w->tile + c, vadd(z, vload(w->bias + c)));
+        chains(job->k, job->x, row, LL_LANES * job->w_row, vload(w->bias + c), w->tile + c,
+               w->tile_row);
     }
 }
 
@@ -279,8 +279,8 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
             w->tile = kept_tile(job, c) + i * w->tile_row;
         if (job->logits)
             copy_logits(job, i, rows, c, s.width, w);
-        else if (job->rows == 1 && !job->packed && job->w_col == 1)
-            product_of_row(job, weight, s.width, w);
+        else if (job->rows <= LL_MR && !job->packed && job->w_col == 1)
+            product_of_few(job, weight, s.width, w);
         else
             product(job, i, rows, weight, s.width, job->last - c, w);
         s.z = w->tile;
@@ -331,7 +331,7 @@ static void target_logits(const ll_job *job)
                                          : c * job->w_row);
         }
         if (!logits)
-            vstore(logit, vadd(chains(1, job->k, x, w, step, 0), vload(shift)));
+            vstore(logit, vadd(pair_chains(job->k, x, w, step), vload(shift)));
         transform(job, logit, 1);
         for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
             ((real *)job->state.target_logit)[(i + r) * job->n_targets] = logit[r];
