@@ -174,6 +174,18 @@ class LogitlessUnpacked(Logitless):
     options: ClassVar = {"pack": False}
 
 
+class LogitlessOut(Logitless):
+    """A head that writes its probabilities into an array made before."""
+
+    name = "logitless, out"
+    ops = ("predict_proba",)
+
+    def operation(self, op):
+        super().operation(op)  # makes the head
+        out = np.full((self.problem.shape.m, self.problem.shape.n), 0, self.x.dtype)
+        return lambda: self.head.predict_proba(self.x, out=out)
+
+
 class LogitlessScreened(Logitless):
     """A head that looks at a copy of the weights in bytes first."""
 
@@ -382,7 +394,7 @@ def all_contenders() -> dict[str, type[Contender]]:
     from rivals_sklearn import ScikitLearn, ScikitLearnLinear
     from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
 
-    found = (Logitless, LogitlessUnpacked, LogitlessScreened, NumPy, NumPyBlocks, TorchEager,
-             TorchLinearLoss, TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime,
+    found = (Logitless, LogitlessUnpacked, LogitlessOut, LogitlessScreened, NumPy, NumPyBlocks,
+             TorchEager, TorchLinearLoss, TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime,
              ScikitLearnLinear, Faiss, FaissHnsw)
     return {contender.name: contender for contender in found}

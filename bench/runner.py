@@ -8,18 +8,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rivals import all_contenders
-from shapes import OPS, Shape
+from shapes import OPS, Shape, available_bytes
 
 HERE = Path(__file__).resolve().parent
 OURS = "logitless"
 CONTENDERS = (
     OURS,
     "logitless, unpacked",
+    "logitless, out",
     "logitless, screened",
     "NumPy",
     "NumPy, row blocks",
@@ -61,7 +64,8 @@ def usable_cpus() -> list[int]:
 
 def measure(shape: Shape, setting: Setting) -> list[dict]:
     """Time one shape, then take the memory of each contender; one record for each result."""
-    facts, records = _start("time", shape, setting, setting.contenders)
+    facts, records = _start("time", shape, setting, setting.contenders,
+                            usable_cpus()[-setting.threads :])
     for record in records:
         record |= {
             "shape": shape.name, "m": shape.m, "k": shape.k, "n": shape.n,
@@ -71,25 +75,51 @@ def measure(shape: Shape, setting: Setting) -> list[dict]:
             **setting.more,
         }
     if setting.memory:
-        for name in {r["contender"]: None for r in records if r["status"] == "ok"}:
-            _, taken = _start("memory", shape, setting, (name,))
-            for found in taken:
-                for record in records:
-                    if (record["op"], record["contender"]) == (found["op"], name):
-                        record["extra_bytes"] = found.get("extra_bytes")
-                        record["held_bytes"] = found.get("held_bytes")
+        names = list({r["contender"]: None for r in records if r["status"] == "ok"})
+        by_key = {(r["op"], r["contender"]): r for r in records}
+        for found in _memory(shape, setting, names):
+            if record := by_key.get((found["op"], found["contender"])):
+                record["extra_bytes"] = found.get("extra_bytes")
+                record["held_bytes"] = found.get("held_bytes")
     complete(records)
     return records
 
 
-def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str]):
+def _memory(shape: Shape, setting: Setting, names: list[str]) -> list[dict]:
+    """Take the memory of each contender, of several at once where CPUs and memory allow it."""
+    cpus = usable_cpus()
+    free = deque(cpus[at - setting.threads : at]
+                 for at in range(len(cpus), setting.threads - 1, -setting.threads)) or deque([[]])
+
+    def taken(name: str) -> list[dict]:
+        own = free.popleft()
+        try:
+            return _start("memory", shape, setting, (name,), own)[1]
+        finally:
+            free.append(own)
+
+    with ThreadPoolExecutor(min(len(free), _room(shape, setting, names))) as pool:
+        return [found for records in pool.map(taken, names) for found in records]
+
+
+def _room(shape: Shape, setting: Setting, names: list[str]) -> int:
+    """How many contenders fit into half of the memory, however much each of them takes."""
+    classes, itemsize = all_contenders(), 8 if setting.dtype == "float64" else 4
+    most = max((classes[name].held(shape, itemsize) + classes[name].transient(shape, op, itemsize)
+                for name in names for op in setting.ops), default=0)
+    one = most + (shape.m + shape.n) * shape.k * itemsize
+    free = available_bytes()
+    return 1 if free is None else max(1, free // 2 // max(one, 1))
+
+
+def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str],
+           cpus: list[int]):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
         job = {
             "mode": mode, "shape": asdict(shape), "dtype": setting.dtype, "out": str(out),
             "threads": setting.threads, "ops": list(setting.ops), "contenders": list(contenders),
-            "seconds": setting.seconds, "cpus": usable_cpus()[-setting.threads :],
-            "parent": os.getpid(),
+            "seconds": setting.seconds, "cpus": cpus, "parent": os.getpid(),
         }
         described = Path(folder, "job.json")
         described.write_text(json.dumps(job))

@@ -12,18 +12,19 @@ README_SHAPES = ("gpt2", "recsys", "digits", "seed", "decode1")
 README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
 
 ABOUT = f"""\
-Every contender runs in the same process for a shape, pinned to the same CPUs and the same number
-of threads, in turns; the time is the best of at least three rounds (of two where a call takes more
-than 8 seconds, of one where it takes more than 20, and of one less where it takes more than 2 and
-1.5 times as long as the fastest). Inputs are uniform random numbers, logits with a standard
-deviation of {LOGIT_STD:g}, no bias except for gradients.
-Conversions to a contender's own arrays, compilation, packing of weights and the making of sessions
-are not timed. Each result was compared with ours first: a contender that differs by more than
-rounding is marked *wrong* and not timed.
+Every contender runs in the same process for a shape, pinned to the same CPUs and the same number of
+threads, in turns; the time is the best of at least three rounds (of two where a call takes more
+than 8 seconds, and of one less where it takes more than 2 and 1.5 times as long as the fastest).
+Inputs are uniform random numbers, logits with a standard deviation of {LOGIT_STD:g}, no bias except
+for gradients. Conversions to a contender's own arrays, compilation, packing of weights and the
+making of sessions are not timed. Each result was compared with ours first: a contender that differs
+by more than rounding is marked *wrong* and not timed.
 
 - **loss** of each row; **predict**, its class; **topk**, {TOP} best classes with log-probabilities;
   **predict_proba**, all probabilities; **score**, all of: loss, log-sum-exp, entropy, rank of the
   target, {TOP} best classes with log-probabilities.
+- **logitless, out** writes its probabilities into one array made before. The other contenders
+  return new arrays; ONNX Runtime keeps the memory it once took and needs no new pages either.
 - **value_and_grad**: the mean loss and its gradients with respect to inputs, weights and bias.
   Nothing is packed beforehand. logitless and NumPy write into arrays made before; the others offer
   no such thing. scikit-learn has no gradient of the inputs: it makes two products where the rates
