@@ -61,6 +61,32 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     assert (done.returncode, done.stderr) == (1, b"")  # left, not failed
 
 
+@pytest.mark.parametrize("room", [1, 3])
+def test_memory_of_each_contender_is_its_own(room, monkeypatch):
+    monkeypatch.setattr(runner, "_room", lambda *_: room)
+    shape = shapes.Shape("3000x8x900", 3_000, 8, 900, "")
+    logits = shape.logit_bytes(4)
+    setting = runner.Setting(ops=("loss", "predict_proba"), seconds=0,
+                             contenders=("logitless", "logitless, out", "NumPy"))
+    records = runner.measure(shape, setting)
+    if records[0]["extra_bytes"] is None:
+        pytest.skip("this system does not tell how much memory is resident")
+    extra = {(r["op"], r["contender"]): r["extra_bytes"] / logits for r in records}
+    assert {key for key, part in extra.items() if part < 0.5} == {
+        ("loss", "logitless"), ("predict_proba", "logitless, out")}
+    held = {r["contender"]: r["held_bytes"] / logits for r in records}
+    assert held["logitless, out"] > 0.9 > held["logitless"]
+
+
+def test_room_is_for_the_largest(monkeypatch):
+    shape, setting = shapes.Shape("", 1_000, 10, 1_000, ""), runner.Setting(ops=("loss",))
+    monkeypatch.setattr(runner, "available_bytes", lambda: None)
+    assert runner._room(shape, setting, ["NumPy"]) == 1
+    monkeypatch.setattr(runner, "available_bytes", lambda: 2 * 10 * 1_000 * 1_020 * 4)
+    assert runner._room(shape, setting, ["NumPy", "logitless"]) == 2  # 16 MiB for ours
+    assert runner._room(shape, setting, ["NumPy"]) == 10
+
+
 def test_names_are_those_of_the_classes():
     assert tuple(rivals.all_contenders()) == runner.CONTENDERS
 
