@@ -38,6 +38,9 @@ static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, 
     return total;
 }
 
+/* Memory delivers so many streams side by side faster than one. */
+#define LL_STREAMS 4
+
 /* LL_LANES rows of k weights, `ahead` of some others, on their way into the cache. The next part
  * begins at `col` of row `first`. */
 typedef struct {

@@ -44,15 +44,6 @@ LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL
     }
 }
 
-/* With few rows the weights come from memory, which delivers LL_STREAMS streams side by side much
- * faster than one. So the panels of the next features or classes are brought into the cache a line
- * of each at a time, evenly: LL_STREAMS lines, `apart` from each other, `every` so many features. */
-#define LL_STREAMS 4
-typedef struct {
-    const real *at;
-    ptrdiff_t apart, every;
-} stream;
-
 /* All features; b panels are prefetched LL_B_AHEAD features ahead, past the end into those that
  * follow. The loops are not unrolled further: the compiler would move loads until the accumulators
  * no longer fit into the registers. */
@@ -77,27 +68,31 @@ LL_TEMPLATE void steps(const int height, const int width, vec sum[LL_MR][LL_WIDE
         micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
 }
 
-/* All features, while `next` comes into the cache. */
-LL_TEMPLATE void paced_steps(const int height, const int width, vec sum[LL_MR][LL_WIDE],
-                             ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel,
-                             const stream *next)
+/* The same of few rows, whose weights come from memory: they are fetched far ahead, LL_LANES
+ * features at once. */
+#define LL_FAR 128 /* features */
+LL_TEMPLATE void streamed_steps(const int height, const int width, vec sum[LL_MR][LL_WIDE],
+                                ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel)
 {
-    const real *at = next->at;
+    ptrdiff_t p = 0;
 
-    for (ptrdiff_t p = 0, end; p < kc; at += LL_LANES) {
-        end = least(kc, p + next->every);
+    LL_ROLLED
+    for (; p + LL_LANES <= kc; p += LL_LANES) {
         LL_UNROLL
-        for (int j = 0; j < LL_STREAMS; j++)
-            prefetch(at + j * next->apart);
-        LL_ROLLED
-        for (; p < end; p++)
-            micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
+        for (int q = 0; q < LL_LANES; q++)
+            prefetch_to_l2(b + (p + q + LL_FAR) * LL_LANES);
+        LL_UNROLL
+        for (int q = 0; q < LL_LANES; q++)
+            micro_step(height, width, sum, a + (p + q) * height, b + (p + q) * LL_LANES, b_panel);
     }
+    LL_ROLLED
+    for (; p < kc; p++)
+        micro_step(height, width, sum, a + p * height, b + p * LL_LANES, b_panel);
 }
 
-LL_TEMPLATE void micro_kernel(const int height, const int width, const int paced, ptrdiff_t kc,
+LL_TEMPLATE void micro_kernel(const int height, const int width, const int streamed, ptrdiff_t kc,
                               const real *a, const real *b, ptrdiff_t b_panel, real *c,
-                              ptrdiff_t c_row, int first, const real *bias, const stream *next)
+                              ptrdiff_t c_row, int first, const real *bias)
 {
     vec sum[LL_MR][LL_WIDE];
 
@@ -106,8 +101,8 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, const int paced
         LL_UNROLL
         for (int j = 0; j < width; j++)
             sum[i][j] = vset(0);
-    if (paced)
-        paced_steps(height, width, sum, kc, a, b, b_panel, next);
+    if (streamed)
+        streamed_steps(height, width, sum, kc, a, b, b_panel);
     else
         steps(height, width, sum, kc, a, b, b_panel);
     if (first && bias)
@@ -122,17 +117,17 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, const int paced
 
 /* One function a shape: the compiler keeps its accumulators in registers. */
 typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
-                            int, const real *, const stream *);
-#define LL_MICRO_OF(name, height, width, paced)                                                  \
+                            int, const real *);
+#define LL_MICRO_OF(name, height, width, streamed)                                               \
     static void name(ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel, real *c,     \
-                     ptrdiff_t c_row, int first, const real *bias, const stream *next)           \
+                     ptrdiff_t c_row, int first, const real *bias)                               \
     {                                                                                            \
-        micro_kernel(height, width, paced, kc, a, b, b_panel, c, c_row, first, bias, next);      \
+        micro_kernel(height, width, streamed, kc, a, b, b_panel, c, c_row, first, bias);         \
     }
 #define LL_MICRO(height, width) LL_MICRO_OF(micro_##height##_##width, height, width, 0)
 #define LL_NAME(height, width) micro_##height##_##width,
-#define LL_PACED(height, width) LL_MICRO_OF(paced_##height##_##width, height, width, 1)
-#define LL_PACED_NAME(height, width) paced_##height##_##width,
+#define LL_STREAMED(height, width) LL_MICRO_OF(streamed_##height##_##width, height, width, 1)
+#define LL_STREAMED_NAME(height, width) streamed_##height##_##width,
 #define LL_HEIGHTS_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
 #define LL_HEIGHTS_6(of, width) LL_HEIGHTS_4(of, width) of(5, width) of(6, width)
 #define LL_HEIGHTS_12(of, width)                                                                 \
@@ -154,7 +149,7 @@ LL_MICRO(1, 2)
 LL_MICRO(2, 2)
 LL_MICRO(1, 4)
 #endif
-LL_HEIGHTS(LL_PACED, 1)
+LL_HEIGHTS(LL_STREAMED, 1)
 
 static micro_function *const micro_functions[][LL_MR] = {
     { LL_HEIGHTS(LL_NAME, 1) },
@@ -167,7 +162,7 @@ static micro_function *const micro_functions[][LL_MR] = {
 #endif
 };
 
-static micro_function *const paced_functions[LL_MR] = { LL_HEIGHTS(LL_PACED_NAME, 1) };
+static micro_function *const streamed_functions[LL_MR] = { LL_HEIGHTS(LL_STREAMED_NAME, 1) };
 
 /* Panels that a micro-kernel of this height takes at most. */
 static inline ptrdiff_t most_width(ptrdiff_t height)
@@ -224,34 +219,27 @@ static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real 
             prefetch_rows(next, at, least(at + share, next->rows));
             at += share;
             micro_for(height, width)(kc, a + i * kc, b, b_panel, tile + i * t_row + j * LL_LANES,
-                                     t_row, first, bias ? bias + j * LL_LANES : NULL, NULL);
+                                     t_row, first, bias ? bias + j * LL_LANES : NULL);
         }
     }
 }
 
-/* Up to so many rows weights come from memory slower than they are used. */
-#define LL_FEW_ROWS 48
+/* With so many rows weights come from memory slower than they are used. With fewer, micro-kernels
+ * take several panels at once, which come soon enough without. */
+#define LL_STREAM_LEAST 3
+#define LL_STREAM_MOST 48
 
-/* Whether to multiply with multiply_paced: not where micro-kernels take several panels anyway. */
-static inline int is_paced(ptrdiff_t rows)
+static inline int is_streamed(ptrdiff_t rows)
 {
-    return most_width(least(rows, LL_MR)) == 1 && rows <= LL_FEW_ROWS;
+    return rows >= LL_STREAM_LEAST && rows <= LL_STREAM_MOST;
 }
 
-/* The same with LL_STREAMS panels, while those at `next` come into the cache. */
-static void multiply_paced(ptrdiff_t rows, ptrdiff_t kc, const real *a, const real *b,
-                           ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first,
-                           const real *bias, const real *next)
+/* The same of few rows and one panel. */
+static void multiply_streamed(ptrdiff_t rows, ptrdiff_t kc, const real *a, const real *b,
+                              real *tile, ptrdiff_t t_row, int first, const real *bias)
 {
-    ptrdiff_t calls = LL_STREAMS * ((rows + LL_MR - 1) / LL_MR), done = 0;
-    stream s = { next, b_panel, calls };
-
-    for (ptrdiff_t j = 0; j < LL_STREAMS; j++, b += b_panel)
-        for (ptrdiff_t i = 0, height; i < rows; i += height) {
-            height = panel_height(i, rows);
-            paced_functions[height - 1](kc, a + i * kc, b, b_panel,
-                                        tile + i * t_row + j * LL_LANES, t_row, first,
-                                        bias ? bias + j * LL_LANES : NULL, &s);
-            s.at = next + kc * ++done / calls * LL_LANES;
-        }
+    for (ptrdiff_t i = 0, height; i < rows; i += height) {
+        height = panel_height(i, rows);
+        streamed_functions[height - 1](kc, a + i * kc, b, 0, tile + i * t_row, t_row, first, bias);
+    }
 }

@@ -31,7 +31,7 @@ static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const rea
         height = panel_height(i, rows);
         prefetch_sums(height, width, c + i * c_row, c_row);
         micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
-                                 c + i * c_row, c_row, first, NULL, NULL);
+                                 c + i * c_row, c_row, first, NULL);
     }
 }
 
@@ -243,9 +243,9 @@ static void add_rows(const ll_job *job, const x_part *part, ptrdiff_t width, con
             prefetch_sums(height, width, c, c_row);
             micro_for(height, width)(part->kc,
                                      panel_at(part->tile, row, part->chunk * LL_KC, i, height), b,
-                                     part->kc * LL_LANES, c, c_row, first, NULL, NULL);
+                                     part->kc * LL_LANES, c, c_row, first, NULL);
         } else if (first) /* a chain of no links: 0 */
-            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL, NULL);
+            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL);
     }
 }
 

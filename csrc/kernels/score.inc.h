@@ -78,14 +78,14 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
 }
 
 /* The weights that come after KC features of `count` classes: the next features of the same
- * classes, or the first of the `last - c` classes that follow. Few rows leave no time for them, and
- * kernels of several panels fetch packed ones themselves. */
+ * classes, or the first of the `last - c` classes that follow. Kernels of several panels, and those
+ * of few rows, fetch packed ones themselves. */
 static inline region next_weights(const ll_job *job, const real *weight, ptrdiff_t pc, ptrdiff_t c,
                                   ptrdiff_t count, ptrdiff_t last)
 {
     region next = { weight, 0, job->w_row, 0 };
 
-    if (is_paced(job->rows) || (job->packed ? LL_NV > 1 : job->w_col != 1))
+    if (job->packed ? LL_NV > 1 || is_streamed(job->rows) : job->w_col != 1)
         return next;
     pc += LL_KC;
     if (pc >= job->k) {
@@ -108,7 +108,7 @@ static inline ptrdiff_t panel_group(const ll_job *job, ptrdiff_t rows)
 {
     if (!job->packed)
         return LL_NV;
-    return is_paced(rows) ? LL_STREAMS : most_width(least(rows, LL_MR));
+    return is_streamed(rows) ? 1 : most_width(least(rows, LL_MR));
 }
 
 /* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
@@ -136,10 +136,8 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
                             w->panels + v * b_panel,
                             bias ? group * LL_LANES * job->w_row - pc : LL_KC);
             region next = next_weights(job, weight, pc, c, group * LL_LANES, last);
-            if (group == LL_STREAMS && is_paced(rows))
-                multiply_paced(rows, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0, bias,
-                               bias ? weight + (c + group * LL_LANES) * job->k
-                                    : b + LL_KC * LL_LANES);
+            if (job->packed && is_streamed(rows))
+                multiply_streamed(rows, kc, a, b, w->tile + c, w->tile_row, pc == 0, bias);
             else
                 multiply(rows, group, kc, a, b, b_panel, w->tile + c, w->tile_row, pc == 0, bias,
                          &next);
