@@ -286,8 +286,9 @@ def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeyp
 def test_ctrl_c_leaves_no_trace(files, tmp_path, pytestconfig):
     np.save("x.npy", np.zeros((4_000_000, K), np.uint8))
     before = sorted(os.listdir())
-    code = ("import sys; from logitless import _commands, cli; print('ready', flush=True);"
-            "sys.exit(cli.main(sys.argv[1:]))")
+    code = ("import signal, sys; from logitless import _commands, cli;"
+            "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background job
+            "print('ready', flush=True); sys.exit(cli.main(sys.argv[1:]))")  # would ignore it
     words = ["score", tmp_path / "head.npz", tmp_path / "x.npy", "-o", tmp_path / "out.npz",
              "--block-rows", "1"]
     with subprocess.Popen([sys.executable, "-c", code, *words], text=True,
