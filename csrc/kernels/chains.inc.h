@@ -66,15 +66,12 @@ static inline void fetch(const ptrdiff_t side, fetched *next)
     }
 }
 
-/* `count` features of LL_LANES classes, turned, with each of `rows` rows. */
-LL_TEMPLATE void add_features(const int rows, ptrdiff_t count, const real *x, const vec *wp,
-                              vec sum[LL_MR])
+/* One feature of LL_LANES classes with each of `rows` rows. */
+LL_TEMPLATE void add_feature(const int rows, const real *x, vec w, vec sum[LL_MR])
 {
     LL_UNROLL
-    for (ptrdiff_t q = 0; q < count; q++)
-        LL_UNROLL
-        for (int i = 0; i < rows; i++)
-            sum[i] = vfma(vset(x[q * rows + i]), wp[q], sum[i]);
+    for (int i = 0; i < rows; i++)
+        sum[i] = vfma(vset(x[i]), w, sum[i]);
 }
 
 /* Logits of LL_LANES classes with each of `rows` packed rows, into the tile. What lies `ahead` of
@@ -99,10 +96,13 @@ LL_TEMPLATE void row_chains(const int rows, const ptrdiff_t side, ptrdiff_t k, c
             count = least(LL_LANES, end - p);
             fetch(side, &next);
             turn_features(w, p, count, 1, wp);
-            if (count == LL_LANES)
-                add_features(rows, LL_LANES, x + p * rows, wp, sum);
-            else
-                add_features(rows, count, x + p * rows, wp, sum);
+            if (count == LL_LANES) {
+                LL_UNROLL
+                for (ptrdiff_t q = 0; q < LL_LANES; q++)
+                    add_feature(rows, x + (p + q) * rows, wp[q], sum);
+            } else
+                for (ptrdiff_t q = 0; q < count; q++)
+                    add_feature(rows, x + (p + q) * rows, wp[q], sum);
         }
         LL_UNROLL
         for (int i = 0; i < rows; i++)
