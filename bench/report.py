@@ -3,7 +3,7 @@
     python bench/report.py            everything; several hours, the large shapes most of them
     python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
     python bench/report.py --redraw   tables and plots again from results.json, nothing measured
-    python bench/report.py --readme   print the table for the README from results.json
+    python bench/report.py --readme   print the tables of the README from results.json
 
 A run of some sections, shapes, operations or rivals replaces those records and leaves the others.
 """
@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 
 import plots
+import readme
 import tables
 from runner import CONTENDERS, OURS, SCREEN_CONTENDERS, Setting, measure, usable_cpus
 from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREEN_SHAPES, SHAPES, SWEEP, Shape, parse
@@ -191,7 +192,7 @@ def main() -> int:
         if unknown := set(asked or ()) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
     if args.readme:
-        print(tables.readme(load(out)["records"]))
+        print(readme.readme(load(out)["records"]))
         return 0
     if args.redraw:
         store(out, load(out))

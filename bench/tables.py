@@ -8,9 +8,6 @@ from itertools import groupby
 from runner import OURS, SCREENED
 from shapes import ALL, LOGIT_STD, TOP
 
-README_SHAPES = ("gpt2", "recsys", "digits", "seed", "decode1")
-README_CONTENDERS = (OURS, "NumPy", "torch", "JAX", "ONNX Runtime")
-
 ABOUT = f"""\
 Every contender runs in the same process for a shape, pinned to the same CPUs and the same number of
 threads, in turns; the time is the best of at least three rounds (of two where a call takes more
@@ -276,24 +273,3 @@ def brief(records: list[dict]) -> str:
             line += f"; screened {milliseconds(group[SCREENED]['best'])} ms"
         lines.append("; ".join([line, *bad]))
     return "\n".join(lines)
-
-
-def readme(records: list[dict]) -> str:
-    """Time and extra memory of the loss on some shapes, by some contenders."""
-    rows = []
-    for (shape, op), group in _groups([r for r in records if r["section"] == "main"]):
-        if op != "loss" or shape not in README_SHAPES:
-            continue
-        row = [f"{shape}: {ALL[shape].m:,} x {ALL[shape].k:,} x {ALL[shape].n:,}"]
-        times = [group[c]["best"] for c in README_CONTENDERS if group.get(c, {}).get("best")]
-        for name in README_CONTENDERS:
-            r = group.get(name, {})
-            if r.get("status") != "ok":
-                row.append("-")
-                continue
-            time = f"{milliseconds(r['best'])} ms"
-            time = f"**{time}**" if r["best"] == min(times) else time
-            row.append(f"{time}, {mebibytes(r.get('extra_bytes'))} MiB")
-        rows.append((README_SHAPES.index(shape), row))
-    rows = [row for _, row in sorted(rows)]
-    return table(("samples x features x classes", *README_CONTENDERS), rows)

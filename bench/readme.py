@@ -1,0 +1,68 @@
+"""The tables of the README, cut from the records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner import OURS, SCREENED
+from shapes import ALL
+from tables import mebibytes, milliseconds, table
+
+COLUMNS = {  # contenders of which the fastest counts
+    "logitless": (OURS,),
+    "NumPy": ("NumPy", "NumPy, row blocks"),
+    "torch": ("torch", "torch linear_cross_entropy", "torch linear_cross_entropy, options",
+              "torch.compile"),
+    "JAX": ("JAX",),
+    "ONNX Runtime": ("ONNX Runtime",),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One operation on some shapes, a column for each of some contenders."""
+
+    section: str
+    op: str
+    shapes: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
+    memory: bool = True
+
+
+CUTS = (
+    Cut("main", "loss", ("gpt2", "recsys", "digits", "seed", "decode1"), COLUMNS),
+    Cut("screen", "best", ("gpt2", "wide", "recsys", "peaked-20k", "decode8", "decode1"),
+        {"screened": (SCREENED,), "without": (OURS,), "torch": ("torch",), "JAX": ("JAX",),
+         "ONNX Runtime": ("ONNX Runtime",), "FAISS (`IndexFlatIP`)": ("FAISS",)}, memory=False),
+    Cut("gradient", "value_and_grad", ("gpt2", "gemma2", "recsys", "imagenet", "digits"),
+        {name: COLUMNS[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
+)
+
+
+def cut_table(cut: Cut, records: list[dict]) -> str:
+    """Markdown, the best time of each row in bold; a dash where nothing was measured."""
+    timed = {(r["shape"], r["contender"]): r for r in records
+             if (r["section"], r["op"], r["status"]) == (cut.section, cut.op, "ok")}
+    rows = []
+    for shape in cut.shapes:
+        found = [[timed[shape, name] for name in names if (shape, name) in timed]
+                 for names in cut.columns.values()]
+        fastest = [min(some, key=lambda r: r["best"], default=None) for some in found]
+        least = min((r["best"] for r in fastest if r), default=None)
+        size = ALL[shape]
+        rows.append([f"{shape}: {size.m:,} x {size.k:,} x {size.n:,}",
+                     *(_cell(r, least, cut.memory) for r in fastest)])
+    return table(("", *cut.columns), rows)
+
+
+def _cell(record: dict | None, least: float, memory: bool) -> str:
+    if record is None:
+        return "-"
+    time = f"{milliseconds(record['best'])} ms"
+    time = f"**{time}**" if record["best"] == least else time
+    return f"{time}, {mebibytes(record.get('extra_bytes'))} MiB" if memory else time
+
+
+def readme(records: list[dict]) -> str:
+    """Give all tables, in the order of the README."""
+    return "\n\n".join(cut_table(cut, records) for cut in CUTS)
