@@ -1,6 +1,6 @@
 """Measure everything and write it down: RESULTS.md, results.json and plots.
 
-    python bench/report.py            everything; several hours, the large shapes most of them
+    python bench/report.py            everything; two and a half hours on two cores
     python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
     python bench/report.py --redraw   tables and plots again from results.json, nothing measured
     python bench/report.py --readme   print the tables of the README from results.json
