@@ -32,8 +32,9 @@ class Cut:
 CUTS = (
     Cut("main", "loss", ("gpt2", "recsys", "digits", "seed", "decode1"), COLUMNS),
     Cut("screen", "best", ("gpt2", "wide", "recsys", "peaked-20k", "decode8", "decode1"),
-        {"screened": (SCREENED,), "without": (OURS,), "torch": ("torch",), "JAX": ("JAX",),
-         "ONNX Runtime": ("ONNX Runtime",), "FAISS (`IndexFlatIP`)": ("FAISS",)}, memory=False),
+        {"screened": (SCREENED,), "without": (OURS,),
+         **{name: COLUMNS[name] for name in ("NumPy", "torch", "JAX", "ONNX Runtime")},
+         "FAISS (`IndexFlatIP`)": ("FAISS",)}, memory=False),
     Cut("gradient", "value_and_grad", ("gpt2", "gemma2", "recsys", "imagenet", "digits"),
         {name: COLUMNS[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
 )

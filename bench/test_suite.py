@@ -316,7 +316,6 @@ def test_readme_shows_the_fastest_way_of_each_library():
     assert all(" ms" not in table for table in others)
 
 
-
 def test_records_measured_again_replace_the_old_ones():
     made = records()
     again = [made[0] | {"best": 0.25}]
