@@ -23,7 +23,7 @@ import numpy as np
 
 from ._request import Request, State
 from ._results import warn_of_no_rows
-from ._sparse import is_sparse
+from ._sparse import checked_csr, is_sparse
 from ._targets import Targets, check_target
 from ._validate import as_array, check_integer, check_reduction, compute_dtype
 
@@ -174,7 +174,7 @@ def shifted(x: np.ndarray, target, sample_weight, shift, x_name: str = "x"):
         if is_sparse(value):
             if len(lead) != 1 or value.shape[0] != lead[0]:
                 raise ValueError(f"`{name}` must have {lead} rows, got shape {value.shape}")
-            return value.tocsr()[shift:]
+            return checked_csr(value, name)[shift:]
         array = as_array(value, name)
         if array.shape[: len(lead)] != lead:
             raise ValueError(f"`{name}` must have shape {lead}, got {array.shape}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._validate import compute_dtype
+from ._validate import compute_dtype, plain
+
+_INT64 = np.dtype(np.int64)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class SparseRows:
 
 def is_sparse(value: object) -> bool:
     """Whether this is one of SciPy's sparse matrices or arrays, or looks like one."""
-    return hasattr(value, "tocsr") and hasattr(value, "nnz")
+    return hasattr(value, "tocsr")
 
 
 def read_sparse(target, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
@@ -70,12 +72,14 @@ def read_sparse(target, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
             f"`target` of class probabilities must have shape {shape}, got {tuple(target.shape)}"
         )
     compute_dtype(target.dtype, "target")
-    csr = target.tocsr()
-    if not csr.has_canonical_format:
+    csr = checked_csr(target, "target")
+    if not _is_canonical(csr):
         csr = csr.copy()
+        csr.has_sorted_indices = csr.has_canonical_format = False  # which anybody may set
         csr.sum_duplicates()
+    entries = slice(0, int(csr.indptr[-1]))
     with np.errstate(over="ignore"):
-        value = np.ascontiguousarray(csr.data, dtype)
+        value = plain(csr.data[entries], dtype)
     bad = ~((value >= 0) & (value < math.inf))
     if bad.any():
         entry = int(bad.argmax())
@@ -84,8 +88,134 @@ def read_sparse(target, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
             f"`target` entries must be finite (in {dtype}) and >= 0, "
             f"got {csr.data[entry]} in row {row}, class {csr.indices[entry]}"
         )
-    start = np.ascontiguousarray(csr.indptr, np.int64)
-    return SparseRows(start, np.ascontiguousarray(csr.indices, np.int64), value, shape[1])
+    return SparseRows(plain(csr.indptr, _INT64), plain(csr.indices[entries], _INT64), value,
+                      shape[1])
+
+
+def checked_csr(matrix, name: str):
+    """Convert a sparse matrix of any format to CSR, its index structure checked before and after.
+
+    SciPy's own conversions trust what a matrix says about itself: they read and write wherever a
+    damaged one sends them.
+    """
+    check = _STRUCTURE.get(getattr(matrix, "format", None))
+    if check is not None:
+        check(matrix, name)
+    csr = matrix.tocsr()
+    _check_compressed(csr, name)
+    return csr
+
+
+def _check_compressed(matrix, name: str) -> None:
+    """CSR, CSC, BSR: where the entries of each row (or column) begin, and where they lie in it."""
+    by_row = matrix.format != "csc"
+    rows, columns = matrix.shape if by_row else matrix.shape[::-1]
+    if matrix.format == "bsr":
+        rows, columns = _blocks(matrix, name)
+    start, index = matrix.indptr, matrix.indices
+    _check_integers(start, f"{name}.indptr")
+    _check_integers(index, f"{name}.indices")
+    if len(start) != rows + 1:
+        raise ValueError(f"`{name}.indptr` must have {rows + 1} entries, one more than it has "
+                         f"{'rows' if by_row else 'columns'}, got {len(start)}")
+    if start[0] != 0:
+        raise ValueError(f"`{name}.indptr` must begin with 0, got {start[0]}")
+    falls = start[1:] < start[:-1]
+    if falls.any():
+        i = int(falls.argmax())
+        raise ValueError(f"`{name}.indptr` must not fall, got {start[i]} before {start[i + 1]} "
+                         f"at {i}")
+    entries = int(start[-1])
+    for part, array in ("indices", index), ("data", matrix.data):
+        if len(array) < entries:
+            raise ValueError(f"`{name}.{part}` must have the {entries} entries that "
+                             f"`{name}.indptr` ends with, got {len(array)}")
+
+    def where(entry: int) -> str:
+        major = int(np.searchsorted(start, entry, "right")) - 1
+        return f"in {'row' if by_row else 'column'} {major}"
+
+    _check_range(index[:entries], columns, name, "columns" if by_row else "rows", where)
+
+
+def _blocks(matrix, name: str) -> tuple[int, int]:
+    """How many blocks of a BSR matrix lie below and beside each other."""
+    tail = matrix.data.shape[1:]
+    if len(tail) != 2 or not all(tail) or any(size % step for size, step in
+                                              zip(matrix.shape, tail, strict=True)):
+        raise ValueError(f"`{name}.data` must hold blocks that fill the shape {matrix.shape}, "
+                         f"got shape {matrix.data.shape}")
+    return matrix.shape[0] // tail[0], matrix.shape[1] // tail[1]
+
+
+def _check_coordinates(matrix, name: str) -> None:
+    """COO: the row and the column of each entry."""
+    row, column = matrix.row, matrix.col
+    for part, index in ("row", row), ("col", column):
+        _check_integers(index, f"{name}.{part}")
+        if len(index) != len(matrix.data):
+            raise ValueError(f"`{name}.{part}` must have as many entries as `{name}.data` "
+                             f"({len(matrix.data)}), got {len(index)}")
+    _check_range(row, matrix.shape[0], name, "rows", lambda e: f"in column {column[e]}")
+    _check_range(column, matrix.shape[1], name, "columns", lambda e: f"in row {row[e]}")
+
+
+def _check_keys(matrix, name: str) -> None:
+    """DOK: a dictionary by row and column."""
+    for axis, (what, in_what) in enumerate((("rows", "column"), ("columns", "row"))):
+        index = np.array([key[axis] for key in matrix.keys()], np.int64)  # noqa: SIM118 (no dict)
+        other = [key[1 - axis] for key in matrix.keys()]  # noqa: SIM118
+        _check_range(index, matrix.shape[axis], name, what,
+                     lambda e, other=other, in_what=in_what: f"in {in_what} {other[e]}")
+
+
+def _check_lists(matrix, name: str) -> None:
+    """LIL: for each row its columns and its values."""
+    rows = matrix.shape[0]
+    if not len(matrix.rows) == len(matrix.data) == rows:
+        raise ValueError(f"`{name}.rows` and `{name}.data` must have {rows} lists, "
+                         f"got {len(matrix.rows)} and {len(matrix.data)}")
+    for i, (columns, values) in enumerate(zip(matrix.rows, matrix.data, strict=True)):
+        if len(columns) != len(values):
+            raise ValueError(f"`{name}` must have as many values as columns in each row, "
+                             f"got {len(values)} and {len(columns)} in row {i}")
+
+
+def _check_diagonals(matrix, name: str) -> None:
+    """DIA: which diagonals its rows of data are."""
+    _check_integers(matrix.offsets, f"{name}.offsets")
+    if matrix.data.ndim != 2 or len(matrix.offsets) != len(matrix.data):
+        raise ValueError(f"`{name}.data` must have a row for each of `{name}.offsets` "
+                         f"({len(matrix.offsets)}), got shape {matrix.data.shape}")
+
+
+_STRUCTURE = {"csr": _check_compressed, "csc": _check_compressed, "bsr": _check_compressed,
+              "coo": _check_coordinates, "dok": _check_keys, "lil": _check_lists,
+              "dia": _check_diagonals}
+
+
+def _check_integers(index, name: str) -> None:
+    if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind not in "iu":
+        got = f"{index.dtype} of shape {index.shape}" if isinstance(index, np.ndarray) else index
+        raise ValueError(f"`{name}` must be a one-dimensional array of integers, got {got}")
+
+
+def _check_range(index: np.ndarray, size: int, name: str, what: str, where) -> None:
+    """Check that an index names only rows or columns that there are."""
+    if index.size == 0 or (index.min() >= 0 and index.max() < size):
+        return
+    entry = int(((index < 0) | (index >= size)).argmax())
+    raise IndexError(f"`{name}` must have entries in {what} [0, {size}), got {index[entry]} "
+                     f"{where(entry)}")
+
+
+def _is_canonical(csr) -> bool:
+    """Whether the columns of each row ascend and none comes twice."""
+    start = csr.indptr
+    rises = np.ones(int(start[-1]), bool)
+    rises[1:] = csr.indices[1 : start[-1]] > csr.indices[: max(start[-1] - 1, 0)]
+    rises[start[:-1][start[:-1] < start[-1]]] = True  # the first of a row may be anything
+    return bool(rises.all())
 
 
 def one_hot_index(rows: SparseRows) -> np.ndarray:

@@ -75,6 +75,8 @@ def _target_array(target: object) -> np.ndarray:
 
 def check_candidates(target: object, lead: tuple[int, ...], n: int) -> np.ndarray | None:
     """Candidate classes `lead` + (j,) as int64 (m, j); None where it is for `check_target`."""
+    if is_sparse(target):
+        return None
     array = _target_array(target)
     if array.dtype.kind not in "iu" or array.ndim != len(lead) + 1:
         return None

@@ -76,6 +76,14 @@ def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
     )
 
 
+def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` as the kernels read it: in `dtype`, contiguous and aligned, copied only if it is not.
+
+    ``np.ascontiguousarray`` leaves what is not aligned where it is.
+    """
+    return np.require(array, dtype, ["C", "A"])
+
+
 class Rows:
     """An array seen as rows (m, n) over its last axes, never copied as a whole.
 
