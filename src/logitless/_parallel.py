@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
+from queue import Empty, SimpleQueue
 
 MAX_THREADS = 256
 
@@ -173,11 +174,19 @@ class Tasks:
     ----------
     stopped : bool
         Nothing more should be done: a thread looks at it between two calls of one task.
+    helpers : int
+        Threads that may be at work besides the caller's.
+    error : BaseException or None
+        What a helper raised first.
     """
 
     def __init__(self, count: int):
         self._left = deque(range(count))
+        self._signing = threading.Lock()
+        self._gone: SimpleQueue[None] = SimpleQueue()
         self.stopped = False
+        self.helpers = 0
+        self.error: BaseException | None = None
 
     def __iter__(self):
         while not self.stopped:
@@ -185,6 +194,31 @@ class Tasks:
                 yield self._left.popleft()
             except IndexError:
                 return
+
+    def help(self, work) -> None:
+        """Take part in ``work``, in a thread of the pool."""
+        # It signs in before it looks whether there is anything to do; the caller stops first and
+        # looks for helpers then: one of the two sees the other.
+        self._sign(+1)
+        try:
+            if self._left and not self.stopped:
+                work(self)
+        except BaseException as error:
+            self.error = self.error or error
+            self.stopped = True
+        finally:
+            self._sign(-1)
+            self._gone.put(None)
+
+    def _sign(self, change: int) -> None:
+        with self._signing:
+            self.helpers += change
+
+    def wait(self) -> None:
+        """Wait until no helper is at work."""
+        while self.helpers:
+            with suppress(Empty):  # Ctrl-C on Windows waits for a wait to end
+                self._gone.get(timeout=0.1)
 
 
 def run(work, count: int, n_threads: int) -> None:
@@ -202,23 +236,25 @@ def run(work, count: int, n_threads: int) -> None:
     Notes
     -----
     An exception, KeyboardInterrupt included, leaves the calling thread after the calls that other
-    threads are in have returned.
+    threads are in have returned, however many more come meanwhile.
     """
     tasks = Tasks(count)
-    helpers = []
     try:
         for _ in range(min(n_threads, count) - 1):
             try:
-                helpers.append(_executor().submit(work, tasks))
-            except RuntimeError:  # the interpreter is going down: no more threads
+                _executor().submit(tasks.help, work)
+            except (RuntimeError, ImportError):  # the interpreter is going down: no more threads
                 break
         work(tasks)
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        tasks.wait()
     except BaseException:
+        # Without a call outside of `try`: that is where another Ctrl-C would leave from.
         tasks.stopped = True
-        for helper in helpers:
-            if not helper.cancel():
-                helper.exception()
+        while tasks.helpers:
+            try:
+                tasks.wait()
+            except BaseException:  # they have been told already
+                continue
         raise
+    if tasks.error is not None:
+        raise tasks.error
