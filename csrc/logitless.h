@@ -50,6 +50,7 @@ enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
 
 typedef struct {
     void *values;          /* (LL_VALUES, stride), or the first of them that are used */
+    double *wide;          /* the same, where several spans meet, until finish; or NULL */
     int64_t *ints;         /* (LL_INTS, stride), or the first */
     ptrdiff_t stride;      /* at least the rows rounded up to whole vectors */
     void *target_logit;    /* (rows, n_targets) */
@@ -70,7 +71,7 @@ typedef struct {
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
-    ptrdiff_t first, last;     /* classes [first, last): whole spans, or blocks for keep alone */
+    ptrdiff_t first, last;     /* classes [first, last): whole blocks, see score */
     /* What is asked. */
     int sums;                  /* LL_REST */
     int entropy;               /* LL_MOMENT */
@@ -185,11 +186,14 @@ typedef struct {
     size_t (*scratch_bytes)(const ll_job *job);
     /* Values and ints that have seen no class; heaps start as NaN and -1. */
     void (*init)(const ll_job *job);
-    /* Score the rows against classes [first, last) and merge them into the state. */
+    /* Score the rows against classes [first, last) and fold them into the state: of one span, or with
+     * `wide` of several. Calls follow each other by ascending class; a span that one of them has begun
+     * is in scratch. (Where logits are only kept, the order does not matter.) */
     void (*score)(const ll_job *job);
-    /* Logits of targets[i * n_targets] alone, where the rank needs them beforehand. */
+    /* Logits of targets[i * n_targets] alone, where the rank needs them beforehand: where there are
+     * several blocks. */
     void (*target_logits)(const ll_job *job);
-    /* Merge values and ints of later classes into those of earlier ones. */
+    /* Merge values and ints of a later span into `wide` and ints of earlier ones. */
     void (*merge)(const ll_job *job, const ll_state *later);
     /* Merge the best classes of other classes, earlier or later. */
     void (*merge_top)(const ll_job *job, const void *top_logit, const int64_t *top_index);

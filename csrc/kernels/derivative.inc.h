@@ -89,14 +89,15 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
         g[held] -= a * (rest / (1 + rest));
 }
 
-/* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. */
+/* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. A logit of -inf has not been capped. */
 static void through_softcap(const ll_job *job, const segment *s, real *g)
 {
     vec one = vset(1), by_cap = vset((real)(job->temperature / job->softcap));
 
     for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
-        vec h = vmul(vload(s->z + c), by_cap);
-        vstore(g + c, vmul(vload(g + c), vmul(vsub(one, h), vadd(one, h))));
+        vec z = vload(s->z + c), h = vmul(z, by_cap);
+        vec slope = vselect(veq(z, vset(-LL_INF)), one, vmul(vsub(one, h), vadd(one, h)));
+        vstore(g + c, vmul(vload(g + c), slope));
     }
 }
 

@@ -19,6 +19,7 @@ static void finish(const ll_job *job, void *target_loss)
     const ll_state *state = &job->state;
     real *max = field(state, LL_MAX), *norm = field(state, LL_REST);
 
+    narrow_state(job);
     for (ptrdiff_t i = 0; job->sums && i < job->rows; i += LL_LANES) {
         vec m = vload(max + i), rest = vload(norm + i);
         vec log_norm = vadd(vlog1p(rest), undefined(m));
@@ -41,14 +42,16 @@ static void finish(const ll_job *job, void *target_loss)
     else if (job->n_targets)
         finish_targets(job, job->n_targets, target_loss);
     for (ptrdiff_t i = 0; job->rank && i < job->rows; i++)
-        if (job->targets[i * job->n_targets] < 0)
+        if (job->targets[i * job->n_targets] < 0 || !isfinite(max[i])) /* none without a softmax */
             state->ints[LL_RANK * state->stride + i] = -1;
 }
 
 static void normalise(const ll_job *job)
 {
-    if (!is_written_once(job))
-        normalise_rows(job, 0, job->rows);
+    if (is_written_once(job))
+        return;
+    narrow_state(job);
+    normalise_rows(job, 0, job->rows);
 }
 
 static void map_function(int function, ptrdiff_t count, const void *x_, void *y_)

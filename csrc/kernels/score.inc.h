@@ -289,18 +289,16 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 static void score(const ll_job *job)
 {
     workspace w = lay_out(job);
+    const int merges = has_spans(job);
 
-    if (job->n <= LL_SPAN) { /* merging the only span would leave its bits as they are */
+    if (!merges) /* the only span is all there is */
         w.span = job->state;
-        for (ptrdiff_t c = job->first; c < job->last; c += LL_BLOCK)
-            score_block(job, c, &w);
-        return;
-    }
-    for (ptrdiff_t span = job->first; span < job->last; span += LL_SPAN) {
-        init_rows(job, &w.span);
-        for (ptrdiff_t c = span; c < least(span + LL_SPAN, job->last); c += LL_BLOCK)
-            score_block(job, c, &w);
-        merge_rows(job, &w.span);
+    for (ptrdiff_t c = job->first; c < job->last; c += LL_BLOCK) {
+        if (merges && c % LL_SPAN == 0)
+            init_rows(job, &w.span);
+        score_block(job, c, &w);
+        if (merges && ((c + LL_BLOCK) % LL_SPAN == 0 || c + LL_BLOCK >= job->n))
+            merge_rows(job, &w.span);
     }
 }
 

@@ -25,10 +25,19 @@ static inline real *field(const ll_state *state, int which)
 
 static inline int has_probs(const ll_job *job) { return job->probs || job->sparse_start; }
 
+/* The ranked target's logit is found before the pass, not in it. */
+static inline int is_ranked_ahead(const ll_job *job) { return job->rank && job->n > LL_BLOCK; }
+
 /* 0 for a finite max; NaN for +inf, for a NaN, and for a row in which no class is possible. */
 static inline vec undefined(vec max) { return vsub(max, max); }
 
 static const real lane_index[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+
+/* a * b, and 0 where a is 0 though b is infinite. */
+static inline vec vmul_zero(vec a, vec b)
+{
+    return vselect(veq(a, vset(0)), vset(0), vmul(a, b));
+}
 
 /* a is the new largest rather than b: larger, or the first NaN. */
 static inline int exceeds(real a, real b) { return a > b || (a != a && b == b); }
@@ -332,7 +341,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
     real *values = (real *)state->values + i;
     real top = largest(s), old = values[LL_MAX * state->stride];
 
-    for (ptrdiff_t j = 0; j < job->n_targets; j++) {
+    for (ptrdiff_t j = is_ranked_ahead(job); j < job->n_targets; j++) {
         int64_t c = job->targets[i * job->n_targets + j] - s->first;
         if (c >= 0 && c < s->width)
             ((real *)job->state.target_logit)[i * job->n_targets + j] = s->z[c];
@@ -364,15 +373,16 @@ static inline int is_transformed(const ll_job *job)
     return job->softcap > 0 || job->temperature != 1;
 }
 
-/* Softcap and temperature on `count` vectors. */
+/* Softcap and temperature on `count` vectors. A class that cannot happen stays so through the cap. */
 static void transform(const ll_job *job, real *z, ptrdiff_t count)
 {
-    vec cap = vset((real)job->softcap), t = vset((real)job->temperature);
+    const vec cap = vset((real)job->softcap), t = vset((real)job->temperature);
+    const vec impossible = vset(-LL_INF);
 
     for (ptrdiff_t v = 0; v < count; v++, z += LL_LANES) {
         vec a = vload(z);
         if (job->softcap > 0)
-            a = vmul(cap, vtanh(vdiv(a, cap)));
+            a = vselect(veq(a, impossible), a, vmul(cap, vtanh(vdiv(a, cap))));
         if (job->temperature != 1)
             a = vdiv(a, t);
         vstore(z, a);

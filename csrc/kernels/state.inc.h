@@ -27,71 +27,116 @@ static void init_rows(const ll_job *job, const ll_state *state)
         memset(state->ints + LL_RANK * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
 }
 
-static void init_state(const ll_job *job) { init_rows(job, &job->state); }
+/* Sums over many spans lose digits in float32: a state that several meet is held in double, and
+ * narrowed at the end. */
+static inline int has_spans(const ll_job *job) { return job->state.wide != NULL; }
 
-/* a * b, and 0 where a is 0 though b is infinite. */
-static inline vec vmul_zero(vec a, vec b)
+static inline double *wide_field(const ll_state *state, int which)
 {
-    return vselect(veq(a, vset(0)), vset(0), vmul(a, b));
+    return state->wide + which * state->stride;
+}
+
+static void init_state(const ll_job *job)
+{
+    init_rows(job, &job->state);
+    for (int which = 0; has_spans(job) && which < LL_VALUES; which++)
+        if (uses(job, which))
+            for (ptrdiff_t i = 0; i < vectors(job->rows) * LL_LANES; i++)
+                wide_field(&job->state, which)[i] = which == LL_MAX ? -(double)INFINITY : 0;
+}
+
+/* The state of all spans in the precision of the results. */
+static void narrow_state(const ll_job *job)
+{
+    for (int which = 0; has_spans(job) && which < LL_VALUES; which++)
+        if (uses(job, which))
+            for (ptrdiff_t i = 0; i < vectors(job->rows) * LL_LANES; i++)
+                field(&job->state, which)[i] = (real)wide_field(&job->state, which)[i];
+}
+
+/* Merge `later`, whose values are floats if `narrow`: the kernels of doubles do it for both. */
+#define LL_MERGE LL_JOIN(ll_merge, LL_ISA)
+void LL_MERGE(const ll_job *job, const ll_state *later, int narrow);
+
+static void merge_rows(const ll_job *job, const ll_state *later)
+{
+    LL_MERGE(job, later, LL_REAL == 32);
+}
+
+#if LL_REAL == 64
+
+/* LL_LANES values of a state of floats or of doubles. */
+static inline vec load_later(const ll_state *later, int which, ptrdiff_t i, int narrow)
+{
+    ptrdiff_t at = which * later->stride + i;
+    double part[LL_LANES];
+
+    if (!narrow)
+        return vload((const double *)later->values + at);
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        part[r] = (double)((const float *)later->values)[at + r];
+    return vload(part);
 }
 
 /* Sum and gap of LL_LANES rows; the side whose max is the lower, by `shift`, lags. */
-static inline void merge_gap(const ll_job *job, const ll_state *later, int which, ptrdiff_t i,
-                             mask grows, vec shift)
+static inline void merge_gap(const ll_job *job, const ll_state *later, int narrow, int which,
+                             ptrdiff_t i, mask grows, vec shift)
 {
-    real *sum = field(&job->state, which) + i, *gap = field(&job->state, which + 1) + i;
-    vec a = vload(sum), b = vload(field(later, which) + i);
-    vec both = vadd(vload(gap), vload(field(later, which + 1) + i));
+    double *sum = wide_field(&job->state, which) + i, *gap = wide_field(&job->state, which + 1) + i;
+    vec a = vload(sum), b = load_later(later, which, i, narrow);
+    vec both = vadd(vload(gap), load_later(later, which + 1, i, narrow));
 
     vstore(gap, vsub(both, vmul_zero(vselect(grows, a, b), shift)));
     vstore(sum, vadd(a, b));
 }
 
-/* Merge `later` into the job's state, max and sums: see softmax.inc.h. A state that has seen no class
- * leaves the bits of the other. */
-static void merge_values(const ll_job *job, const ll_state *later)
+/* LL_LANES rows: max and sums, see softmax.inc.h. A state that has seen no class leaves the bits of
+ * the other. */
+static void merge_values(const ll_job *job, const ll_state *later, int narrow, ptrdiff_t i)
 {
     const ll_state *state = &job->state;
+    vec a = vload(wide_field(state, LL_MAX) + i), b = load_later(later, LL_MAX, i, narrow);
+    mask grows = mor(vlt(a, b), vunordered(b, b));
+    vec high = vselect(grows, b, a), low = vselect(grows, a, b);
+    /* Equal infinities have no difference. */
+    vec shift = vselect(veq(low, high), vset(0), vsub(low, high)), scale = vexp_nonpositive(shift);
 
-    for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
-        vec a = vload(field(state, LL_MAX) + i), b = vload(field(later, LL_MAX) + i);
-        mask grows = mor(vlt(a, b), vunordered(b, b));
-        vec high = vselect(grows, b, a), low = vselect(grows, a, b);
-        /* Equal infinities have no difference. */
-        vec shift = vselect(veq(low, high), vset(0), vsub(low, high)), scale = vexp_nonpositive(shift);
-
-        if (job->sums) {
-            vec ra = vload(field(state, LL_REST) + i), rb = vload(field(later, LL_REST) + i);
-            vec joined = vadd(vset(1), vselect(grows, ra, rb));
-            vstore(field(state, LL_REST) + i, vfma(scale, joined, vselect(grows, rb, ra)));
-            if (job->entropy) {
-                vec ma = vload(field(state, LL_MOMENT) + i);
-                vec mb = vload(field(later, LL_MOMENT) + i);
-                vec moved = vfma(shift, joined, vselect(grows, ma, mb));
-                vstore(field(state, LL_MOMENT) + i,
-                       vadd(vselect(grows, mb, ma), vmul_zero(scale, moved)));
-            }
+    if (job->sums) {
+        double *rest = wide_field(state, LL_REST) + i;
+        vec ra = vload(rest), rb = load_later(later, LL_REST, i, narrow);
+        vec joined = vadd(vset(1), vselect(grows, ra, rb));
+        vstore(rest, vfma(scale, joined, vselect(grows, rb, ra)));
+        if (job->entropy) {
+            double *moment = wide_field(state, LL_MOMENT) + i;
+            vec ma = vload(moment), mb = load_later(later, LL_MOMENT, i, narrow);
+            vec moved = vfma(shift, joined, vselect(grows, ma, mb));
+            vstore(moment, vadd(vselect(grows, mb, ma), vmul_zero(scale, moved)));
         }
-        if (has_probs(job))
-            merge_gap(job, later, LL_PROB_SUM, i, grows, shift);
-        if (job->smooth)
-            merge_gap(job, later, LL_SMOOTH_SUM, i, grows, shift);
-        vstore(field(state, LL_MAX) + i, high);
     }
+    if (has_probs(job))
+        merge_gap(job, later, narrow, LL_PROB_SUM, i, grows, shift);
+    if (job->smooth)
+        merge_gap(job, later, narrow, LL_SMOOTH_SUM, i, grows, shift);
+    vstore(wide_field(state, LL_MAX) + i, high);
 }
 
-static void merge_rows(const ll_job *job, const ll_state *later)
+void LL_MERGE(const ll_job *job, const ll_state *later, int narrow)
 {
     const ll_state *state = &job->state;
-    const real *a = field(state, LL_MAX), *b = field(later, LL_MAX);
     int64_t *argmax = state->ints + LL_ARGMAX * state->stride;
     int64_t *rank = state->ints + LL_RANK * state->stride;
+    double top[LL_LANES];
 
     for (ptrdiff_t i = 0; i < job->rows; i++) {
-        if (exceeds(b[i], a[i]))
+        if (i % LL_LANES == 0) /* before these are merged */
+            vstore(top, load_later(later, LL_MAX, i, narrow));
+        if (exceeds(top[i % LL_LANES], wide_field(state, LL_MAX)[i]))
             argmax[i] = later->ints[LL_ARGMAX * later->stride + i];
         if (job->rank)
             rank[i] += later->ints[LL_RANK * later->stride + i];
     }
-    merge_values(job, later);
+    for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES)
+        merge_values(job, later, narrow, i);
 }
+
+#endif

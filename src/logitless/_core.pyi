@@ -71,6 +71,7 @@ class Job:
     def remember(
         self,
         values: Array,
+        wide: Array | None,
         ints: Array,
         target_logit: Array | None,
         top_logit: Array | None,

@@ -13,6 +13,7 @@ cdef extern from "logitless.h" nogil:
     enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K
     ctypedef struct ll_state:
         void *values
+        double *wide
         int64_t *ints
         ptrdiff_t stride
         void *target_logit
@@ -226,11 +227,14 @@ cdef class Kernels:
 
 
 cdef class Job:
-    """One range of rows to score: `ll_job` of logitless.h with owners for its pointers."""
+    """One range of rows to score: `ll_job` of logitless.h with owners for its pointers.
+
+    A job that gets other arrays of a kind lets those before go.
+    """
 
     cdef ll_job job
     cdef const ll_kernels *table
-    cdef object owners
+    cdef dict owners
 
     def __cinit__(self, Kernels kernels, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
                   double softcap, double temperature):
@@ -238,7 +242,7 @@ cdef class Job:
         self.job.rows, self.job.n, self.job.k = rows, n, k
         self.job.softcap, self.job.temperature = softcap, temperature
         self.job.packed = 0
-        self.owners = []
+        self.owners = {}
 
     def ask(self, bint sums, bint entropy, bint rank, cnp.ndarray targets, cnp.ndarray probs,
             ptrdiff_t top, cnp.ndarray out, str write):
@@ -254,24 +258,25 @@ cdef class Job:
         if out is not None:
             self.job.out = data(out)
             self.job.out_row, self.job.write = step(out, 0), WRITES[write]
-        self.owners.append((targets, probs, out))
+        self.owners["asked"] = targets, probs, out
 
-    def remember(self, cnp.ndarray values, cnp.ndarray ints, cnp.ndarray target_logit,
-                 cnp.ndarray top_logit, cnp.ndarray top_index):
-        """Where the state lives: `values` and `ints` start at the first of these rows."""
+    def remember(self, cnp.ndarray values, cnp.ndarray wide, cnp.ndarray ints,
+                 cnp.ndarray target_logit, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Where the state lives: `values`, `wide` and `ints` start at the first of these rows."""
         self.fill(&self.job.state, values, ints, target_logit, top_logit, top_index)
-        self.owners.append((values, ints, target_logit, top_logit, top_index))
+        self.job.state.wide = <double *>data(wide)
+        self.owners["state"] = values, wide, ints, target_logit, top_logit, top_index
 
     def best(self, cnp.ndarray top_logit, cnp.ndarray top_index):
         """Where the best classes go, if nothing else is remembered."""
         self.job.state.top_logit = data(top_logit)
         self.job.state.top_index = <int64_t *>data(top_index)
-        self.owners.append((top_logit, top_index))
+        self.owners["best"] = top_logit, top_index
 
     cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
                    cnp.ndarray target_logit, cnp.ndarray top_logit,
                    cnp.ndarray top_index) noexcept:
-        state.values = data(values)
+        state.values, state.wide = data(values), NULL
         state.ints = <int64_t *>data(ints)
         state.stride = step(values, 0)
         state.target_logit = data(target_logit)
@@ -282,7 +287,7 @@ cdef class Job:
         """Rows of x as they are, columns contiguous."""
         self.job.x = data(x)
         self.job.x_row = step(x, 0)
-        self.owners.append(x)
+        self.owners["rows"] = x
 
     def pack_rows(self, cnp.ndarray packed):
         """Replace the rows by their packed form, made in `packed`."""
@@ -295,13 +300,13 @@ cdef class Job:
     def packed_rows(self, cnp.ndarray packed):
         """Use rows that are packed already."""
         self.job.x = data(packed)
-        self.owners.append(packed)
+        self.owners["rows"] = packed
 
     def logits(self, cnp.ndarray z):
         """Logits at hand, (rows, n)."""
         self.job.logits = data(z)
         self.job.z_row, self.job.z_col = step(z, 0), step(z, 1)
-        self.owners.append(z)
+        self.owners["rows"] = z
 
     def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
         """Classes from `first` on: (.., k) with strides, or packed panels."""
@@ -309,26 +314,26 @@ cdef class Job:
         self.job.first = first
         if not packed:
             self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
-        self.owners.append((weight, bias))
+        self.owners["weights"] = weight, bias
 
     def sparse(self, cnp.ndarray start, cnp.ndarray index, cnp.ndarray value):
         """Target distributions of the rows where they are not zero."""
         self.job.sparse_start = <const int64_t *>data(start)
         self.job.sparse_class = <const int64_t *>data(index)
         self.job.sparse_prob = data(value)
-        self.owners.append((start, index, value))
+        self.owners["sparse"] = start, index, value
 
     def class_weights(self, cnp.ndarray weight, bint smooth):
         """Weights of all classes, padded to whole vectors."""
         self.job.class_weight, self.job.smooth = data(weight), smooth
-        self.owners.append(weight)
+        self.owners["class weights"] = weight
 
     def keep(self, cnp.ndarray memory, ptrdiff_t skip, ptrdiff_t rows, ptrdiff_t first):
         """Leave the logits of classes from `first` on in memory for `rows` rows, `skip` reals in."""
         cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
         self.job.keep = <char *>data(memory) + item * skip
         self.job.keep_rows, self.job.keep_first = rows, first
-        self.owners.append(memory)
+        self.owners["kept"] = memory
 
     def scratch_bytes(self):
         """Bytes of scratch that score needs, with room to start at a cache line."""
@@ -342,7 +347,7 @@ cdef class Job:
         """Scratch memory of that many bytes."""
         cdef size_t start = <size_t>data(memory)
         self.job.scratch = <void *>((start + LINE - 1) // LINE * LINE)
-        self.owners.append(memory)
+        self.owners["scratch"] = memory
 
     def init(self):
         """Forget all classes."""
@@ -350,7 +355,7 @@ cdef class Job:
             self.table.init(&self.job)
 
     def score(self, ptrdiff_t first, ptrdiff_t last):
-        """Fold classes [first, last), whole spans, into the state."""
+        """Fold classes [first, last), whole blocks, into the state."""
         cdef ll_job job = self.part(first, last)
         with nogil:
             self.table.score(&job)

@@ -12,7 +12,15 @@ from ._objective import F64, Objective, shifted
 from ._pass import given_loss
 from ._request import State
 from ._results import Gradients
-from ._validate import Rows, as_array, check_direct_out, check_integer, check_x, compute_dtype
+from ._validate import (
+    Rows,
+    as_array,
+    check_direct_out,
+    check_integer,
+    check_x,
+    compute_dtype,
+    plain,
+)
 
 WORKSPACE = 64 << 20
 NAMES = ("x", "weight", "bias")
@@ -170,7 +178,7 @@ def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
             f"`grad_output` must have shape {expected} with reduction {reduction!r}, "
             f"got {array.shape}"
         )
-    return np.ascontiguousarray(array, F64).reshape(-1 if expected else ())
+    return plain(array, F64).reshape(-1 if expected else ())
 
 
 def _gradients(out, wanted, x, layer, dtype, accumulate) -> Gradients:

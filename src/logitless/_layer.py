@@ -8,8 +8,8 @@ import numpy as np
 
 from ._core import SMALL_N
 from ._kernels import KERNELS, in_place
-from ._plan import round_up
-from ._validate import compute_dtype
+from ._plan import copied_classes, round_up
+from ._validate import compute_dtype, plain
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -42,7 +42,7 @@ class Layer:
         self.bias = None
         if bias is not None:
             own = compute_dtype(bias.dtype, "bias")
-            self.bias = np.array(bias, own) if pack else np.ascontiguousarray(bias, own)
+            self.bias = np.array(bias, own) if pack else plain(bias, own)
         self.softcap = softcap or 0.0
         self.temperature = temperature
         given = weight, bias
@@ -52,7 +52,7 @@ class Layer:
             if pack:
                 self.weight = np.array(weight, self.dtype, order="C")
             elif not in_place(weight, self.dtype):
-                self.weight = np.ascontiguousarray(weight, self.dtype)
+                self.weight = plain(weight, self.dtype)
         elif pack:
             self.packed = self._pack()
             self.weight = None
@@ -75,10 +75,9 @@ class Layer:
         lanes, k = kernels.lanes, self.n_features
         packed = aligned((round_up(self.n_classes, lanes) * k,), self.dtype)
         if k:
-            for first in range(0, self.n_classes, kernels.span):
-                part = self.weight[first : first + kernels.span]
-                if not in_place(part, self.dtype):
-                    part = np.ascontiguousarray(part, self.dtype)
+            step = copied_classes(kernels, k, lanes)
+            for first in range(0, self.n_classes, step):
+                part = self.classes(first, min(first + step, self.n_classes), self.dtype)
                 kernels.pack_weight(part, packed[first * k :])
         return packed
 
@@ -95,11 +94,11 @@ class Layer:
             part = panels.reshape(lanes * len(panels), self.n_features)[: last - first]
         else:
             part = self.weight[first:last]
-        return part if in_place(part, dtype) else np.ascontiguousarray(part, dtype)
+        return part if in_place(part, dtype) else plain(part, dtype)
 
     def targets(self, index: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes in any order, as an array of `dtype`."""
         if self.weight is not None:
-            return np.ascontiguousarray(self.weight[index], dtype)
+            return plain(self.weight[index], dtype)
         lanes = KERNELS[self.dtype].lanes
-        return np.ascontiguousarray(self.panels()[index // lanes, :, index % lanes], dtype)
+        return plain(self.panels()[index // lanes, :, index % lanes], dtype)

@@ -25,7 +25,7 @@ from ._request import Request, State
 from ._results import warn_of_no_rows
 from ._sparse import checked_csr, is_sparse
 from ._targets import Targets, check_target
-from ._validate import as_array, check_integer, check_reduction, compute_dtype
+from ._validate import as_array, check_integer, check_reduction, compute_dtype, plain
 
 F64 = np.dtype(np.float64)
 ALL = slice(None)
@@ -191,7 +191,7 @@ def _check_class_weight(weight, n: int, dtype: np.dtype) -> np.ndarray | None:
     if weight.shape != (n,):
         raise ValueError(f"`class_weight` must have shape ({n},), got {weight.shape}")
     with np.errstate(over="ignore"):
-        rounded = np.ascontiguousarray(weight, dtype)
+        rounded = plain(weight, dtype)
     bad = ~((rounded >= 0) & (rounded < math.inf))
     if bad.any():
         c = int(bad.argmax())
@@ -206,7 +206,7 @@ def _check_sample_weight(weight, lead: tuple[int, ...]) -> np.ndarray | None:
     compute_dtype(weight.dtype, "sample_weight")
     if weight.shape != lead:
         raise ValueError(f"`sample_weight` must have shape {lead}, got {weight.shape}")
-    flat = np.ascontiguousarray(weight, F64).reshape(-1)
+    flat = plain(weight, F64).reshape(-1)
     bad = ~np.isfinite(flat)
     if bad.any():
         row = int(bad.argmax())

@@ -9,7 +9,7 @@ from ._parallel import resolve
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
-COPY_BYTES = 1 << 21  # of values of all classes that must be copied
+COPY_BYTES = 1 << 21  # of weights, or of values of all classes, that must be copied
 COPY_STEP = 16  # whole vectors of rows
 SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
@@ -27,7 +27,7 @@ class Plan:
     row_block : int
         Rows that are packed and scored together.
     class_step : int
-        Classes that one call takes, whole spans.
+        Classes that one call takes: whole spans, or whole blocks where weights are copied.
     by_class : bool
         Threads share out the classes of all rows rather than blocks of rows.
     n_threads : int
@@ -48,11 +48,11 @@ def round_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, tiles_rows: bool,
-         n_threads: int | None) -> Plan:
+def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool,
+         copies_weights: bool, tiles_rows: bool, n_threads: int | None) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
-    Results do not depend on any of it: rows are independent, and classes are cut at spans.
+    Results do not depend on any of it: rows are independent, and classes are cut at blocks.
 
     Parameters
     ----------
@@ -64,14 +64,17 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
         The kernel for few classes runs: rows are not packed.
     copies_rows : bool
         Rows must be copied before they are used.
+    copies_weights : bool
+        So must weights.
     tiles_rows : bool
         Weights are packed on the way, so a tile holds all rows of a block.
     n_threads : int, optional
         Threads the call may use.
     """
     n_threads = resolve(n_threads)
+    m = max(m, 1)
     flops = 2 * m * n * max(k, 16)
-    if m <= small_rows(kernels, n, k):
+    if m <= small_rows(kernels, n, k) and not copies_weights:
         return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
 
@@ -90,7 +93,15 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool, t
         rows = max(min(rows, round_up(-(-m // blocks), ROW_STEP)), ROW_STEP)
         n_threads = min(n_threads, -(-m // rows))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
-    return Plan(rows, spans * kernels.span, by_class, max(1, n_threads))
+    step = spans * kernels.span
+    if copies_weights:
+        step = min(step, copied_classes(kernels, k, kernels.block))
+    return Plan(rows, step, by_class, max(1, n_threads))
+
+
+def copied_classes(kernels, k: int, least: int) -> int:
+    """Classes, a multiple of `least`, whose weights may be copied at a time."""
+    return max(COPY_BYTES // (max(k, 1) * kernels.bits // 8) // least, 1) * least
 
 
 def small_rows(kernels, n: int, k: int) -> int:

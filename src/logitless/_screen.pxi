@@ -42,7 +42,7 @@ cdef class Screening:
 
     cdef ll_screen screen
     cdef const ll_screener *table
-    cdef object owners
+    cdef dict owners
 
     def __cinit__(self, Screener screener, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
                   ptrdiff_t top, double softcap, double temperature):
@@ -50,7 +50,7 @@ cdef class Screening:
         self.screen.rows, self.screen.n, self.screen.k = rows, n, k
         self.screen.top = top
         self.screen.softcap, self.screen.temperature = softcap, temperature
-        self.owners = []
+        self.owners = {}
 
     def classes(self, cnp.ndarray weight, cnp.ndarray bounds, cnp.ndarray bias, float no_bias,
                 float slack):
@@ -59,7 +59,7 @@ cdef class Screening:
         self.screen.bounds = <const float *>data(bounds)
         self.screen.bias = <const float *>data(bias)
         self.screen.no_bias, self.screen.slack = no_bias, slack
-        self.owners.append((weight, bounds, bias))
+        self.owners["classes"] = weight, bounds, bias
 
     def remember(self, cnp.ndarray least, cnp.ndarray best, cnp.ndarray upper,
                  cnp.ndarray index, cnp.ndarray count):
@@ -68,7 +68,7 @@ cdef class Screening:
         self.screen.upper, self.screen.index = <float *>data(upper), <int32_t *>data(index)
         self.screen.count = <int32_t *>data(count)
         self.screen.room = upper.shape[1]
-        self.owners.append((least, best, upper, index, count))
+        self.owners["state"] = least, best, upper, index, count
 
     def quantise_rows(self, cnp.ndarray x, ptrdiff_t levels, cnp.ndarray packed,
                       cnp.ndarray bounds, cnp.ndarray start):
@@ -82,7 +82,7 @@ cdef class Screening:
         with nogil:
             self.table.quantise_rows(&self.screen, source, x_row, words, of_rows, starts)
         self.screen.x, self.screen.row_bounds, self.screen.start = words, of_rows, starts
-        self.owners.append((packed, bounds, start))
+        self.owners["rows"] = packed, bounds, start
 
     def scratch_bytes(self, Job job):
         """Bytes of scratch that scan, sharpen and settle need, with room to start at a line."""
@@ -95,7 +95,7 @@ cdef class Screening:
         """Scratch memory of that many bytes."""
         cdef size_t start = <size_t>data(memory)
         self.screen.scratch = <void *>((start + LINE - 1) // LINE * LINE)
-        self.owners.append(memory)
+        self.owners["scratch"] = memory
 
     def scan(self, ptrdiff_t first, ptrdiff_t last):
         """Look for candidates among blocks [first, last) of classes."""

@@ -13,20 +13,20 @@ from . import _parallel
 from ._core import KC, Job, Screening, screener_for
 from ._kernels import KERNELS, active_isa, has_rows
 from ._layer import Layer, aligned
-from ._plan import ROW_STEP, round_up
+from ._plan import ROW_STEP, copied_classes, round_up
 from ._request import Request, State
-from ._validate import compute_dtype
+from ._validate import compute_dtype, plain
 
 FEW_ROWS = 2  # products take less time than memory: two levels cost nothing
 MIN_CLASSES = 512, 128  # fewer are not worth it: in all, and for each of the best
 MAX_ROWS = 1008
 ROOM = 512, 2048  # candidates of a row: between these half as many as there are features
 CANDIDATES = 1 << 19  # of all rows of a block, at most
-SPAN = 4096  # classes that are packed at a time
 FIRST_BLOCKS = 2  # blocks of classes to begin with: there is room for all, before any is kept out
 BLOCKS = 16  # blocks that a thread takes at a time
 MACS_PER_CALL = 1 << 33
 MACS_PER_THREAD = 1 << 24
+FLOAT32 = np.dtype(np.float32)
 UNIT = 2.0**-24  # half the distance of float32 numbers from 1
 
 
@@ -66,7 +66,7 @@ class Screen:
         self.slack = slack_of(k)
         self.no_bias = (k + 16) * 2.0**-124  # what underflow may change
         self.bias = None if layer.bias is None else self._raised(layer.bias, panels * lanes)
-        step = SPAN // lanes
+        step = copied_classes(KERNELS[layer.dtype], k, lanes) // lanes
         for first in range(0, panels, step):
             last = min(first + step, panels)
             self.screener.quantise_weight(
@@ -140,7 +140,7 @@ class _Block:
         """Begin with rows [lo, hi)."""
         scan, layer, screen = self.scan, self.scan.layer, self.scan.layer.screen
         x = scan.x[lo:hi]
-        exact = x if has_rows(x, layer.dtype) else np.ascontiguousarray(x, layer.dtype)
+        exact = x if has_rows(x, layer.dtype) else plain(x, layer.dtype)
         self.lo, self.hi = lo, hi
         self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
         self.job.rows(exact)
@@ -153,7 +153,7 @@ class _Block:
                                screen.slack)
         self.screening.remember(self.least, self.best, self.upper, self.index, self.count)
         with np.errstate(over="ignore", under="ignore"):
-            narrow = np.ascontiguousarray(exact, np.float32)
+            narrow = plain(exact, FLOAT32)
         few = hi - lo <= FEW_ROWS
         self.quantise(narrow, 2 if few else 1)
         if not few and self.is_loose():

@@ -108,9 +108,10 @@ def checked_csr(matrix, name: str):
 
 def _check_compressed(matrix, name: str) -> None:
     """CSR, CSC, BSR: where the entries of each row (or column) begin, and where they lie in it."""
-    by_row = matrix.format != "csc"
+    form = getattr(matrix, "format", "csr")
+    by_row = form != "csc"
     rows, columns = matrix.shape if by_row else matrix.shape[::-1]
-    if matrix.format == "bsr":
+    if form == "bsr":
         rows, columns = _blocks(matrix, name)
     start, index = matrix.indptr, matrix.indices
     _check_integers(start, f"{name}.indptr")

@@ -5,17 +5,19 @@ Same interface as `reference`. Everything that comes in has been checked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from . import _core, _parallel, _spare
 from ._core import KC, SMALL_N, Job, Small
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer, aligned
-from ._plan import narrowed, plan, round_up, small_rows
+from ._plan import COPY_BYTES, narrowed, plan, round_up, small_rows
 from ._request import Request, State
 from ._screen import Screen, ScreenedScoring, can_screen
 from ._sparse import SparseRows
-from ._validate import compute_dtype
+from ._validate import compute_dtype, plain
 
 __all__ = [
     "active_isa",
@@ -31,6 +33,9 @@ __all__ = [
     "spin_fma",
     "spin_read",
 ]
+
+STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
+SPANS_PER_THREAD = 8  # of these at least
 
 MAX, REST, OTHERS, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP = range(_core.VALUES)
 ARGMAX, RANK = range(_core.INTS)
@@ -72,7 +77,10 @@ def small_calls(layer: Layer) -> Small | None:
 
 
 class _Scoring:
-    """One pass: the state of all rows, and what is done to a block of them."""
+    """One pass: the state of all rows, and what is done to a block of them.
+
+    Threads share it, so nothing of it changes while they run but what the arrays hold.
+    """
 
     def __init__(self, request: Request, dtype: np.dtype, m: int, n: int, k: int):
         self.request, self.dtype = request, dtype
@@ -81,6 +89,7 @@ class _Scoring:
         self.softcap, self.temperature = 0.0, 1.0
         stride = round_up(max(m, 1), self.kernels.lanes)
         self.values, self.ints = self.room_for_state(stride)
+        self.wide = self.room_for_sums()
         self.class_weight = request.class_weight
         if self.class_weight is not None:
             idle = -n % self.kernels.lanes
@@ -106,6 +115,12 @@ class _Scoring:
         return (np.empty((*more, values if q.sums else MAX + 1, stride), self.dtype),
                 np.empty((*more, RANK + q.rank, stride), np.int64))
 
+    def room_for_sums(self) -> np.ndarray | None:
+        """Make room for the state of several spans, in double."""
+        if self.n <= self.kernels.span:
+            return None
+        return self.values if self.dtype == np.float64 else np.empty(self.values.shape)
+
     def top(self, rows: int):
         """Empty heaps for the best classes of some rows."""
         k = self.request.k
@@ -119,7 +134,7 @@ class _Scoring:
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
         probs = None if q.probs is None else q.probs[lo:hi]
         if self.copies_probs():
-            probs = np.ascontiguousarray(probs, self.dtype)
+            probs = plain(probs, self.dtype)
         elif isinstance(probs, SparseRows):
             job.sparse(probs.start, probs.index, probs.value)
             probs = None
@@ -137,6 +152,7 @@ class _Scoring:
         )
         job.remember(
             self.values[:, lo:],
+            None if self.wide is None else self.wide[:, lo:],
             self.ints[:, lo:],
             None if self.target_logit is None else self.target_logit[lo:hi],
             None if self.top_logit is None else self.top_logit[lo:hi],
@@ -202,6 +218,7 @@ class LinearScoring(_Scoring):
             self.kernels, self.m, self.n, self.k,
             small_n=self.small,
             copies_rows=self.copies_rows,
+            copies_weights=self.weight is None,
             tiles_rows=not self.small and self.packed is None and self.k > KC,
             n_threads=n_threads,
         )
@@ -211,7 +228,7 @@ class LinearScoring(_Scoring):
     def rows(self, lo: int, hi: int) -> np.ndarray:
         """Rows of x as the kernels read them."""
         x = self.x[lo:hi]
-        return np.ascontiguousarray(x, self.dtype) if self.copies_rows else x
+        return plain(x, self.dtype) if self.copies_rows else x
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         """Give a job its rows, packed unless they are packed already."""
@@ -234,6 +251,12 @@ class LinearScoring(_Scoring):
         """Memory for packed rows."""
         return np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
 
+    def pieces(self, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
+        """Ranges of up to `step` classes, fewer where their weights are copied."""
+        if self.weight is None:
+            step = min(step, self.cut.class_step)
+        return ((c, min(c + step, last)) for c in range(first, last, step))
+
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes."""
         if self.weight is not None:
@@ -244,6 +267,13 @@ class LinearScoring(_Scoring):
 
     def target_logits(self, lo: int, hi: int) -> None:
         """Logits of the targets, before the classes are gone through: ranks need them."""
+        step = hi - lo
+        if self.weight is None:
+            step = max(COPY_BYTES // (max(self.k, 1) * self.dtype.itemsize), 1)
+        for first in range(lo, hi, step):
+            self._target_logits(first, min(first + step, hi))
+
+    def _target_logits(self, lo: int, hi: int) -> None:
         job = self.job(lo, hi)
         job.rows(self.rows(lo, hi))
         if self.weight is not None:
@@ -267,7 +297,8 @@ class _LogitScoring(_Scoring):
         self.logits, self.in_place = logits, in_place(logits, dtype)
         self.cut = plan(
             self.kernels, self.m, self.n, 0,
-            small_n=False, copies_rows=False, tiles_rows=False, n_threads=n_threads,
+            small_n=False, copies_rows=False, copies_weights=False, tiles_rows=False,
+            n_threads=n_threads,
         )
         if not self.in_place or self.copies_probs():
             self.cut = narrowed(self.cut, self.n * dtype.itemsize)
@@ -278,7 +309,11 @@ class _LogitScoring(_Scoring):
     def open(self, job: Job, lo: int, hi: int, packed: None = None) -> None:
         """Give a job its logits."""
         z = self.logits[lo:hi]
-        job.logits(z if self.in_place else np.ascontiguousarray(z, self.dtype))
+        job.logits(z if self.in_place else plain(z, self.dtype))
+
+    def pieces(self, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
+        """Ranges of up to `step` classes."""
+        return ((c, min(c + step, last)) for c in range(first, last, step))
 
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Logits need no weights."""
@@ -298,8 +333,7 @@ def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) ->
     if scoring.request.rank and n > scoring.kernels.block:
         scoring.target_logits(lo, hi)
     scoring.open(job, lo, hi)
-    for first in range(0, n, cut.class_step):
-        last = min(first + cut.class_step, n)
+    for first, last in scoring.pieces(0, n, cut.class_step):
         scoring.give_weights(job, first, last)
         if memory is None:  # the first block is the largest
             memory = _spare.take(job.scratch_bytes())
@@ -334,42 +368,51 @@ def _score_classes(scoring) -> None:
 
     Each span has a state of its own; they are merged in order, as one thread would have met them.
     """
-    cut, m, n, kernels = scoring.cut, scoring.m, scoring.n, scoring.kernels
-    spans = -(-n // kernels.span)
-    stride = scoring.values.shape[1]
-    values, ints = scoring.room_for_state(spans, stride)
-    tops = []
-
+    m, n, span = scoring.m, scoring.n, scoring.kernels.span
     job = scoring.job(0, m)
     job.init()
     if scoring.request.rank:
         scoring.target_logits(0, m)
     shared = scoring.share()
+    stride = scoring.values.shape[1]
+    at_once = max(STATE_BYTES // (scoring.values.nbytes + scoring.ints.nbytes), 2)
+    at_once = max(at_once, SPANS_PER_THREAD * scoring.cut.n_threads)
 
-    def work(tasks):
-        best = scoring.top(m)
-        tops.append(best)
-        memory = None
-        for span in tasks:
-            first = span * kernels.span
-            last = min(first + kernels.span, n)
-            part = scoring.job(0, m)
-            part.remember(values[span], ints[span], scoring.target_logit, *best)
-            part.init()
-            scoring.open(part, 0, m, shared)
-            scoring.give_weights(part, first, last)
-            if memory is None:
-                memory = np.empty(part.scratch_bytes(), np.uint8)
-            part.scratch(memory)
-            part.score(first, last)
+    for begin in range(0, n, at_once * span):
+        spans = range(begin, min(begin + at_once * span, n), span)
+        values, ints = scoring.room_for_state(len(spans), stride)
+        tops = []
 
-    _parallel.run(work, spans, cut.n_threads)
-    for span in range(spans):
-        job.merge(values[span], ints[span])
-    for best in tops:
-        if scoring.request.k:
-            job.merge_top(*best)
+        def work(tasks, spans=spans, values=values, ints=ints, tops=tops):
+            best = scoring.top(m)
+            tops.append(best)
+            memory = None
+            for task in tasks:
+                part = scoring.job(0, m)
+                part.remember(values[task], None, ints[task], scoring.target_logit, *best)
+                memory = _score_span(scoring, part, shared, spans[task], memory)
+
+        _parallel.run(work, len(spans), scoring.cut.n_threads)
+        for task in range(len(spans)):
+            job.merge(values[task], ints[task])
+        for best in tops:
+            if scoring.request.k:
+                job.merge_top(*best)
     scoring.finish(job, 0, m)
+
+
+def _score_span(scoring, part: Job, shared, first: int, memory) -> np.ndarray:
+    """Score all rows against one span; returns the scratch memory for the next."""
+    last = min(first + scoring.kernels.span, scoring.n)
+    part.init()
+    scoring.open(part, 0, scoring.m, shared)
+    for lo, hi in scoring.pieces(first, last, scoring.kernels.span):
+        scoring.give_weights(part, lo, hi)
+        if memory is None:  # its size depends on how weights lie
+            memory = np.empty(part.scratch_bytes(), np.uint8)
+        part.scratch(memory)
+        part.score(lo, hi)
+    return memory
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:

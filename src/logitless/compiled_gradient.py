@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from . import _parallel, _spare
-from ._core import GROUP_STEP, Gradient
+from ._core import GROUP_STEP, Gradient, Job
 from ._kernels import in_place
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
-from ._request import Request
 from ._results import Gradients
+from ._validate import plain
 from .compiled import LinearScoring, score_all
 
 BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
@@ -34,45 +34,44 @@ class Kept(LinearScoring):
     ----------
     memory : ndarray
         Where the logits of all classes are kept, or of a window of them.
-    window : int
-        First class in `memory`.
+    keeps : bool
+        Of all classes.
     """
 
     def __init__(self, layer, x, request, n_threads, memory):
         super().__init__(layer, x, request, n_threads)
-        self.memory, self.window = memory, 0
+        self.memory = memory
         self.keeps = len(memory) >= self.kernels.keep_size(self.m, self.n)
 
     def move(self, x, request):
-        """Go on to as many other rows: what was found out about these has been taken."""
+        """Go on to as many other rows: what was found out about these has been taken.
+
+        No thread but the caller's has a hand in this scoring now.
+        """
         self.x, self.request = x, request
         if request.targets is not None:
             self.targets = np.ascontiguousarray(request.targets, np.int64)
-        self.window = 0
 
     def job(self, lo, hi):
         """As for any scoring, and the logits stay."""
         job = super().job(lo, hi)
         if self.keeps:
-            self.keep(job, lo)
+            self.keep(job, lo, 0)
         return job
 
-    def keep(self, job, lo):
-        """Keep the logits of rows from `lo` on."""
+    def keep(self, job, lo, window):
+        """Keep the logits of rows from `lo` on, of classes from `window` on."""
         job.keep(self.memory, lo * self.kernels.keep_size(1, min(self.n, self.kernels.block)),
-                 self.m, self.window)
+                 self.m, window)
 
-    def logit_job(self) -> object:
+    def logit_job(self, window) -> Job:
         """Make a job that finds nothing but logits, once more."""
-        request, self.request = self.request, Request(sums=False)
-        weights, self.class_weight = self.class_weight, None
-        targets, self.targets = self.targets, None
-        job = super().job(0, self.m)
-        self.request, self.class_weight, self.targets = request, weights, targets
-        job.remember(np.empty_like(self.values), np.empty_like(self.ints), None, None, None)
+        job = Job(self.kernels, self.m, self.n, self.k, self.softcap, self.temperature)
+        values, ints = self.values[:1], self.ints[:1]
+        job.remember(np.empty_like(values), None, np.empty_like(ints), None, None, None)
         job.init()
         self.open(job, 0, self.m)
-        self.keep(job, 0)
+        self.keep(job, 0, window)
         return job
 
 
@@ -137,7 +136,7 @@ class _Call:
         q = self.request
         probs = None if self.probs is None else self.probs[rows]
         if isinstance(probs, np.ndarray) and not in_place(probs, self.dtype):
-            probs = np.ascontiguousarray(probs, self.dtype)  # once for all jobs of the block
+            probs = plain(probs, self.dtype)  # once for all jobs of the block
         request = replace(q, targets=None if q.targets is None else q.targets[rows], probs=probs)
         x = self.x[rows]
         if memory.scoring is None or memory.scoring.m != len(x):
@@ -231,7 +230,6 @@ def _block(call: _Call, rows: slice, memory: _Memory, n_threads: int, apart=None
         block = scoring.kernels.block
         window = len(memory.logits) // scoring.kernels.keep_size(scoring.m, block) * block
     for first in range(0, scoring.n, window):
-        scoring.window = first
         last = min(first + window, scoring.n)
         to_x = call.grads.x is not None and scoring.k > 0
         _window(scoring, gradient, first, last, to_x, n_threads)
@@ -240,7 +238,7 @@ def _block(call: _Call, rows: slice, memory: _Memory, n_threads: int, apart=None
 def _window(scoring: Kept, gradient, first: int, last: int, to_x: bool, n_threads: int) -> None:
     """Gradients of a block of rows by the logits of classes [first, last), and what follows."""
     if n_threads == 1:
-        job = _Worker(scoring)
+        job = _Worker(scoring, first)
         for c in range(first, last, scoring.kernels.block):
             job.logits(gradient, c, min(c + scoring.kernels.block, last))
             if to_x:
@@ -251,7 +249,7 @@ def _window(scoring: Kept, gradient, first: int, last: int, to_x: bool, n_thread
     step *= max(1, -(-(last - first) // step) // (8 * n_threads))
 
     def by_class(tasks):
-        job = _Worker(scoring)
+        job = _Worker(scoring, first)
         for task in tasks:
             c = first + task * step
             job.logits(gradient, c, min(c + step, last))
@@ -268,7 +266,7 @@ def _x_side_by_side(scoring: Kept, gradient, first, last, n_threads) -> None:
     across, down = -(-k // f_step), -(-m // r_step)
 
     def by_part(tasks):
-        job = _Worker(scoring)
+        job = _Worker(scoring, first)
         for task in tasks:
             f, r = task % across * f_step, task // across * r_step
             job.x(gradient, first, last, f, min(f + f_step, k), r, min(r + r_step, m))
@@ -294,30 +292,31 @@ def _part(m: int, k: int, columns: int, n_threads: int) -> tuple[int, int]:
 
 
 class _Worker:
-    """One thread's jobs for the gradients of a block."""
+    """One thread's jobs for the gradients of a block, where logits from `window` on are kept."""
 
-    def __init__(self, scoring: Kept):
-        self._scoring = scoring
+    def __init__(self, scoring: Kept, window: int):
+        self._scoring, self._window = scoring, window
         self._job = scoring.job(0, scoring.m)
-        scoring.keep(self._job, 0)
+        scoring.keep(self._job, 0, window)
         self._job.scratch(np.empty(self._job.gradient_bytes(), np.uint8))
-        self._again = None
+        self._again = self._memory = None
 
     def logits(self, gradient, first: int, last: int) -> None:
         """Logits to derivatives; scored again where they were not kept."""
         scoring = self._scoring
         if not scoring.keeps:
             if self._again is None:
-                self._again = scoring.logit_job()
-            scoring.give_weights(self._again, first, last)
-            self._again.scratch(np.empty(self._again.scratch_bytes(), np.uint8))
-            self._again.score(first, last)
+                self._again = scoring.logit_job(self._window)
+            for lo, hi in scoring.pieces(first, last, last - first):
+                scoring.give_weights(self._again, lo, hi)
+                if self._memory is None:
+                    self._memory = np.empty(self._again.scratch_bytes(), np.uint8)
+                    self._again.scratch(self._memory)
+                self._again.score(lo, hi)
         self._job.gradient_logits(gradient, first, last)
 
     def x(self, gradient, first, last, f_first, f_last, r_first, r_last) -> None:
         """Derivatives into some features of some rows of x."""
-        step = self._scoring.kernels.span if self._scoring.weight is None else last - first
-        for c in range(first, last, step):
-            end = min(c + step, last)
-            self._scoring.give_weights(self._job, c, end)
-            self._job.gradient_x(gradient, c, end, f_first, f_last, r_first, r_last)
+        for lo, hi in self._scoring.pieces(first, last, last - first):
+            self._scoring.give_weights(self._job, lo, hi)
+            self._job.gradient_x(gradient, lo, hi, f_first, f_last, r_first, r_last)

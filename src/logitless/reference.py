@@ -17,7 +17,7 @@ from . import _parallel
 from ._request import Request, State
 from ._results import gathered
 from ._sparse import SparseRows
-from ._validate import compute_dtype
+from ._validate import compute_dtype, plain
 
 TILE = 1 << 18  # logits in a tile, and values converted at a time
 NARROW = 512  # classes in a tile of many rows
@@ -73,9 +73,11 @@ class Layer:
         if self._bias is not None:
             z += plain(self._bias[lo:hi], x.dtype)
         if self.softcap is not None:
+            impossible = np.isneginf(z)
             z /= self.softcap
             np.tanh(z, out=z)
             z *= self.softcap
+            z[impossible] = -math.inf  # and stays so
         if self.temperature != 1:
             z /= self.temperature
         return z
@@ -150,11 +152,6 @@ def _is_plain(array: np.ndarray, dtype: np.dtype) -> bool:
     return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
 
 
-def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Give a block the dtype and layout to compute with, by a copy only where it needs one."""
-    return np.require(array, dtype, ["C", "A"])
-
-
 def _score(
     m: int,
     n: int,
@@ -195,7 +192,7 @@ def _score_rows(
             # The ranks need the target's logit, so a second look at the tiles.
             again = z if classes >= n else tile(lo, hi)
             state.target_rank += _before(again, lo, rows.targets[:, 0], rows.target_logit[:, 0])
-        state.target_rank[rows.targets[:, 0] < 0] = -1
+        state.target_rank[(rows.targets[:, 0] < 0) | ~np.isfinite(rows.max)] = -1
     if request.write in ("log_proba", "proba"):
         out -= rows.max[:, None]
         if request.write == "log_proba":
@@ -215,7 +212,8 @@ class _RowState:
     """What the rows of a block remember between tiles.
 
     `rest` is the sum of exp(z - max) over all classes so far but the one at
-    `max`; `slope` that of exp(z - max) * (z - max).
+    `max`; `slope` that of exp(z - max) * (z - max). Sums over many tiles lose
+    digits in float32, so they are held in float64.
     """
 
     def __init__(self, request: Request, block: slice, dtype: np.dtype):
@@ -223,8 +221,9 @@ class _RowState:
         self.request = request
         self.max = np.full(m, -math.inf, dtype)
         self.argmax = np.zeros(m, np.intp)
-        self.rest = np.zeros(m, dtype)
-        self.slope = np.zeros(m, dtype)
+        self.dtype = dtype
+        self.rest = np.zeros(m)
+        self.slope = np.zeros(m)
         self.smooth = _Gap(m, dtype) if request.smooth else None
         self.targets = self.probs = None
         if request.targets is not None:
@@ -271,7 +270,8 @@ class _RowState:
         e = np.exp(gap)
         np.put_along_axis(e, peak_at[:, None], 0, axis=1)  # the largest is left out
         rest = e.sum(axis=1)
-        high, low = np.where(leads, peak, self.max), np.where(leads, self.max, peak)
+        high = np.where(leads, peak, self.max).astype(np.float64)
+        low = np.where(leads, self.max, peak).astype(np.float64)
         distance = np.where(low == -math.inf, -math.inf, low - high)
         fade = np.exp(distance)
         behind = 1 + np.where(leads, self.rest, rest)
@@ -287,17 +287,18 @@ class _RowState:
         state = State(max=self.max, argmax=self.argmax)
         if self.request.sums:
             self.rest[~np.isfinite(self.max)] = math.nan
-            state.rest = self.rest
-            state.log_norm = np.log1p(self.rest)
+            state.rest = self.rest.astype(self.dtype)
+            state.log_norm = np.log1p(self.rest).astype(self.dtype)
             if self.request.entropy:
-                state.entropy = state.log_norm - self.slope / (1 + self.rest)
+                entropy = np.log1p(self.rest) - self.slope / (1 + self.rest)
+                state.entropy = entropy.astype(self.dtype)
         if self.targets is not None:
             state.target_logit = self.target_logit
             if self.request.sums:
                 loss = (self.max[:, None] - self.target_logit) + state.log_norm[:, None]
                 state.target_loss = np.where(self.targets < 0, self.max.dtype.type(0), loss)
         if self.probs is not None:
-            state.prob_sum = self.soft.mass
+            state.prob_sum = self.soft.mass.astype(self.dtype)
             state.prob_loss = self.soft.loss(state.log_norm)
         if self.smooth is not None:
             state.smooth_loss = self.smooth.loss(state.log_norm)
@@ -310,7 +311,8 @@ class _Gap:
     """Sum over the classes of weights t, the `mass`, and of t * (max - z), the `gap`."""
 
     def __init__(self, m: int, dtype: np.dtype):
-        self.mass, self.gap = np.zeros(m, dtype), np.zeros(m, dtype)
+        self.dtype = dtype
+        self.mass, self.gap = np.zeros(m), np.zeros(m)
 
     def add(self, t, z, peak, before, top) -> None:
         """Take in a tile with maxima `peak`, the row maximum going from `before` to `top`."""
@@ -318,6 +320,7 @@ class _Gap:
         gap = base[:, None] - z
         gap *= t
         gap[np.broadcast_to(t == 0, gap.shape)] = 0  # 0 * inf
+        before, top, base = (a.astype(np.float64) for a in (before, top, base))
         mass = t.sum(axis=1)
         # Both parts are measured from the common maximum; from -inf there is no way,
         # but then `gap` is inf already or there is no mass.
@@ -327,7 +330,7 @@ class _Gap:
 
     def loss(self, log_norm: np.ndarray) -> np.ndarray:
         """Sum of t * (lse - z)."""
-        return self.gap + self.mass * log_norm
+        return (self.gap + self.mass * log_norm).astype(self.dtype)
 
 
 def probs_tile(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:

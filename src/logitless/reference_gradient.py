@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._validate import compute_dtype
-from .reference import NARROW, TILE, plain, probs_tile, score_logits, spans
+from ._validate import compute_dtype, plain
+from .reference import NARROW, TILE, probs_tile, score_logits, spans
 
 FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
@@ -95,7 +95,7 @@ def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarr
         _filter(g, limit)
     if layer.softcap is not None:
         h = tile * (layer.temperature / layer.softcap)
-        g *= (1 - h) * (1 + h)
+        g *= np.where(np.isneginf(tile), 1, (1 - h) * (1 + h))
     return g
 
 

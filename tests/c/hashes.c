@@ -18,15 +18,18 @@ static const int mixed[LL_VALUES] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, L
                                       LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
 
 enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, ASKS };
-enum cut { WHOLE, STEPS, PARTS, CUTS }; /* span by span into one state, or one each */
+/* Block by block, or span by span, into one state, or span by span one each. */
+enum cut { WHOLE, BLOCKWISE, STEPS, PARTS, CUTS };
 
-/* A state of its own for the job. */
-static void make_state(ll_job *job)
+/* A state of its own for the job, of all classes or of one span. */
+static void make_state(ll_job *job, int whole)
 {
     ll_state *state = &job->state;
 
     state->stride = whole_vectors(job->rows);
     state->values = reals(LL_VALUES * state->stride);
+    state->wide = whole && job->n > table->span ? array(LL_VALUES * state->stride, sizeof(double))
+                                                : NULL;
     state->ints = integers(LL_INTS * state->stride);
     if (job->top) {
         state->top_logit = reals(job->rows * job->top);
@@ -88,7 +91,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
         job.write = ask == PROBABILITIES ? LL_PROBA
                   : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
     }
-    make_state(&job);
+    make_state(&job, 1);
     return job;
 }
 
@@ -121,7 +124,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     int mine = n_blocks;
     ll_job job = make_job(in, layout, ask);
     void *loss = reals(job.rows * job.n_targets);
-    ptrdiff_t step = cut == WHOLE ? job.n : table->span;
+    ptrdiff_t step = cut == WHOLE ? job.n : cut == BLOCKWISE ? table->block : table->span;
 
     job.scratch = cache_lines(table->scratch_bytes(&job));
     if (job.rank && job.n > table->block) { /* ranks need them before the classes are met */
@@ -132,7 +135,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     for (ptrdiff_t first = 0; first < job.n; first += step) {
         ll_job part = classes(job, first, least(first + step, job.n));
         if (cut == PARTS)
-            make_state(&part);
+            make_state(&part, 0);
         table->score(&part);
         if (cut == PARTS) {
             table->merge(&job, &part.state);
@@ -218,7 +221,7 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
         job.class_weight = in->class_weight;
         job.smooth = 1;
     }
-    make_state(&job);
+    make_state(&job, 1);
     return job;
 }
 
@@ -252,7 +255,7 @@ static void score_again(ll_job job, ptrdiff_t first, ptrdiff_t last)
     job.targets = job.sparse_start = NULL;
     job.n_targets = 0;
     job.probs = job.class_weight = NULL;
-    make_state(&job);
+    make_state(&job, 0);
     job = classes(job, first, last);
     job.scratch = cache_lines(table->scratch_bytes(&job));
     table->score(&job);
@@ -399,7 +402,8 @@ static void try_problem(const problem *p)
         }
         enum layout start = given ? LOGITS : ROWS;
         for (enum layout layout = start; layout < LAYOUTS; layout++)
-            for (enum cut cut = WHOLE; cut < (p->n > table->span ? CUTS : STEPS); cut++) {
+            for (enum cut cut = WHOLE;
+                 cut < (p->n > table->span ? CUTS : p->n > table->block ? STEPS : BLOCKWISE); cut++) {
                 int product = layout == COLUMNS || layout == PACKED;
                 if (product && (p->n <= LL_SMALL_N || ask != EVERYTHING))
                     continue; /* small n knows no other layout */
