@@ -242,6 +242,51 @@ def test_softcap_and_temperature_are_positive_and_finite(x, w, t, name, bad):
 
 
 @pytest.mark.parametrize("name", ["softcap", "temperature"])
+@pytest.mark.parametrize("kind", ["f4", "f8", "f2", "i8"])
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_what_the_precision_cannot_divide_by(name, kind, side):
+    """The limits themselves are good, and as good as their logits say."""
+    w, x = np.eye(3).astype(kind), np.zeros((1, 3), kind)
+    head = ll.LinearHead(w)
+    limits = np.finfo(head.dtype)
+    limit = float(limits.tiny if side == "below" else limits.max)
+    other = limit if name == "temperature" and side == "below" else 1.0
+    good = ll.LinearHead(w, **{name: limit}, **({"softcap": other} if other != 1 else {}))
+    np.testing.assert_allclose(good.predict_proba(x), 1 / 3, rtol=1e-6)
+    with np.errstate(over="ignore"):
+        beyond = np.nextafter(limit, 0 if side == "below" else np.inf)
+    if np.isfinite(beyond):
+        for call in (lambda: ll.LinearHead(w, **{name: beyond}),
+                     lambda: ll.linear_argmax(x, w, **{name: beyond})):
+            with says(ValueError, name, f"{limit:.8g}", head.dtype, beyond):
+                call()
+
+
+def test_the_largest_capped_logit_is_a_number_of_the_precision():
+    with says(ValueError, "softcap / temperature", "float32", "1e-40"):
+        ll.LinearHead(np.eye(3, dtype="f4"), softcap=1e-20, temperature=1e20)
+    with says(ValueError, "softcap / temperature", "float32"):
+        ll.LinearHead(np.eye(3, dtype="f4"), softcap=1e20, temperature=1e-20)
+
+
+@pytest.mark.parametrize("bad", [-1, 0, 7])
+def test_ignore_index_is_not_for_distributions(head, x, w, bad):
+    soft = np.full((M, N), 1 / N)
+    sparse = pytest.importorskip("scipy.sparse")
+    z = head.logits(x)
+    for target in soft, np.eye(N)[np.zeros(M, int)], sparse.csr_array(soft):
+        for call in (lambda t=target: head.loss(x, t, ignore_index=bad),
+                     lambda t=target: head.score(x, t, ignore_index=bad),
+                     lambda t=target: head.value_and_grad(x, t, ignore_index=bad),
+                     lambda t=target: head.target_log_prob(x, t, ignore_index=bad),
+                     lambda t=target: ll.linear_cross_entropy(x, w, t, ignore_index=bad),
+                     lambda t=target: ll.cross_entropy(z, t, ignore_index=bad),
+                     lambda t=target: ll.nll(abs(z), t, ignore_index=bad)):
+            with says(ValueError, "ignore_index", "probabilities", bad):
+                call()
+
+
+@pytest.mark.parametrize("name", ["softcap", "temperature"])
 def test_softcap_and_temperature_are_numbers(w, name):
     with says(TypeError, name):
         ll.LinearHead(w, **{name: "warm"})
@@ -490,9 +535,10 @@ def test_options_that_do_not_exist_are_refused(x, w, t):
         with says(TypeError, "smoothing"):
             call()
     # What knows no weights refuses them.
-    for option in "class_weight", "sample_weight", "label_smoothing", "z_loss", "shift":
+    for option in "sample_weight", "label_smoothing", "z_loss", "shift":
         with says(TypeError, option):
             ll.nll(np.ones((M, N)), t, **{option: 1})
+    for option in "class_weight", "sample_weight", "label_smoothing", "z_loss", "shift":
         with says(TypeError, option):
             ll.LinearHead(w).target_log_prob(x, t, **{option: 1})
 

@@ -189,7 +189,6 @@ def test_plus_infinity_makes_nan(dtype, n):
     assert score.max_logit.tolist() == [INF]
     assert score.predicted.tolist() == [n // 2]
     assert np.isnan(ll.softmax(head.logits(x))).all()
-    assert np.isnan(ll.logsumexp(head.logits(x))).all()
 
 
 def test_nothing_but_minus_infinity_is_nan(dtype, n):
@@ -309,3 +308,80 @@ def test_a_single_class(dtype):
     assert head.logsumexp(x).tolist() == [3, 12]
     assert head.score(x, entropy=True).entropy.tolist() == [0, 0]
     assert head.topk(x, 1).index.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("options", [
+    {"softcap": 3.0}, {"softcap": 0.5, "temperature": 0.25}, {"softcap": 1e4},
+], ids=str)
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_the_cap_brings_no_class_back(dtype, n, m, options, rng):
+    """A class that cannot happen has no part in anything that is capped, either."""
+    x, w = rng.normal(size=(m, 6)).astype(dtype), rng.normal(size=(n, 6)).astype(dtype)
+    bias = rng.normal(size=n).astype(dtype)
+    out = rng.choice(n, n // 2, replace=False)
+    bias[out] = -INF
+    kept = np.setdiff1d(np.arange(n), out)
+    t = rng.integers(0, len(kept), m)
+    close = {"rtol": 60 * np.finfo(dtype).eps, "atol": 60 * np.finfo(dtype).eps}
+    small = ll.LinearHead(w[kept], bias[kept], **options)
+    for pack in (True, False):
+        head = ll.LinearHead(w, bias, pack=pack, **options)
+        assert (head.logits(x)[:, out] == -INF).all()
+        assert (head.predict_proba(x)[:, out] == 0).all()
+        np.testing.assert_allclose(head.logsumexp(x), small.logsumexp(x), **close)
+        np.testing.assert_allclose(head.loss(x, kept[t]), small.loss(x, t), **close)
+        s = head.score(x, kept[t], k=n, entropy=True)
+        np.testing.assert_allclose(s.entropy, small.score(x, entropy=True).entropy, **close)
+        assert (np.sort(s.top.index[:, len(kept):]) == np.sort(out)).all()
+        assert (head.loss(x, np.full(m, out[0])) == INF).all()
+        assert np.isin(head.sample(x, 0, size=50), kept).all()
+        loss, grad = head.value_and_grad(x, kept[t])
+        expected, of_kept = small.value_and_grad(x, t)
+        np.testing.assert_allclose(loss, expected, **close)
+        np.testing.assert_allclose(grad.x, of_kept.x, **close)
+        np.testing.assert_allclose(grad.weight[kept], of_kept.weight, **close)
+        assert (grad.weight[out] == 0).all()
+        assert (grad.bias[out] == 0).all()
+
+
+def test_a_screen_sees_the_cap_bring_no_class_back(dtype, rng):
+    w, bias = rng.normal(size=(3000, 32)).astype(dtype), np.zeros(3000, dtype)
+    bias[::2] = -INF
+    x = 50 * rng.normal(size=(40, 32)).astype(dtype)  # many logits are at the cap
+    screened = ll.LinearHead(w, bias, softcap=2.0, screen="int8")
+    plain = ll.LinearHead(w, bias, softcap=2.0)
+    for k in (1, 5, 20):
+        a, b = screened.topk(x, k, normalize=False), plain.topk(x, k, normalize=False)
+        assert_same(a.index, b.index)
+        assert_same(a.logit, b.logit)
+        assert (a.index % 2 == 1).all()
+
+
+@pytest.mark.parametrize("m", [1, 3, 70])
+def test_rows_without_a_softmax_are_no_hits(dtype, n, m, rng):
+    """Whatever their target is, among it the class that is said to be predicted."""
+    w = rng.normal(size=(n, 4)).astype(dtype)
+    x = rng.normal(size=(m, 4)).astype(dtype)
+    head = ll.LinearHead(w)
+    target = head.predict(x)
+    assert head.score(x, target).accuracy == 1
+    bad = np.arange(0, m, 2)
+    for value in (NAN, INF, -INF):
+        spoilt = x.copy()
+        spoilt[bad] = value
+        spoilt[bad, 1:] = 0
+        for t in (0, n - 1):
+            labels = target.copy()
+            labels[bad] = t
+            s = head.score(spoilt, labels, k=2)
+            assert np.isnan(s.lse[bad]).all()
+            assert (s.target_rank[bad] == -1).all()
+            assert (np.delete(s.target_rank, bad) == 0).all()
+            assert s.accuracy == (m - len(bad)) / m
+            assert np.isnan(s.perplexity)
+            labels[bad] = -100
+            s = head.score(spoilt, labels)
+            assert (s.target_rank[bad] == -1).all()
+            if m > len(bad):
+                assert s.accuracy == 1
+                assert np.isfinite(s.perplexity)

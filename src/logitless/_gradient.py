@@ -116,7 +116,7 @@ def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, 
     objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction=reduction,
                           sample_weight=sample_weight, **options)
     grad_output = _check_grad_output(grad_output, rows.lead, reduction)
-    grads = _gradients(out, wanted, x, layer, dtype, accumulate)
+    grads = _gradients(out, wanted, x, layer, dtype, accumulate, objective)
 
     probs = objective.targets.probs
     request = objective.request()
@@ -181,7 +181,7 @@ def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
     return plain(array, F64).reshape(-1 if expected else ())
 
 
-def _gradients(out, wanted, x, layer, dtype, accumulate) -> Gradients:
+def _gradients(out, wanted, x, layer, dtype, accumulate, objective: Objective) -> Gradients:
     """Arrays for the gradients: those of `out`, else new ones."""
     shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
               "bias": (layer.n_classes,)}
@@ -191,7 +191,7 @@ def _gradients(out, wanted, x, layer, dtype, accumulate) -> Gradients:
         return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
     if not isinstance(out, Gradients):
         raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
-    others = [x, *layer.given]
+    others = [x, *layer.given, *objective.arrays()]
     for name in wanted:
         array = getattr(out, name)
         _check_gradient(array, name, shapes[name], dtype, others)

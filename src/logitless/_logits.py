@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._backend import engine
-from ._objective import Objective, losses_of, shifted
+from ._objective import Objective, shifted
 from ._pass import Pass, check_loss_out, given_loss
 from ._request import Request, State
 from ._sparse import SparseRows
@@ -16,6 +16,7 @@ from ._validate import (
     check_axis,
     check_classes,
     compute_dtype,
+    plain,
     row_blocks,
 )
 
@@ -32,8 +33,9 @@ def softmax(logits, axis=-1):
 
     Returns
     -------
-    ndarray of the shape of `logits`
-        float32 or float64. Special values as in `LinearHead`.
+    ndarray of the shape of `logits`, or scalar
+        float32 or float64. NaN wherever there is a NaN or +inf along `axis`, or nothing
+        but -inf, as in `scipy.special.softmax`.
 
     Raises
     ------
@@ -62,8 +64,9 @@ def log_softmax(logits, axis=-1):
 
     Returns
     -------
-    ndarray of the shape of `logits`
-        In nats, float32 or float64; as precise near 0 as anywhere.
+    ndarray of the shape of `logits`, or scalar
+        In nats, float32 or float64; as precise near 0 as anywhere. NaN as for `softmax`;
+        but beside +inf all other logits have -inf, as in `scipy.special.log_softmax`.
 
     Raises
     ------
@@ -93,12 +96,15 @@ def logsumexp(logits, axis=-1):
     Returns
     -------
     ndarray or scalar
-        The shape of `logits` without `axis`.
+        The shape of `logits` without `axis`. +inf where a logit is, -inf where all are and
+        where there are none, NaN where there is one, as in `scipy.special.logsumexp`.
 
     Raises
     ------
-    ValueError, TypeError
-        As `softmax`.
+    ValueError
+        An `axis` that does not exist.
+    TypeError
+        A dtype that cannot be used.
 
     Examples
     --------
@@ -107,7 +113,10 @@ def logsumexp(logits, axis=-1):
     1000.6931
     """
     rows, _, _ = _along(logits, axis)
-    return rows.shaped(rows.run(Request()).lse)
+    if rows.n == 0:
+        return rows.shaped(np.full(rows.rows.m, -np.inf, rows.dtype))
+    state = rows.run(Request())
+    return rows.shaped(np.where(np.isinf(state.max), state.max, state.lse))
 
 
 def cross_entropy(
@@ -168,8 +177,12 @@ def cross_entropy(
     })
 
 
-def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=None):
+def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, class_weight=None,
+        out=None):
     """``-log(p[target])``; with class probabilities `t` as target ``-sum(t * log(p))``.
+
+    Class weights `w` make these ``-w[target] * log(p[target])`` and
+    ``-sum(w * t * log(p))``.
 
     Parameters
     ----------
@@ -178,7 +191,7 @@ def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=Non
         layout; dtypes as for `LinearHead`.
     target : array_like
         Class indices (m,) or float class probabilities (m, n); see
-        `LinearHead.loss`, as for `reduction`, `ignore_index` and `out`.
+        `LinearHead.loss`, as for `reduction`, `ignore_index`, `class_weight` and `out`.
 
     Returns
     -------
@@ -204,14 +217,16 @@ def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, out=Non
     rows = Rows(p)
 
     objective = Objective(
-        target, rows.lead, rows.n, dtype, reduction=reduction, ignore_index=ignore_index
+        target, rows.lead, rows.n, dtype, reduction=reduction, ignore_index=ignore_index,
+        class_weight=class_weight,
     )
     check_loss_out(out, objective, rows.lead)
-    return given_loss(_nll(rows, objective.targets, dtype), objective, rows.lead, out)
+    state = _nll(rows, objective.targets, objective.class_weight, dtype)
+    return given_loss(objective.losses(state), objective, rows.lead, out)
 
 
-def _nll(rows: Rows, targets: Targets, dtype: np.dtype) -> np.ndarray:
-    """Find the loss of each row of the probabilities `rows`, (m,)."""
+def _nll(rows: Rows, targets: Targets, class_weight: np.ndarray | None, dtype: np.dtype) -> State:
+    """Find what the losses of the probabilities `rows` are made of."""
     state = State()
     if targets.index is not None:
         index = targets.index[:, 0]
@@ -225,13 +240,15 @@ def _nll(rows: Rows, targets: Targets, dtype: np.dtype) -> np.ndarray:
         state.prob_loss = np.empty(rows.m, dtype)
         for block in row_blocks(rows.m, rows, targets.probs):
             with np.errstate(all="ignore"):
-                p = np.require(rows[block], dtype, ["C", "A"])
+                p = plain(rows[block], dtype)
                 t = targets.probs[block]
                 if isinstance(t, SparseRows):
                     t = t.dense(0, rows.n, dtype)
-                t = np.require(t, dtype, ["C", "A"])
+                t = plain(t, dtype)
+                if class_weight is not None:
+                    t = t * class_weight
             state.prob_loss[block] = engine.neg_log_sum(p, t)
-    return losses_of(state, targets)
+    return state
 
 
 def _logit_pass(rows: Rows) -> Pass:
@@ -241,19 +258,34 @@ def _logit_pass(rows: Rows) -> Pass:
 
 def _along(logits, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
     """Give a pass whose classes lie along `axis`, the axes in its order, and their lengths."""
-    logits = as_array(logits, "logits")
+    logits = np.atleast_1d(as_array(logits, "logits"))
     compute_dtype(logits.dtype, "logits")
     axes = check_axis(axis, logits.ndim)
     order = tuple(a for a in range(logits.ndim) if a not in axes) + axes
     moved = logits.transpose(order)
-    rows = Rows(moved, len(axes))
+    return _logit_pass(Rows(moved, len(axes))), order, moved.shape
+
+
+def _normalized(logits, axis, write: str) -> np.ndarray | np.generic:
+    rows, order, shape = _along(logits, axis)
     if rows.n == 0:
         raise ValueError(
-            f"`logits` must have at least one class along axis {axis}, got shape {logits.shape}"
+            f"`logits` must have at least one class along axis {axis}, got none in shape {shape}"
         )
-    return _logit_pass(rows), order, moved.shape
+    out = rows.columns(write)
+    if write == "log_proba":
+        _beside_infinity(rows.rows, out)
+    return out.reshape(shape).transpose(np.argsort(order)).reshape(np.shape(logits))[()]
 
 
-def _normalized(logits, axis, write: str) -> np.ndarray:
-    rows, order, shape = _along(logits, axis)
-    return rows.columns(write).reshape(shape).transpose(np.argsort(order))[()]
+def _beside_infinity(rows: Rows, out: np.ndarray) -> None:
+    """Put -inf in rows of log-probabilities where other logits are +inf and none is NaN."""
+    if not np.isnan(out[:, 0]).any():
+        return
+    for block in row_blocks(rows.m, rows):
+        row = np.flatnonzero(np.isnan(out[block, 0])) + block.start
+        z = rows[block][row - block.start]
+        infinite = z == np.inf
+        out[row[:, None], np.arange(rows.n)] = np.where(
+            ~infinite & infinite.any(axis=1, keepdims=True)
+            & ~np.isnan(z).any(axis=1, keepdims=True), -np.inf, np.nan)

@@ -25,7 +25,7 @@ from ._request import Request, State
 from ._results import warn_of_no_rows
 from ._sparse import checked_csr, is_sparse
 from ._targets import Targets, check_target
-from ._validate import as_array, check_integer, check_reduction, compute_dtype, plain
+from ._validate import Rows, as_array, check_integer, check_reduction, compute_dtype, plain
 
 F64 = np.dtype(np.float64)
 ALL = slice(None)
@@ -61,6 +61,16 @@ class Objective:
         self.plain = (class_weight is None and sample_weight is None
                       and self.label_smoothing == 0 and self.z_loss == 0)
         self.targets = check_target(target, lead, n, dtype, ignore_index)
+
+    def arrays(self) -> list[np.ndarray]:
+        """All that is read while gradients are written."""
+        targets = self.targets
+        arrays = [targets.index, self.class_weight, self.sample_weight]
+        if isinstance(targets.probs, Rows):
+            arrays.append(targets.probs.array)
+        elif targets.probs is not None:
+            arrays += [targets.probs.start, targets.probs.index, targets.probs.value]
+        return arrays
 
     def request(self, **also) -> Request:
         """Make the request that finds what the losses are made of."""

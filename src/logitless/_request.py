@@ -80,7 +80,7 @@ class State:
         NaN and 0 for target -1.
     target_rank : (m,) int64
         Classes with a larger logit, or an equal one and a lower index; a NaN
-        ranks before every number. -1 for target -1.
+        ranks before every number. -1 for target -1, and in a row without a softmax.
     prob_sum, prob_loss : (m,)
         Sum of ``t``, the target distribution times the class weights, and
         ``sum(t * -log p)``; classes with ``t = 0`` contribute nothing.

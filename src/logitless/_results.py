@@ -127,7 +127,8 @@ class Scores:
         are class probabilities that are not all one-hot.
     target_rank : ndarray of int64, shape (m,), or None
         How many classes come before the target, 0 where it is the prediction;
-        -1 for ignored rows. None where `target_logit` is.
+        -1 for ignored rows and for rows without a softmax (whose `lse` is NaN).
+        None where `target_logit` is.
     predicted : ndarray of intp, shape (m,)
         Class of the largest logit, the lowest of equals.
     max_logit : ndarray, shape (m,)
@@ -168,14 +169,14 @@ class Scores:
         """
         if self.loss is None:
             raise ValueError("`perplexity` needs scores made with a target, got none")
-        rank = self.target_rank
-        counted = np.size(self.loss) if rank is None else np.count_nonzero(np.asarray(rank) >= 0)
         with np.errstate(over="ignore"):
-            return float(np.exp(_mean(self.loss, counted)))
+            return float(np.exp(_mean(self.loss, self._counted())))
 
     @property
     def accuracy(self) -> float:
         """Fraction of the rows that count whose target is the prediction; NaN where none does.
+
+        A row without a softmax counts as any other, and its target is not the prediction.
 
         Raises
         ------
@@ -184,9 +185,13 @@ class Scores:
         """
         if self.target_rank is None:
             raise ValueError("`accuracy` needs scores made with one target class a row, got none")
-        rank = np.asarray(self.target_rank)
-        counted = np.count_nonzero(rank >= 0)
-        return _mean(rank == 0, counted)
+        return _mean(np.asarray(self.target_rank) == 0, self._counted())
+
+    def _counted(self) -> int:
+        """Rows that count: all that are not ignored, as their rank and their loss tell."""
+        if self.target_rank is None:
+            return np.size(self.loss)
+        return np.count_nonzero((np.asarray(self.target_rank) >= 0) | np.isnan(self.loss))
 
 
 def warn_of_no_rows(what: str) -> None:

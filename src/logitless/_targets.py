@@ -12,6 +12,7 @@ from ._validate import Rows, as_array, check_integer, compute_dtype, row_blocks
 
 _INT64 = np.dtype(np.int64)
 _BLOCK_VALUES = 1 << 18  # what is checked at a time
+_IGNORED = -100  # unless the caller says otherwise
 
 
 @dataclass(slots=True)
@@ -46,12 +47,15 @@ def check_target(
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
     ignore_index = check_integer(ignore_index, "ignore_index")
     if type(target) is not np.ndarray and is_sparse(target):
+        _check_nothing_ignored(ignore_index)
         rows = read_sparse(target, (math.prod(lead), n), dtype)
         return _distributions(one_hot_index(rows).reshape(-1, 1), rows)
     array = _target_array(target)
     kind = array.dtype.kind
     if kind not in "iu":
-        return _check_probabilities(array, lead, n, dtype)
+        targets = _check_probabilities(array, lead, n, dtype)
+        _check_nothing_ignored(ignore_index)
+        return targets
     if array.shape != lead:
         hint = "; class probabilities must be of a float dtype" if array.ndim > len(lead) else ""
         raise ValueError(
@@ -60,6 +64,12 @@ def check_target(
     index = check_index(array, n, ignore_index)
     counted = index.size if index is array else _count(index)  # a copy may have ignored rows
     return Targets(index.reshape(-1, 1), index.size, counted)
+
+
+def _check_nothing_ignored(ignore_index: int) -> None:
+    if ignore_index != _IGNORED:
+        raise ValueError("`ignore_index` must be left alone with class probabilities, of which "
+                         f"none is ignored, got {ignore_index}; see `sample_weight`")
 
 
 def _count(index: np.ndarray) -> int:

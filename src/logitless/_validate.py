@@ -124,7 +124,8 @@ class Rows:
 
     @property
     def row_bytes(self) -> int:
-        return self.n * self.dtype.itemsize
+        """What a row may take once it has been widened."""
+        return self.n * max(self.dtype.itemsize, 8)
 
 
 def _merges(array: np.ndarray, first: int, last: int) -> bool:
@@ -191,6 +192,14 @@ def check_positive(value: object, name: str) -> float:
     return float(value)
 
 
+def check_divisor(value: float, name: str, dtype: np.dtype) -> None:
+    """Check that logits in `dtype` can be divided by a number: neither it nor they are lost."""
+    least, most = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be within [{least:.8g}, {most:.8g}] for logits in {dtype}, "
+                         f"got {value}")
+
+
 def check_integer(value: object, name: str, least: int | None = None, most: int | None = None):
     try:
         number = operator.index(value)
@@ -203,13 +212,13 @@ def check_integer(value: object, name: str, least: int | None = None, most: int 
 
 
 def check_axis(axis: object, ndim: int) -> tuple[int, ...]:
-    """`axis` (int, tuple of int or None) as distinct axes, none negative."""
+    """`axis` (int, tuple of int or None) as distinct axes of an array, none negative."""
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(check_integer(a, "axis") for a in axes)
     if not all(-ndim <= a < ndim for a in axes):
-        raise ValueError(f"`axis` must be within [-{ndim}, {ndim}), got {axis}")
+        raise ValueError(f"`axis` must be within [{-ndim}, {ndim}), got {axis}")
     axes = tuple(a % ndim for a in axes)
     if len(set(axes)) != len(axes):
         raise ValueError(f"`axis` must not name an axis twice, got {axis}")
@@ -246,6 +255,6 @@ def check_direct_out(
         )
     if any(a is not None and np.may_share_memory(out, a) for a in inputs):
         raise ValueError(
-            f"`{name}` must not overlap `x`, `weight`, `bias` or another result, "
+            f"`{name}` must not overlap an input or another result, "
             "got an array that shares memory with one of them"
         )

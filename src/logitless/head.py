@@ -17,6 +17,7 @@ from ._targets import check_candidates
 from ._validate import (
     Rows,
     check_direct_out,
+    check_divisor,
     check_integer,
     check_positive,
     check_weight,
@@ -42,9 +43,10 @@ class LinearHead:
         `weight` and `x`.
     bias : array_like, shape (n,), optional
     softcap : float, optional
-        Positive bound of the logits.
+        Positive bound of the logits. A logit of -inf stays what it is.
     temperature : float, default 1.0
-        Positive.
+        Positive. Neither it nor the cap may be smaller than the smallest normal number
+        of the weights' precision, 1.2e-38 in float32.
     pack : bool, default True
         Hold a copy of the weights laid out for speed: later changes of
         `weight` have no effect. Otherwise refer to the arrays given, without a
@@ -120,6 +122,7 @@ class LinearHead:
         if softcap is not None:
             softcap = check_positive(softcap, "softcap")
         temperature = check_positive(temperature, "temperature")
+        _check_scale(softcap, temperature, compute_dtype(weight.dtype, "weight"))
         _check_screen(screen, pack)
         if n_threads is not None:
             n_threads = check_integer(n_threads, "n_threads", 1)
@@ -606,6 +609,8 @@ class LinearHead:
         Returns
         -------
         ndarray, shape (m,)
+            NaN in a row without a softmax: one with a NaN or +inf, or nothing but
+            -inf. (`logitless.logsumexp` of logits at hand gives +inf and -inf there.)
 
         Examples
         --------
@@ -838,6 +843,14 @@ def _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss
         and type(shift) is type(ignore_index) is int
         and shift == 0 > ignore_index
     )
+
+
+def _check_scale(softcap: float | None, temperature: float, dtype: np.dtype) -> None:
+    """Check that logits can be divided by the cap and the temperature in their precision."""
+    check_divisor(temperature, "`temperature`", dtype)
+    if softcap is not None:
+        check_divisor(softcap, "`softcap`", dtype)
+        check_divisor(softcap / temperature, "`softcap / temperature`", dtype)
 
 
 def _check_screen(screen, pack) -> None:

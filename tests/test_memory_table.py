@@ -1,0 +1,181 @@
+"""The promise of memory as a table: every dtype and layout, call, number of rows and of threads.
+
+A few MiB a thread beside the result, where a copy of the weights would take 35 to 70 MiB.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import partial
+
+import numpy as np
+import pytest
+
+import logitless as ll
+
+MIB = 1 << 20
+N, K = 9_000, 1024
+ROWS = {"numpy": (1, 16), "scalar": (1, 16)}.get(ll.active_isa(), (1, 16, 1024))
+THREADS = (1, 4)
+
+
+def limit(n_threads):
+    return (4 + 8 * n_threads) * MIB
+
+
+def unaligned(a):
+    memory = np.empty(a.nbytes + 1, np.uint8)
+    out = memory[1:].view(a.dtype).reshape(a.shape)
+    out[...] = a
+    return out
+
+
+def padded(a):
+    wide = np.zeros((a.shape[0], a.shape[1] + 3), a.dtype)
+    wide[:, :-3] = a
+    return wide[:, :-3]
+
+
+def bfloat16(a):
+    return a.astype(pytest.importorskip("ml_dtypes").bfloat16)
+
+
+KINDS = {
+    "float32": lambda a: a.astype("f4"),
+    "float64": lambda a: a.astype("f8"),
+    "float16": lambda a: a.astype("f2"),
+    "bfloat16": bfloat16,
+    "int8": lambda a: a.astype("i1"),
+    "int32": lambda a: a.astype("i4"),
+    "byte-swapped": lambda a: a.astype("f4").astype(np.dtype("f4").newbyteorder()),
+    "unaligned": lambda a: unaligned(a.astype("f4")),
+    "fortran": lambda a: np.asfortranarray(a.astype("f4")),
+    "padded rows": lambda a: padded(a.astype("f4")),
+    "reversed": lambda a: a.astype("f4")[::-1, ::-1],
+    "swapped columns": lambda a: np.asfortranarray(a.astype(">f4")),
+}
+
+
+def peak(call):
+    """Most bytes that a call has beside what was there before; of NumPy and of the kernels."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def calls_of(head, x, t):
+    """Calls by name, and what their results take."""
+    m, n = len(x), head.n_classes
+    dtype = np.result_type(x, head.dtype)
+    d_x = ll.Gradients(np.empty(x.shape, dtype))
+    candidates = np.repeat(t[:, None], 3, axis=1)
+    calls = {
+        "loss": lambda: head.loss(x, t),
+        "predict": lambda: head.predict(x),
+        "topk": lambda: head.topk(x, 10),
+        "score": lambda: head.score(x, t, k=3, entropy=True),
+        "candidates": lambda: head.target_log_prob(x, candidates),
+        "smoothed": lambda: head.loss(x, t, label_smoothing=0.1),
+        "gradient": lambda: head.value_and_grad(x, t, wrt="x", out=d_x, workspace_bytes=MIB),
+    }
+    if m <= 16:
+        probs = np.full((m, n), 1 / n, "f2")
+        calls["soft"] = lambda: head.loss(x, probs)
+        out = np.empty((m, n), dtype)
+        calls["proba"] = lambda: head.predict_proba(x, out=out)
+        calls["sample"] = lambda: head.sample(x, 0)
+    if m == 1024:  # these are enough, they take their time
+        calls = {name: calls[name] for name in ("score", "gradient")}
+    return calls
+
+
+def over_the_limit(make_head, x_kind):
+    """All calls that take more than they may."""
+    rng = np.random.default_rng(0)
+    whole = KINDS[x_kind](rng.integers(-4, 5, (max(ROWS), K)).astype("i1"))
+    found = []
+    for n_threads in THREADS:
+        head = make_head(n_threads)
+        for m in ROWS:
+            for name, call in calls_of(head, whole[:m], rng.integers(0, N, m)).items():
+                bytes_taken = peak(call)
+                if bytes_taken > limit(n_threads):
+                    found.append(f"{name}, {m} rows, {n_threads} threads: "
+                                 f"{bytes_taken / MIB:.1f} MiB")
+    return found
+
+
+@pytest.fixture(scope="module")
+def small_integers():
+    return np.random.default_rng(1).integers(-4, 5, (N, K)).astype("i1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_any_kind(small_integers, kind):
+    weight = KINDS[kind](small_integers)
+    assert not over_the_limit(
+        lambda n_threads: ll.LinearHead(weight, pack=False, n_threads=n_threads), "float32")
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "unpacked"])
+def test_rows_wider_than_the_weights(small_integers, kind, pack):
+    weight = KINDS[kind](small_integers)
+    assert not over_the_limit(
+        lambda n_threads: ll.LinearHead(weight, pack=pack, n_threads=n_threads), "float64")
+
+
+@pytest.mark.parametrize("x_kind", KINDS)
+def test_rows_of_any_kind(small_integers, x_kind):
+    weight = small_integers.astype("f4")
+    assert not over_the_limit(lambda n_threads: ll.LinearHead(weight, n_threads=n_threads), x_kind)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "fortran"])
+def test_making_a_head_takes_its_own_size(small_integers, kind):
+    weight = KINDS[kind](small_integers)
+    for screen in (None, "int8"):
+        head = None
+
+        def make(screen=screen):
+            nonlocal head
+            head = ll.LinearHead(weight, screen=screen)
+
+        taken = peak(make)
+        assert taken < head.nbytes + 12 * MIB, screen
+
+
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_screened(small_integers, kind):
+    rng = np.random.default_rng(2)
+    weight = KINDS[kind](small_integers)
+    weight += rng.standard_normal(weight.shape).astype(weight.dtype)
+    x = rng.standard_normal((max(ROWS), K)).astype(weight.dtype)
+    for n_threads in THREADS:
+        head = ll.LinearHead(weight, screen="int8", n_threads=n_threads)
+        for rows in (x[:m] for m in ROWS):
+            for call in (partial(head.predict, rows),
+                         partial(head.topk, rows, 10, normalize=False)):
+                assert peak(call) < 2 * limit(n_threads), (len(rows), n_threads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_at_hand(kind):
+    z = KINDS[kind](np.random.default_rng(0).integers(-4, 5, (400, 60_000)).astype("i1"))
+    t = np.arange(400)
+    for call in (lambda: ll.logsumexp(z), lambda: ll.cross_entropy(z, t),
+                 lambda: ll.nll(z, t), lambda: ll.logsumexp(z, axis=0)):
+        assert peak(call) < limit(1)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16", "float64"])
+def test_distributions_at_hand(kind):
+    p = KINDS[kind](np.random.default_rng(0).integers(0, 5, (100, 60_000)).astype("i1"))
+    t = (p > 3).astype(p.dtype if p.dtype.kind == "f" else "f2")
+    for call in (lambda: ll.nll(p, t), lambda: ll.cross_entropy(p, t)):
+        assert peak(call) < limit(1)
