@@ -11,6 +11,8 @@ from numbers import Real
 
 import numpy as np
 
+from ._frames import read_frame, refuse_objects
+
 # By type number, which byte order and metadata leave alone.
 _COMPUTE = {
     np.dtype(code).num: np.dtype(wide)
@@ -36,6 +38,9 @@ def as_array(value: object, name: str) -> np.ndarray:
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
     try:
+        frame = read_frame(value, name)
+        if frame is not None:
+            return frame
         if str(getattr(value, "dtype", "")) == "torch.bfloat16":
             return _torch_bfloat16(value, name)
         if hasattr(value, "__dlpack_device__"):
@@ -44,7 +49,9 @@ def as_array(value: object, name: str) -> np.ndarray:
                 raise TypeError(f"it must be in CPU memory, is on DLPack device type {device}")
             if not hasattr(value, "__array__"):
                 return np.from_dlpack(value)
-        return np.asarray(value)
+        array = np.asarray(value)
+        refuse_objects(array)
+        return array
     except MemoryError:
         raise
     except ValueError as error:
