@@ -48,7 +48,8 @@ def remedy(dtype: np.dtype) -> str:
     if dtype.names:
         return f"; take one of its fields ({', '.join(map(repr, dtype.names))})"
     if dtype.kind == "V" and dtype.itemsize == 2:
-        return "; if that is bfloat16, `.view(ml_dtypes.bfloat16)` tells NumPy"
+        return ("; if that was bfloat16, `.view(ml_dtypes.bfloat16)` makes it that again, and "
+                "`.astype(np.float32)` what a file can hold")
     if dtype.kind in "SU":
         return "; `.astype(np.float32)` reads numbers written as text"
     return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import secrets
 import shutil
 import tempfile
@@ -16,7 +15,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-_UNREADABLE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
+from ._npy import kind_of, map_npy, npz_names, read_npz
+
+_LISTED = 10  # names of an archive that fit into a message
 
 
 class HeadArrays(NamedTuple):
@@ -60,18 +61,24 @@ def open_array(path: str | os.PathLike, *, key: str | None = None) -> np.ndarray
     OSError
         The file is missing or cannot be read.
     ValueError
-        It is neither .npy nor .npz by its first bytes, is damaged, holds
-        Python objects, or has no such key.
+        It is no regular file, is neither .npy nor .npz by its first bytes, is
+        damaged, holds no numbers, or has no such key.
+
+    Notes
+    -----
+    Nothing is allocated that the file does not hold. Both deflated and stored
+    members of a .npz file are read, as `np.savez_compressed` and `np.savez`
+    write them.
     """
-    if _kind(path) == "npy":
-        return _load_npy(path)
-    names = _npz_names(path)
+    if kind_of(path) == "npy":
+        return map_npy(path)
+    names = npz_names(path)
     if key not in names:
         if len(names) != 1:
             wanted = "one array" + (f", or several with one named {key!r}" if key else "")
             raise ValueError(f"{os.fspath(path)}: expected {wanted}, found {_listed(names)}")
         key = names[0]
-    return _load_npz(path, [key])[key]
+    return read_npz(path, [key])[key]
 
 
 def read_head(path: str | os.PathLike) -> HeadArrays:
@@ -94,16 +101,16 @@ def read_head(path: str | os.PathLike) -> HeadArrays:
     OSError
         The file is missing or cannot be read.
     ValueError
-        It is neither .npy nor .npz, is damaged, has no `weight`, or its
-        `softcap` or `temperature` is not a single number.
+        It is no regular file, is neither .npy nor .npz, is damaged, has no
+        `weight`, or its `softcap` or `temperature` is not a single number.
     """
-    if _kind(path) == "npy":
-        return HeadArrays(_load_npy(path))
-    names = _npz_names(path)
+    if kind_of(path) == "npy":
+        return HeadArrays(map_npy(path))
+    names = npz_names(path)
     if "weight" not in names:
         raise ValueError(f"{os.fspath(path)}: expected an array named 'weight', found "
                          f"{_listed(names)}")
-    arrays = _load_npz(path, [name for name in HeadArrays._fields if name in names])
+    arrays = read_npz(path, [name for name in HeadArrays._fields if name in names])
     for name in ("softcap", "temperature"):
         if name in arrays:
             arrays[name] = _number(path, name, arrays[name])
@@ -276,44 +283,6 @@ def _unnamed_file(folder: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _kind(path) -> str:
-    """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
-    with open(path, "rb") as file:
-        magic = file.read(6)
-    if magic == b"\x93NUMPY":
-        return "npy"
-    if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return "npz"
-    raise ValueError(f"{os.fspath(path)}: expected a NumPy .npy or .npz file, "
-                     f"but it starts with {magic!r}")
-
-
-def _load_npy(path) -> np.ndarray:
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except _UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npy array of "
-                         f"numbers: {error}") from error
-
-
-def _npz_names(path) -> list[str]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return archive.files
-    except _UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npz archive: "
-                         f"{error}") from error
-
-
-def _load_npz(path, names: list[str]) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
-    except _UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)}: expected an undamaged .npz archive of arrays "
-                         f"of numbers: {error}") from error
-
-
 def _number(path, name: str, value: np.ndarray) -> float:
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ValueError(f"{os.fspath(path)}: expected {name} to be a single number, got "
@@ -322,4 +291,5 @@ def _number(path, name: str, value: np.ndarray) -> float:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names)) or "nothing"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(map(repr, sorted(names)[:_LISTED])) or "nothing") + more
