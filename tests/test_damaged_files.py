@@ -144,18 +144,18 @@ NPY = {
     "long header": (with_header("", version=2, length=1 << 31), "header of 2147483648 bytes"),
     "negative": (header("(-1, 4)"), r"header that cannot be read: .*-1"),
     "huge": (header("(1000000000, 1000000000)"), "takes 4000000000000000000 bytes"),
-    "huge and empty": (header("(0, 99999999999999999999)"), "undamaged"),
-    "many axes": (header("(" + "1, " * 99 + ")") + bytes(4), "undamaged"),
-    "long number": (header("(" + "9" * 5000 + ",)"), "undamaged"),
-    "no number": (header("(1 2,)"), "undamaged"),
+    "huge and empty": (header("(0, 99999999999999999999)"), "cannot be read"),
+    "many axes": (header("(" + "1, " * 99 + ")") + bytes(4), "cannot be read"),
+    "long number": (header("(" + "9" * 5000 + ",)"), "cannot be read"),
+    "no number": (header("(1 2,)"), "cannot be read"),
     "code": (header("(exit(),)"), "cannot be read"),
     "nested": (with_header("(" * 9000), "cannot be read"),
     "minus signs": (header("(" + "-" * 9000 + "1,)"), "cannot be read"),
     "key missing": (with_header("{'descr': '<f4', 'shape': (3,), }"), "cannot be read"),
     "key twice": (with_header("{'descr': '<f4', 'shape': (3,), 'shape': (3,), }"),
                   "cannot be read"),
-    "order": (header("(3,)", order="'C'"), "undamaged"),
-    "unknown dtype": (header("(3,)", "'<f3'"), "undamaged: .*f3"),
+    "order": (header("(3,)", order="'C'"), "cannot be read"),
+    "unknown dtype": (header("(3,)", "'<f3'"), "cannot be read as .*: .*f3"),
     "old dtype": (header("(3,)", "'a5'"), "unknown dtype 'a5'"),
     "many records": (header("(3,)", "[],'a':" * 1200 + "[]"), "cannot be read"),
     "objects": (npy(np.array([{}, 1], object)), r"dtype is '\|O'.*astype"),
@@ -166,8 +166,8 @@ NPY = {
     "complex": (npy(np.zeros(3, "c8")), "dtype is '<c8'"),
 }
 NPZ = {
-    "no archive": (LOCAL, "undamaged"),
-    "cut archive": (npz(weight=WEIGHT)[:-30], "undamaged"),
+    "no archive": (LOCAL, "cannot be read"),
+    "cut archive": (npz(weight=WEIGHT)[:-30], "cannot be read"),
     "encrypted": (with_bytes(npz(weight=WEIGHT), (LOCAL, 6, b"\1"), (CENTRAL, 8, b"\1")),
                   "encrypted"),
     "unknown method": (with_bytes(npz(weight=WEIGHT), (LOCAL, 8, b"\x63"), (CENTRAL, 10, b"\x63")),
@@ -176,12 +176,12 @@ NPZ = {
     "lzma": (zipped(zipfile.ZIP_LZMA), "compressed by method 14"),
     "checksum": (with_bytes(npz(weight=WEIGHT), (np.float32(7).tobytes(), 0, b"\x99")), "CRC"),
     "deflated garbage": (with_bytes(zipped(zipfile.ZIP_DEFLATED), (b"weight.npy", 12, b"\xff" * 9)),
-                         "undamaged"),
+                         "cannot be read"),
     "short member": (zipped(zipfile.ZIP_STORED, npy(WEIGHT)[:-4]), "but there are 2396"),
     "long member": (zipped(zipfile.ZIP_DEFLATED, npy(WEIGHT) + b"\0"), "but there are 2401"),
     "no member": (zipped(zipfile.ZIP_STORED, b"text"), "an array starts with"),
     "huge member": (zipped(zipfile.ZIP_STORED, header("(1000000000, 1000000000)")), "takes 4"),
-    "version of zip": (with_bytes(npz(weight=WEIGHT), (CENTRAL, 6, b"\xff")), "undamaged"),
+    "version of zip": (with_bytes(npz(weight=WEIGHT), (CENTRAL, 6, b"\xff")), "cannot be read"),
     "objects in an archive": (npz(weight=np.array([{}, 1], object)), r"dtype is '\|O'"),
 }
 
@@ -191,7 +191,7 @@ def test_each_damage_is_told(tmp_path, data, message):
     path = tmp_path / "head.npy"
     path.write_bytes(data)
     for read in open_array, read_head:
-        with pytest.raises(ValueError, match=f"head.npy: expected.*{message}"):
+        with pytest.raises(ValueError, match=f"head.npy: (it|expected).*{message}"):
             read(path)
 
 
@@ -214,7 +214,7 @@ def test_the_command_ends_with_one_line(tmp_path, monkeypatch, capsys, place, na
     code = cli.main(["score", "head.npy", "x.npy", "target.npy", "-o", "out.npz"])
     stdout, stderr = capsys.readouterr()
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
-    assert stderr.startswith(f"Error: {place}.npy: expected")
+    assert stderr.startswith(f"Error: {place}.npy: it")
     assert sorted(os.listdir()) == ["head.npy", "target.npy", "x.npy"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,12 +43,14 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     Raises
     ------
     ValueError
-        It is not three positive integers.
+        It is not three positive integers, or no memory could hold it.
     """
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
         raise ValueError(f"a shape is MxKxN (samples x features x classes), got {text!r}")
     m, k, n = map(int, parts)
+    if max(m * k, n * k, m * n) * 8 > sys.maxsize:
+        raise ValueError(f"a shape must fit into memory, got {text!r}")
     return m, k, n
 
 

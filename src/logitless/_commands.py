@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,18 +45,22 @@ def input_errors(where: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, IndexError, MemoryError, OSError) as error:
-        raise InputError(f"{where}{error}") from error
+        raise InputError(f"{where}{str(error) or type(error).__name__}") from error
 
 
 def run(args: list[str] | None) -> int:
-    """Run a command and return its exit code; KeyboardInterrupt passes through."""
+    """Run a command and return its exit code; what interrupts it passes through."""
     try:
         return group.main(args, prog_name="logitless", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        raise KeyboardInterrupt from None
+    except click.Abort as abort:
+        raise (abort.__cause__ or KeyboardInterrupt()) from None
+    except OSError as error:
+        what = "cannot write to standard output: " if error.filename is None else ""
+        print(f"Error: {what}{error}", file=sys.stderr)
+        return 2
 
 
 def _version() -> str:
@@ -134,21 +139,25 @@ class Totals:
     """Sums over the rows: `counted` are those whose target is not ignored."""
 
     rows: int = 0
+    no_softmax: int = 0  # rows of logits that are NaN, +inf, or -inf throughout
     counted: int = 0
     loss: float = 0.0
     correct: int | None = 0  # None with targets that are no single class
 
-    def add(self, scores: ll.Scores) -> None:
-        self.rows += scores.predicted.size
+    def add(self, scores: ll.Scores, counts: np.ndarray | bool) -> None:
+        """Add a block; `counts` tells the rows that do, unless all do."""
+        has_softmax = np.isfinite(scores.lse)
+        self.rows += has_softmax.size
+        self.no_softmax += int(np.count_nonzero(~has_softmax))
         if scores.loss is None:
             return
         self.loss += float(scores.loss.sum(dtype=np.float64))
-        rank = scores.target_rank
-        if rank is None:
+        self.counted += int(np.count_nonzero(np.broadcast_to(counts, has_softmax.shape)))
+        if scores.target_rank is None:
             self.correct = None
         elif self.correct is not None:
-            self.correct += int(np.count_nonzero(rank == 0))
-        self.counted += scores.loss.size if rank is None else int(np.count_nonzero(rank >= 0))
+            hits = (scores.target_rank == 0) & has_softmax & counts
+            self.correct += int(np.count_nonzero(hits))
 
 
 class Job:
@@ -164,27 +173,21 @@ class Job:
         self.rows = int(np.prod(self.leading_shape, dtype=np.int64))
         self.x = x.reshape(self.rows, head.n_features)
         self.target = None
+        self.of_classes = target is not None and target.dtype.kind in "iu"
         if target is not None:
-            of_classes = target.dtype.kind in "iu"
-            tail = () if of_classes else (head.n_classes,)
-            if target.shape != self.leading_shape + tail:
-                what = "class indices" if of_classes else "class probabilities"
-                raise ValueError(f"TARGET of {what} ({target.dtype}) must have shape "
-                                 f"{self.leading_shape + tail}, got {target.shape}")
+            tail = () if self.of_classes else (head.n_classes,)
+            _check_target(target, self.leading_shape, head.n_classes)
             self.target = target.reshape(self.rows, *tail)
-            if of_classes:
+            if self.of_classes:
                 self._check_labels()
 
     def _check_labels(self) -> None:
         # All of them before the first block is scored, by the number of their row in the file.
-        for begin in range(0, self.rows, 1 << 20):
-            t = self.target[begin : begin + (1 << 20)]
-            bad = ((t < 0) | (t >= self.head.n_classes)) & (t != self.ignore_index)
-            if bad.any():
-                row = int(bad.argmax())
-                raise IndexError(f"TARGET must be in [0, {self.head.n_classes}) or "
-                                 f"{self.ignore_index} (ignored), got {t[row]} at row "
-                                 f"{begin + row}")
+        n, ignored = self.head.n_classes, self.ignore_index
+        row = _first_row(self.target, lambda t: ((t < 0) | (t >= n)) & (t != ignored))
+        if row is not None:
+            raise IndexError(f"TARGET must be in [0, {n}) or {ignored} (ignored), got "
+                             f"{self.target[row]} at row {row}")
 
     def run(self, writer: NpzWriter, block_rows: int | None, progress: Progress) -> Totals:
         """Score block after block into `writer`."""
@@ -195,7 +198,8 @@ class Job:
         while True:  # of no rows: one empty block, for the dtypes of the results
             begin, end = end, min(end + step, self.rows)
             start = time.perf_counter()
-            with input_errors(f"rows {begin} to {end}: " if end - begin < self.rows else ""):
+            with input_errors("" if end - begin == self.rows else
+                              f"rows {begin} to {end - 1} (row 0 here is row {begin}): "):
                 self._block(slice(begin, end), writer, totals)
             progress.advance(task, end - begin)
             if end == self.rows:
@@ -219,7 +223,44 @@ class Job:
             writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
         if t is not None:
             writer.append(loss=scores.loss)
-        totals.add(scores)
+        totals.add(scores, t != self.ignore_index if self.of_classes else True)
+
+
+def _first_row(target: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    for begin in range(0, len(target), 1 << 20):
+        bad = is_bad(target[begin : begin + (1 << 20)])
+        if bad.any():
+            return begin + int(bad.argmax())
+    return None
+
+
+def _check_target(target: np.ndarray, lead: tuple[int, ...], n: int) -> None:
+    """Refuse what is neither class indices nor class probabilities by what it seems to be."""
+    whole, shape, soft = target.dtype.kind in "iu", target.shape, (*lead, n)
+    if target.dtype.kind != "b" and shape == (lead if whole else soft):
+        return
+    what = f"TARGET ({target.dtype}, {shape})"
+    if shape == soft:
+        raise ValueError(f"{what} must be floats to be class probabilities: "
+                         "`.astype(np.float32)`; `.argmax(axis=-1)` makes class indices of "
+                         "one-hot rows")
+    if shape == lead:
+        raise ValueError(f"{what} must be integers to be class indices: {_whole(target)}")
+    if len(shape) == len(lead) and shape[1:] == lead[1:]:
+        raise ValueError(f"{what} must have a class for each row of X, of which there are "
+                         f"{lead[0]}, got {shape[0]}")
+    hint = f"; `.reshape({lead})` makes that of it" if target.size == math.prod(lead) else ""
+    raise ValueError(f"{what} must have shape {lead} for class indices (integers){hint}, or "
+                     f"{soft} for class probabilities (floats)")
+
+
+def _whole(target: np.ndarray) -> str:
+    """Tell how floats or bools become class indices, or why they are none."""
+    t = target.reshape(-1)
+    row = _first_row(t, lambda t: (t != np.floor(t)) | np.isinf(t))  # NaN, too
+    if row is None:
+        return "`.astype(np.int64)` makes them that"
+    return f"got {t[row]} at row {row}"
 
 
 def _refuse_input_as_output(out: Path, inputs: list[Path | None]) -> None:
@@ -243,6 +284,8 @@ def _progress() -> Progress:
 
 def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> None:
     lines = [("rows", f"{totals.rows:,}")]
+    if totals.no_softmax:
+        lines.append(("no softmax", f"{totals.no_softmax:,} rows"))
     if with_loss and totals.counted != totals.rows:
         lines.append(("counted", f"{totals.counted:,}"))
     if with_loss and totals.counted:

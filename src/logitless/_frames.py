@@ -51,7 +51,8 @@ def remedy(dtype: np.dtype) -> str:
         return ("; if that was bfloat16, `.view(ml_dtypes.bfloat16)` makes it that again, and "
                 "`.astype(np.float32)` what a file can hold")
     if dtype.kind in "SU":
-        return "; `.astype(np.float32)` reads numbers written as text"
+        return ("; `.astype(np.float32)` reads numbers written as text, "
+                "`np.unique(..., return_inverse=True)` numbers classes")
     return ""
 
 

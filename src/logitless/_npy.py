@@ -35,7 +35,7 @@ _DTYPE = re.compile(r"'([<>|=]?[biufcmMOSUV]\d*(?:\[\w+\])?)'", re.ASCII)
 
 def kind_of(path: str | os.PathLike) -> str:
     """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
-    with _opened(path, "a .npy or .npz file") as file:
+    with _opened(path, "it cannot be read") as file:
         magic = file.read(len(_MAGIC))
     if magic == _MAGIC:
         return "npy"
@@ -48,7 +48,7 @@ def kind_of(path: str | os.PathLike) -> str:
 
 def map_npy(path: str | os.PathLike) -> np.ndarray:
     """Memory-map the array in a .npy file."""
-    with _opened(path, "a .npy array of numbers") as file:
+    with _opened(path, "it cannot be read as a .npy array of numbers") as file:
         layout = _read_layout(file)
         layout.check_size(os.fstat(file.fileno()).st_size - file.tell())
         if layout.n_bytes == 0:
@@ -59,20 +59,21 @@ def map_npy(path: str | os.PathLike) -> np.ndarray:
 
 def npz_names(path: str | os.PathLike) -> list[str]:
     """Names of the arrays in a .npz file."""
-    with _opened(path, "a .npz archive") as file, zipfile.ZipFile(file) as archive:
+    with (_opened(path, "it cannot be read as a .npz archive") as file,
+          zipfile.ZipFile(file) as archive):
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_npz(path: str | os.PathLike, names: list[str]) -> dict[str, np.ndarray]:
-    """Read some arrays of a .npz file."""
-    with (_opened(path, "a .npz archive of arrays of numbers") as file,
+def read_npz(path: str | os.PathLike, name: str) -> np.ndarray:
+    """Read one of the arrays in a .npz file."""
+    with (_opened(path, f"its {name!r} cannot be read as an array of numbers") as file,
           zipfile.ZipFile(file) as archive):
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        return {name: _read_member(archive, members[name]) for name in names}
+        return _read_member(archive, members[name])
 
 
 @contextlib.contextmanager
-def _opened(path, expected: str) -> Iterator[BinaryIO]:
+def _opened(path, failure: str) -> Iterator[BinaryIO]:
     """Open a regular file; whatever its readers raise becomes an error that names it."""
     name = os.fspath(path)
     mode = os.stat(path).st_mode
@@ -88,8 +89,7 @@ def _opened(path, expected: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), name) from error
     except Exception as error:
-        raise ValueError(f"{name}: expected {expected}, undamaged: "
-                         f"{str(error) or type(error).__name__}") from error
+        raise ValueError(f"{name}: {failure}: {str(error) or type(error).__name__}") from error
 
 
 class _Layout(NamedTuple):

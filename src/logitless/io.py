@@ -78,7 +78,7 @@ def open_array(path: str | os.PathLike, *, key: str | None = None) -> np.ndarray
             wanted = "one array" + (f", or several with one named {key!r}" if key else "")
             raise ValueError(f"{os.fspath(path)}: expected {wanted}, found {_listed(names)}")
         key = names[0]
-    return read_npz(path, [key])[key]
+    return read_npz(path, key)
 
 
 def read_head(path: str | os.PathLike) -> HeadArrays:
@@ -110,7 +110,7 @@ def read_head(path: str | os.PathLike) -> HeadArrays:
     if "weight" not in names:
         raise ValueError(f"{os.fspath(path)}: expected an array named 'weight', found "
                          f"{_listed(names)}")
-    arrays = read_npz(path, [name for name in HeadArrays._fields if name in names])
+    arrays = {name: read_npz(path, name) for name in HeadArrays._fields if name in names}
     for name in ("softcap", "temperature"):
         if name in arrays:
             arrays[name] = _number(path, name, arrays[name])
