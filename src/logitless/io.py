@@ -217,16 +217,16 @@ class NpzWriter:
     """
 
     def __init__(self, path: str | os.PathLike, leading_shape: tuple[int, ...]):
-        self.path = Path(os.path.realpath(path))
+        self._name, self.path = os.fspath(path), Path(os.path.realpath(path))
         self.leading_shape = leading_shape
         self._columns: dict[str, _Column] = {}
         self._spools = contextlib.ExitStack()
         if Path(path).suffix != ".npz":
-            raise ValueError(f"{os.fspath(path)}: expected a name that ends in .npz")
+            raise ValueError(f"{self._name}: expected a name that ends in .npz")
         if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"{os.fspath(path)}: expected the name of a plain file")
+            raise ValueError(f"{self._name}: expected the name of a plain file")
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"{os.fspath(path)}: its folder does not exist")
+            raise FileNotFoundError(f"{self._name}: its folder does not exist")
 
     def append(self, **blocks: np.ndarray) -> None:
         """Add rows to the arrays of these names.
@@ -236,22 +236,26 @@ class NpzWriter:
         **blocks : ndarray, shape (rows, ...)
             The first block of a name fixes its dtype and its further axes.
         """
-        for name, block in blocks.items():
-            if name not in self._columns:
-                spool = self._spools.enter_context(_unnamed_file(self.path.parent))
-                self._columns[name] = _Column(spool, block.dtype, block.shape[1:])
-            column = self._columns[name]
-            if (block.dtype, block.shape[1:]) != column[1:]:
-                raise ValueError(f"{name}: expected blocks of {column.dtype} and shape "
-                                 f"(rows, *{column.tail}), got {block.dtype} {block.shape}")
-            # Not ndarray.tofile, which loses the cause of a failed write.
-            column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        with _naming(self._name):
+            for name, block in blocks.items():
+                self._append(name, block)
+
+    def _append(self, name: str, block: np.ndarray) -> None:
+        if name not in self._columns:
+            spool = self._spools.enter_context(_unnamed_file(self.path.parent))
+            self._columns[name] = _Column(spool, block.dtype, block.shape[1:])
+        column = self._columns[name]
+        if (block.dtype, block.shape[1:]) != column[1:]:
+            raise ValueError(f"{name}: expected blocks of {column.dtype} and shape "
+                             f"(rows, *{column.tail}), got {block.dtype} {block.shape}")
+        # Not ndarray.tofile, which loses the cause of a failed write.
+        column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        with self._spools:
+        with _naming(self._name), self._spools:  # to close a file may be to write
             if kind is None:
                 self._assemble()
 
@@ -275,6 +279,15 @@ class _Column(NamedTuple):
     spool: BinaryIO
     dtype: np.dtype
     tail: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let errors of files without a name, or with a temporary one, be about this one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 @contextlib.contextmanager
