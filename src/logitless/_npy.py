@@ -136,10 +136,10 @@ def _read_layout(file: BinaryIO) -> _Layout:
 
 def _number_dtype(text: str) -> np.dtype:
     if text.startswith("["):
-        raise ValueError(f"it holds records, {text[:200]}; save their fields one by one")
+        raise ValueError(f"it holds records, {text[:200]!r}; save their fields one by one")
     found = _DTYPE.fullmatch(text)
     if found is None:
-        raise ValueError(f"unknown dtype {text[:200]}")
+        raise ValueError(f"unknown dtype {text[:200]!r}")
     dtype = np.dtype(found[1])
     if dtype.kind not in "biuf":
         raise ValueError(f"its dtype is {dtype.str!r}{remedy(dtype)}")
