@@ -40,7 +40,7 @@ def test_infinities(name, n):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n", [1, 16, 17, 600, 5000])
 def test_infinities_among_many(name, n, dtype):
-    rows = np.array([v for v in itertools.product([-INF, 0.0, INF, NAN], repeat=2)], dtype)
+    rows = np.array(list(itertools.product([-INF, 0.0, INF, NAN], repeat=2)), dtype)
     for at in (0, n // 2, n - 1):
         z = np.repeat(rows[:, :1], n, axis=1)
         z[:, at] = rows[:, 1]
