@@ -112,7 +112,7 @@ def logsumexp(logits, axis=-1):
     >>> float(ll.logsumexp([1000.0, 1000.0]).round(4))
     1000.6931
     """
-    rows, _, _ = _along(logits, axis)
+    rows, _, _ = _along(as_array(logits, "logits"), axis)
     if rows.n == 0:
         return rows.shaped(np.full(rows.rows.m, -np.inf, rows.dtype))
     state = rows.run(Request())
@@ -256,9 +256,9 @@ def _logit_pass(rows: Rows) -> Pass:
     return Pass(rows, rows.n, dtype, engine.score_logits, None)
 
 
-def _along(logits, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
+def _along(logits: np.ndarray, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
     """Give a pass whose classes lie along `axis`, the axes in its order, and their lengths."""
-    logits = np.atleast_1d(as_array(logits, "logits"))
+    logits = np.atleast_1d(logits)
     compute_dtype(logits.dtype, "logits")
     axes = check_axis(axis, logits.ndim)
     order = tuple(a for a in range(logits.ndim) if a not in axes) + axes
@@ -267,6 +267,7 @@ def _along(logits, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
 
 
 def _normalized(logits, axis, write: str) -> np.ndarray | np.generic:
+    logits = as_array(logits, "logits")
     rows, order, shape = _along(logits, axis)
     if rows.n == 0:
         raise ValueError(
@@ -275,7 +276,7 @@ def _normalized(logits, axis, write: str) -> np.ndarray | np.generic:
     out = rows.columns(write)
     if write == "log_proba":
         _beside_infinity(rows.rows, out)
-    return out.reshape(shape).transpose(np.argsort(order)).reshape(np.shape(logits))[()]
+    return out.reshape(shape).transpose(np.argsort(order)).reshape(logits.shape)[()]
 
 
 def _beside_infinity(rows: Rows, out: np.ndarray) -> None:

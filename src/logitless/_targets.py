@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._frames import remedy
 from ._sparse import SparseRows, is_sparse, one_hot_index, read_sparse
 from ._validate import Rows, as_array, check_integer, compute_dtype, row_blocks
 
@@ -57,7 +58,10 @@ def check_target(
         _check_nothing_ignored(ignore_index)
         return targets
     if array.shape != lead:
-        hint = "; class probabilities must be of a float dtype" if array.ndim > len(lead) else ""
+        hint = ""
+        if array.shape == (*lead, n):
+            hint = ("; `.astype(np.float32)` makes class probabilities of it, `.argmax(axis=-1)` "
+                    "class indices of one-hot rows")
         raise ValueError(
             f"`target` of class indices must have shape {lead}, got {array.shape}{hint}"
         )
@@ -136,15 +140,19 @@ def _check_probabilities(
 ) -> Targets:
     shape = (*lead, n)
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        hint = remedy(array.dtype)
+        if array.dtype.kind == "b":
+            hint = ("; `.astype(np.int64)` makes class indices of it" if array.shape == lead else
+                    "; `.astype(np.float32)` makes class probabilities of it")
         raise TypeError(
             f"`target` must be integer class indices {lead} or float class probabilities {shape}, "
-            f"got {array.dtype}"
+            f"got {array.dtype}{hint}"
         )
     compute_dtype(array.dtype, "target")
     if array.ndim == len(lead):
         raise TypeError(
-            f"`target` of shape {array.shape} must be integer class indices, got {array.dtype}; "
-            f"class probabilities must have shape {shape}"
+            f"`target` of shape {array.shape} must be integer class indices, got {array.dtype}"
+            f"{_not_whole(array)}; class probabilities must have shape {shape}"
         )
     if array.shape != shape:
         raise ValueError(
@@ -155,6 +163,16 @@ def _check_probabilities(
     for block in row_blocks(rows.m, rows):
         _check_distribution(rows[block], block.start, dtype, index[block, 0])
     return _distributions(index, rows)
+
+
+def _not_whole(labels: np.ndarray) -> str:
+    """Tell how float labels become class indices, or which of them are none."""
+    with np.errstate(invalid="ignore"):
+        bad = ~np.isfinite(labels) | (labels != np.floor(labels))
+    if not bad.any():
+        return ": `.astype(np.int64)`"
+    where = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
+    return f" with {labels[where]}{_in_row(where)}"
 
 
 def _distributions(index: np.ndarray, rows: Rows | SparseRows) -> Targets:

@@ -11,7 +11,7 @@ from numbers import Real
 
 import numpy as np
 
-from ._frames import read_frame, refuse_objects
+from ._frames import read_frame, refuse_objects, remedy
 
 # By type number, which byte order and metadata leave alone.
 _COMPUTE = {
@@ -79,7 +79,8 @@ def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
     if dtype.name == "bfloat16":  # of ml_dtypes
         return np.dtype(np.float32)
     raise TypeError(
-        f"`{name}` must be float16, bfloat16, float32, float64, bool or integer, got {dtype}"
+        f"`{name}` must be float16, bfloat16, float32, float64, bool or integer, "
+        f"got {dtype}{remedy(dtype)}"
     )
 
 
