@@ -1,0 +1,233 @@
+"""Nothing that threads share changes while they run: with threads that take turns all the time."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from oracle import assert_same_bits
+
+import logitless as ll
+from logitless import _parallel
+
+pytestmark = pytest.mark.compiled_only
+
+
+@pytest.fixture(autouse=True)
+def threads_take_turns():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def problem(m, n, k, seed=0):
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((m, k)).astype("f4"), rng.standard_normal((n, k)).astype("f4")
+    return x, w, rng.integers(0, n, m)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 4, 7])
+@pytest.mark.parametrize("blocks", [2, 3, 5, 8])
+def test_gradients_from_a_window_of_logits(n_threads, blocks):
+    """Logits that did not fit into the workspace are scored again, by all threads at once."""
+    x, w, t = problem(240, 16_384, 24)
+    options = {"class_weight": np.linspace(0.5, 2, len(w), dtype="f4"), "label_smoothing": 0.1}
+    workspace = blocks * 240 * (512 + 16) * 4
+    expected = ll.linear_cross_entropy_value_and_grad(x, w, t, n_threads=1, **options)
+    for _ in range(6):
+        loss, grad = ll.linear_cross_entropy_value_and_grad(
+            x, w, t, n_threads=n_threads, workspace_bytes=workspace, **options)
+        assert_same_bits(loss, expected[0])
+        for name in ("x", "weight", "bias"):
+            assert_same_bits(getattr(grad, name), getattr(expected[1], name), name)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
+def test_gradients_of_one_head_by_many_callers(kind):
+    x, w, t = problem(100, 5000, 16)
+    head = ll.LinearHead(w.astype(kind), pack=False, n_threads=3)
+    expected = head.value_and_grad(x, t)[1]
+    found = []
+
+    def call():
+        for _ in range(4):
+            found.append(head.value_and_grad(x, t, workspace_bytes=1 << 20)[1])
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 16
+    for grad in found:
+        for name in ("x", "weight", "bias"):
+            assert_same_bits(getattr(grad, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize("m", [1, 5, 300])
+@pytest.mark.parametrize("n_threads", [2, 3, 7])
+def test_scores(m, n_threads):
+    """Rows shared out, or classes of a few rows, with ranks that all spans look at."""
+    x, w, t = problem(m, 40_000, 24, seed=m)
+    soft = np.abs(x[:, :1] + w[:, 0])
+    for weight in (w, w.astype("f2")):
+        one = ll.LinearHead(weight, pack=False, n_threads=1)
+        many = ll.LinearHead(weight, pack=False, n_threads=n_threads)
+        for _ in range(3):
+            a, b = one.score(x, t, k=7, entropy=True), many.score(x, t, k=7, entropy=True)
+            for name in ("loss", "lse", "target_rank", "predicted", "entropy"):
+                assert_same_bits(getattr(a, name), getattr(b, name), name)
+            assert_same_bits(a.top.index, b.top.index)
+            assert_same_bits(one.loss(x, soft), many.loss(x, soft))
+            assert_same_bits(one.predict_proba(x), many.predict_proba(x))
+
+
+def test_screened():
+    x, w, _ = problem(900, 4000, 32)
+    head = ll.LinearHead(w, screen="int8", n_threads=5)
+    expected = ll.LinearHead(w, n_threads=1).topk(x, 9, normalize=False)
+    for _ in range(8):
+        assert_same_bits(head.topk(x, 9, normalize=False).index, expected.index)
+
+
+# The pool
+
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 7])
+def test_what_a_helper_raises_leaves_the_call_when_all_are_done(n_threads):
+    inside, most = [], []
+
+    def work(tasks):
+        inside.append(1)
+        try:
+            for task in tasks:
+                spin(0.002)
+                if task == 5:
+                    raise ValueError("five")
+        finally:
+            inside.pop()
+            most.append(len(inside))
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match="five"):
+            _parallel.run(work, 40, n_threads)
+        assert not inside
+
+
+def test_all_tasks_are_done_once():
+    for n_threads in (1, 2, 5):
+        done = []
+        _parallel.run(lambda tasks, done=done: done.extend(tasks), 500, n_threads)
+        assert sorted(done) == list(range(500))
+
+
+# Interrupts, in a process of their own
+
+INTERRUPTS = """
+import os, signal, sys, threading, time
+import numpy as np, logitless as ll
+from logitless import _parallel
+
+pause, signals = {pause}, {signals}
+armed = False
+
+def handler(number, frame):
+    if armed:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, handler)
+
+def interrupted(call):
+    "Whether interrupts have ended a call; they go on when it has been left."
+    global armed
+
+    def interrupt():
+        time.sleep(0.02)
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+
+    sender, found = threading.Thread(target=interrupt), False
+    armed = True
+    sender.start()
+    try:
+        try:
+            call()
+        except KeyboardInterrupt:
+            armed, found = False, True
+    except KeyboardInterrupt:
+        armed, found = False, True
+    look()
+    sender.join()
+    return found
+"""
+
+POOL = INTERRUPTS + """
+inside, at_the_end = [], []
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0)
+
+def work(tasks):
+    for _ in tasks:
+        inside.append(1)
+        try:
+            spin(0.02)
+        finally:
+            inside.pop()
+
+def look():
+    for _ in range(5):
+        at_the_end.append(len(inside))
+        time.sleep(0.01)
+
+for _ in range(8):
+    assert interrupted(lambda: _parallel.run(work, 10_000, 4))
+assert not any(at_the_end), at_the_end
+print("good")
+"""
+
+OUTPUT = INTERRUPTS + """
+rng = np.random.default_rng(0)
+x, w = rng.standard_normal((3000, 64), dtype="f4"), rng.standard_normal((20_000, 64), dtype="f4")
+head = ll.LinearHead(w, n_threads=4)
+out = np.zeros((len(x), len(w)), "f4")
+changed = []
+
+def look():
+    before = out.copy()
+    time.sleep(0.2)
+    changed.append(not np.array_equal(out, before))
+
+def call():
+    while True:
+        head.predict_proba(x, out=out)
+
+for _ in range(4):
+    assert interrupted(call)
+assert not any(changed), changed
+assert np.allclose(head.predict_proba(x[:5]).sum(1), 1, atol=1e-5)
+print("good")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@pytest.mark.parametrize("signals", [1, 2, 3, 20])
+@pytest.mark.parametrize("pause", [0.0002, 0.004])
+@pytest.mark.parametrize("code", [POOL, OUTPUT], ids=["pool", "out"])
+def test_no_helper_is_left_at_work_by_interrupts(run_python, code, signals, pause):
+    """However many come, and however soon after each other."""
+    code = code.replace("{pause}", str(pause)).replace("{signals}", str(signals))
+    assert run_python(code).split() == ["good"]
