@@ -14,68 +14,14 @@ from logitless import functional
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
-from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
+from torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case, converted, results  # noqa: E402
 
-M, K, C = 6, 4, 5
-F64 = torch.float64
-PLACES = {"unbatched": (), "rows": (), "1-d": (3,), "2-d": (2, 2)}
-OPTIONS = {
-    "plain": {},
-    "weighted": {"weight": True},
-    "smooth": {"label_smoothing": 0.3},
-    "all": {"weight": True, "label_smoothing": 0.2, "linear_bias": True, "ignore_index": 2},
-}
+from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 
 
 @pytest.fixture
 def gen():
     return torch.Generator().manual_seed(20240229)
-
-
-def case(gen, form="rows", soft=False, dtype=F64, m=M, **options):
-    """Positional and keyword arguments of a call: x, weight and bias require grad."""
-    lead = () if form == "unbatched" else (m,)
-    places = PLACES[form]
-
-    def normal(*shape):
-        return torch.randn(shape, dtype=F64, generator=gen).to(dtype).requires_grad_()
-
-    x, weight = normal(*lead, K), normal(C, *places, K)
-    if soft:
-        target = torch.rand((*lead, C, *places), dtype=F64, generator=gen).to(dtype)
-    else:
-        target = torch.randint(C, (*lead, *places), generator=gen)
-    if "linear_bias" in options:
-        options["linear_bias"] = normal(C, *places)
-    if "weight" in options:
-        options["weight"] = (torch.rand(C, dtype=F64, generator=gen) + 0.1).to(dtype)
-    if soft:
-        options.pop("ignore_index", None)
-    return (x, weight, target), options
-
-
-def converted(args, options, dtype):
-    """The same numbers as leaves of another dtype."""
-
-    def convert(value):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        return value.detach().to(dtype).requires_grad_(value.requires_grad)
-
-    return [convert(a) for a in args], {name: convert(v) for name, v in options.items()}
-
-
-def results(function, args, options, factor=None):
-    """Loss, and gradients of its sum weighted by `factor`, of all that requires grad."""
-    leaves = [t for t in (*args, *options.values())
-              if isinstance(t, torch.Tensor) and t.requires_grad]
-    loss = function(*args, **options)
-    return loss, torch.autograd.grad(loss, leaves, factor)
-
-
-def assert_same(ours, theirs, **tolerance):
-    for a, b in zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True):
-        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
 
 
 GRID = [
@@ -477,36 +423,32 @@ def test_second_derivatives_are_refused(gen, reduction):
         penalized.backward()
 
 
-def test_function_transform(gen):
-    (x, weight, target), _ = case(gen)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_function_transforms(gen, soft, reduction):
+    args = [t.detach() for t in case(gen, soft=soft)[0]]
+    wanted = (0, 1, 2) if soft else (0, 1)
     ours, theirs = (
-        torch.func.grad(lambda w, f=f: f(x.detach(), w, target))(weight.detach())
+        torch.func.grad(lambda *args, f=f: 3 * f(*args, reduction=reduction).sum(), wanted)(*args)
         for f in (linear_cross_entropy, F.linear_cross_entropy)
     )
-    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
 
-@pytest.mark.filterwarnings("default")
-def test_compile_leaves_it_alone(gen, monkeypatch):
-    args, _ = case(gen)
-    function, traced = getattr(functional, BOTH), []
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_transforms_that_are_refused(gen):
+    (x, weight, target), _ = case(gen)
 
-    def spy(*args, **kwargs):
-        traced.append(torch.compiler.is_compiling())
-        return function(*args, **kwargs)
+    def loss(x):
+        return linear_cross_entropy(x, weight.detach(), target)
 
-    monkeypatch.setattr(functional, BOTH, spy)
-
-    @torch.compile(backend="eager")
-    def compiled(x, weight, target):
-        return 3 * linear_cross_entropy(x, weight, target)
-
-    loss = compiled(*args)
-    assert torch.equal(loss, 3 * linear_cross_entropy(*args))
-    assert traced == [False, False]
-    loss.backward()
-    _, (expected, _) = results(F.linear_cross_entropy, args, {})
-    torch.testing.assert_close(args[0].grad, 3 * expected)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.func.grad(lambda x: torch.func.grad(loss)(x).sum())(x.detach())
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.vmap(loss)(x.detach()[None])
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        torch.func.jvp(loss, (x.detach(),), (x.detach(),))
 
 
 # The module
@@ -622,9 +564,7 @@ ERRORS = [
      changed(target=lambda t: torch.ones(6, 5, dtype=torch.int64))),
     (ValueError, "`target` entries must be finite .* got -1.0",
      changed(target=lambda t: -torch.ones(6, 5, dtype=F64))),
-    (TypeError, r"`target` requires grad.* `target.detach\(\)`",
-     changed(target=lambda t: torch.ones(6, 5, dtype=F64, requires_grad=True))),
-    (TypeError, "`weight` requires grad",
+    (TypeError, r"`weight` requires grad.* `weight.detach\(\)`",
      changed(weight=lambda t: torch.ones(5, dtype=F64, requires_grad=True))),
     (IndexError, r"`target` must hold classes in \[0, 5\) or ignore_index \(-100\), got 5 in row 2",
      changed(target=lambda t: torch.tensor([0, 1, 5, 9, 0, 0]))),
@@ -650,14 +590,6 @@ def test_errors(gen, error, message, change):
     args, _ = case(gen)
     with pytest.raises(error, match=message):
         linear_cross_entropy(**change(*args))
-
-
-def test_targets_that_require_grad_are_fine_where_none_is_wanted(gen):
-    args, _ = case(gen, soft=True)
-    expected = linear_cross_entropy(*args)
-    args[2].requires_grad_()
-    with torch.no_grad():
-        assert linear_cross_entropy(*args) == expected
 
 
 def test_logitless_alone_does_not_import_torch(run_python):

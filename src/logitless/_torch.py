@@ -1,45 +1,235 @@
-"""What `logitless.torch` is made of: checks, the call on arrays, and its place in autograd."""
+"""The operators behind `logitless.torch`, and their place in autograd.
+
+Operators are what tracers see: FakeTensorMode, make_fx, torch.export and torch.compile. Each
+has a kernel that computes on the memory of its tensors and a fake that only knows shapes.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import functional
-from ._results import Gradients
+from ._torch_arrays import Problem, as_array
+from ._torch_checks import requires_grad
 
-_FLOAT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_WRT = ("x", "weight", "bias")
+_NAMES = ("x", "weight", "bias", "target")  # of gradients
+_HELD = _NAMES[:3]  # those that can be found along with the loss
+
+# What operators take and give. Names of gradients come as one string; those not in it are empty.
+_TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
+_OPTIONS = ("str reduction, int ignore_index, float label_smoothing, float? softcap, "
+            "float temperature, float z_loss, float filter_eps")
+_N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, _OPTIONS.count(",") + 1
+
+
+_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, int, float, torch.dtype}
+_in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad` is one
+
+
+def _parted(args) -> tuple:
+    """Tensors, options, the dtype of the loss if there is one, names of gradients."""
+    last = _N_TENSORS + _N_OPTIONS
+    return args[:_N_TENSORS], args[_N_TENSORS:last], *args[last:-1], args[-1].split()
+
+
+class _Operator:
+    """An operator, and its kernel for those who need not go by way of the dispatcher."""
+
+    def __init__(self, name: str, schema: str, kernel: Callable, fake: Callable, mutates=()):
+        self.kernel = kernel
+        self.of_library = torch.library.custom_op(
+            f"logitless::{name}", kernel, mutates_args=mutates, device_types="cpu", schema=schema
+        )
+        self.of_library.register_fake(fake)
+
+    def __call__(self, *args):
+        """Call the operator where somebody is to see it, else its kernel: 40 us less."""
+        seen = (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _in_transform()
+                or not all(type(a) in _PLAIN for a in args))
+        return (self.of_library if seen else self.kernel)(*args)
+
+
+def _loss(*args):
+    tensors, options, dtype, wrt = _parted(args)
+    problem = Problem(tensors, *options)
+    divisor = problem.divisor()
+    losses, found = problem.losses(wrt, 1 / divisor)
+    if problem.reduction == "none":
+        loss = torch.from_numpy(losses).to(dtype)
+    else:
+        total = losses.sum(dtype=np.float64) / divisor
+        loss = torch.tensor(total, dtype=dtype, device="cpu")
+    return loss, *_as_tensors(found, _HELD)
+
+
+def _fake_loss(*args):
+    tensors, options, dtype, wrt = _parted(args)
+    input, linear_weight = tensors[:2]
+    shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options[0] == "none" else ()
+    return input.new_empty(shape, dtype=dtype), *_fake_gradients(tensors, wrt, _HELD)
+
+
+def _loss_backward(grad_output, *args):
+    tensors, options, wrt = _parted(args)
+    problem = Problem(tensors, *options)
+    factor = as_array(grad_output) / problem.divisor()
+    held = [name for name in wrt if name in _HELD]
+    found = problem.losses(held, factor)[1] if held else {}
+    if "target" not in wrt:
+        return _as_tensors(found, _NAMES)
+    return *_as_tensors(found, _HELD), problem.target_gradient(tensors[3].dtype, factor)
+
+
+def _fake_backward(grad_output, *args):
+    tensors, _, wrt = _parted(args)
+    return _fake_gradients(tensors, wrt, _NAMES)
+
+
+def _scale(gradient, factor):
+    if factor != 1:  # nearly always it is, and the gradient need not be read
+        gradient.mul_(factor)
+
+
+def _as_tensors(found, names) -> tuple[torch.Tensor, ...]:
+    """Gradients whose classes come after the places; no entries where there is none."""
+    return tuple(
+        torch.from_numpy(found[name]).movedim(_CLASS_AXIS[name], 0) if name in found
+        else torch.empty(0, dtype=torch.float32, device="cpu")
+        for name in names
+    )
+
+
+_CLASS_AXIS = {"x": 0, "weight": -2, "bias": -1, "target": 0}
+
+
+def _fake_gradients(tensors, wrt, names) -> tuple[torch.Tensor, ...]:
+    input, linear_weight, _, target, _ = tensors
+    n_classes, *places, n_features = linear_weight.shape
+    shapes = {"x": input.shape, "weight": (*places, n_classes, n_features),
+              "bias": (*places, n_classes), "target": target.shape}
+    dtype = torch.promote_types(torch.promote_types(input.dtype, linear_weight.dtype),
+                                torch.float32)
+    dtypes = dict.fromkeys(_HELD, dtype) | {"target": target.dtype}
+    return tuple(
+        input.new_empty(shapes[name], dtype=dtypes[name]).movedim(_CLASS_AXIS[name], 0)
+        if name in wrt else input.new_empty(0, dtype=torch.float32)
+        for name in names
+    )
+
+
+linear_cross_entropy = _Operator(
+    "linear_cross_entropy",
+    f"({_TENSORS}, {_OPTIONS}, ScalarType dtype, str wrt) -> (Tensor, Tensor, Tensor, Tensor)",
+    _loss, _fake_loss,
+)
+linear_cross_entropy_backward = _Operator(
+    "linear_cross_entropy_backward",
+    f"(Tensor grad_output, {_TENSORS}, {_OPTIONS}, str wrt) -> (Tensor, Tensor, Tensor, Tensor)",
+    _loss_backward, _fake_backward,
+)
+scale_ = _Operator("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", _scale,
+                   lambda gradient, factor: None, mutates=("gradient",))
+
+
+def found_along(reduction, input, linear_weight, linear_bias) -> str:
+    """Names of the gradients to find along with the loss.
+
+    An exported program does not know whether it will be differentiated, and finds them later.
+    """
+    if reduction == "none" or torch.compiler.is_exporting():
+        return ""
+    return " ".join(_named(map(requires_grad, (input, linear_weight, linear_bias))))
+
+
+def _named(wanted) -> list[str]:
+    """Names of the gradients wanted, from one flag for each of the first tensors on."""
+    return [name for name, want in zip(_NAMES, wanted, strict=False) if want]
+
+
+def apply(*args) -> torch.Tensor:
+    """The loss, differentiable."""
+    if not torch.compiler.is_compiling():
+        return _applied(*args)
+    # Compilers know what an operator is; what `torch.func` makes of functions, they don't.
+    if _in_transform():
+        return torch.compiler.disable(_applied)(*args)
+    return linear_cross_entropy.of_library(*args)[0]
+
+
+def _applied(*args) -> torch.Tensor:
+    return LinearCrossEntropy.apply(*args)[0]
+
+
+# Autograd
 
 
 class LinearCrossEntropy(torch.autograd.Function):
+    """The operator as a function that `torch.func.grad` differentiates, too."""
+
     @staticmethod
-    def forward(call, *tensors):
-        return call.loss(*tensors)
+    def forward(*args):
+        return linear_cross_entropy(*args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.call, *tensors = inputs
+        tensors, ctx.options, _, wrt = _parted(inputs)
         ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        gradients = output[1:]
+        ctx.mark_non_differentiable(*gradients)
+        ctx.held = {name: g for name, g in zip(_HELD, gradients, strict=True) if name in wrt}
 
     @staticmethod
-    def backward(ctx, grad_output):
-        wrt = names_of(ctx.needs_input_grad[1:4])
-        gradients = _Gradients.apply(ctx.call, wrt, grad_output, *ctx.saved_tensors)
-        return None, *gradients, None, None
+    def backward(ctx, grad_output, *_):
+        return _backward(ctx, grad_output, _taken)
 
 
-class _Gradients(torch.autograd.Function):
-    """The gradients as a function of all they depend on, so that none comes out as constant."""
+def _taken(held, wrt, factor) -> dict[str, torch.Tensor]:
+    """Gradients that are held, scaled where they are and held no longer."""
+    found = {name: held.pop(name) for name in wrt if name in held}
+    for gradient in found.values():
+        scale_(gradient, factor)
+    return found
+
+
+def _scaled(held, wrt, factor) -> dict[str, torch.Tensor]:
+    """Gradients that are held, for compilers as results too, which stay as they are."""
+    return {name: held[name] * factor for name in wrt if name in held}
+
+
+def _backward(ctx, grad_output, find) -> tuple[torch.Tensor | None, ...]:
+    tensors = ctx.saved_tensors  # which finds out whether they have been changed
+    wrt = [] if grad_output is None else _named(ctx.needs_input_grad)
+    with torch.no_grad():
+        found = find(ctx.held, wrt, grad_output)
+        missing = [name for name in wrt if name not in found]
+        if missing:  # of losses that are not reduced; or another time, those held being gone
+            more = linear_cross_entropy_backward(grad_output, *tensors, *ctx.options,
+                                                 " ".join(missing))
+            found |= {name: g for name, g in zip(_NAMES, more, strict=True) if name in missing}
+    if torch.is_grad_enabled() and found:
+        final = _Final.apply(len(found), *found.values(), grad_output, *tensors)
+        found = dict(zip(found, final, strict=True))
+    # autograd gives them the dtypes of the tensors
+    return *map(found.get, _NAMES), *[None] * (len(ctx.needs_input_grad) - len(_NAMES))
+
+
+# For compilers, and for exported programs, which call the operator itself.
+linear_cross_entropy.of_library.register_autograd(
+    lambda ctx, grad_output, *_: _backward(ctx, grad_output, _scaled),
+    setup_context=LinearCrossEntropy.setup_context,
+)
+
+
+class _Final(torch.autograd.Function):
+    """Gradients as a function of all they depend on, so that none comes out as constant."""
 
     @staticmethod
-    def forward(call, wrt, grad_output, *tensors):
-        return call.gradients(wrt, grad_output, *tensors)
+    def forward(count, *tensors):
+        return tensors[:count]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -49,169 +239,3 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx, *_):
         raise RuntimeError("logitless.torch.linear_cross_entropy has no second derivative; "
                            "torch.nn.functional.linear_cross_entropy has")
-
-
-@dataclass
-class Call:
-    """A call but for its tensors: input, linear_weight, linear_bias, target, weight.
-
-    Attributes
-    ----------
-    soft : bool
-        The target holds class probabilities.
-    places : tuple of int
-        (d1, ..., dK), each with a classifier of its own.
-    dtype : torch.dtype
-        Of the loss.
-    options : dict
-        Of the functions of arrays.
-    wrt : tuple of str
-        Gradients to find along with the loss.
-    held : dict
-        Those gradients, until they are handed out.
-    """
-
-    reduction: str
-    soft: bool
-    places: tuple[int, ...]
-    dtype: torch.dtype
-    options: dict
-    filter_eps: float
-    wrt: tuple[str, ...]
-    held: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def loss(self, *tensors) -> torch.Tensor:
-        arrays = [None if t is None else _array(t) for t in tensors]
-        divisor = self._divisor(*arrays)
-        losses, self.held = self._run(self.wrt, 1 / divisor, *arrays)
-        if self.reduction == "none":
-            return torch.from_numpy(losses).to(self.dtype)
-        return torch.tensor(losses.sum(dtype=np.float64) / divisor, dtype=self.dtype)
-
-    def gradients(self, wrt, grad_output, *tensors) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of input, linear_weight and linear_bias; None for what `wrt` leaves out."""
-        if all(name in self.held for name in wrt):
-            found = {name: self.held.pop(name) for name in wrt}
-            if grad_output != 1:
-                for gradient in found.values():
-                    torch.from_numpy(gradient).mul_(grad_output)
-        else:  # of losses that are not reduced; or another time, those held being gone
-            arrays = [None if t is None else _array(t) for t in tensors]
-            factor = _array(grad_output) / self._divisor(*arrays)
-            _, found = self._run(wrt, factor, *arrays)
-        class_axis = {"x": 0, "weight": -2, "bias": -1}
-        return tuple(
-            torch.from_numpy(found[name]).movedim(axis, 0) if name in found else None
-            for name, axis in class_axis.items()
-        )  # autograd gives them the dtypes of the tensors
-
-    def _run(self, wrt, factor, x, weight, bias, target, class_weight):
-        """Each loss; gradients of their sum times `factor`, with the classes after the places."""
-        shape = (*self.places, len(weight))
-        shapes = {"x": x.shape, "weight": (*shape, x.shape[-1]), "bias": shape}
-        dtype = np.result_type(x, weight, np.float32)
-        found = {name: np.zeros(shapes[name], dtype) for name in wrt}
-        losses = np.empty((*x.shape[:-1], *self.places), dtype)
-        factor = np.broadcast_to(factor, losses.shape)
-        for place in np.ndindex(*self.places):
-            of_classes, of_rows = (slice(None), *place), (..., *place)
-            arrays = (x, weight[of_classes], target[of_rows],
-                      None if bias is None else bias[of_classes])
-            options = {"reduction": "none", "class_weight": class_weight, **self.options}
-            if wrt:
-                out = {name: g if name == "x" else g[place] for name, g in found.items()}
-                losses[of_rows], _ = functional.linear_cross_entropy_value_and_grad(
-                    *arrays, wrt=wrt, grad_output=factor[of_rows], out=Gradients(**out),
-                    accumulate=any(place), filter_eps=self.filter_eps, **options,
-                )
-            else:
-                losses[of_rows] = functional.linear_cross_entropy(*arrays, **options)
-        return losses, found
-
-    def _divisor(self, x, weight, bias, target, class_weight) -> np.float64:
-        """What the sum of the losses is divided by, NaN instead of 0."""
-        if self.reduction != "mean":
-            return np.float64(1)
-        if self.soft:
-            return np.float64(target.size / len(weight) or math.nan)
-        counted = target[target != self.options["ignore_index"]]
-        if class_weight is None:
-            return np.float64(counted.size or math.nan)
-        weights = class_weight.take(counted, mode="clip")  # the losses find what is out of range
-        return np.float64(weights.sum(dtype=np.float64) or math.nan)
-
-
-def names_of(wanted) -> tuple[str, ...]:
-    return tuple(name for name, want in zip(_WRT, wanted, strict=True) if want)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """The memory of a tensor; of bfloat16, which NumPy has not, a copy."""
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy(force=True)
-
-
-def requires_grad(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
-
-
-def loss_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
-    dtypes = [tensor.dtype for tensor in tensors if tensor is not None]
-    if torch.is_autocast_enabled("cpu"):
-        dtypes.append(torch.float32)
-    return reduce(torch.promote_types, dtypes)
-
-
-def check_tensors(**tensors) -> None:
-    for name, tensor in tensors.items():
-        if tensor is None and name in ("linear_bias", "weight"):
-            continue
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.device.type != "cpu":
-            raise TypeError(f"`{name}` must be on the CPU, where this loss is computed, "
-                            f"got a tensor on {tensor.device}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"`{name}` must be dense, got layout {tensor.layout}")
-        if name != "target" and tensor.dtype not in _FLOAT:
-            raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
-        if name in ("target", "weight") and requires_grad(tensor):
-            raise TypeError(f"`{name}` requires grad, but gets no gradient here; "
-                            f"detach it: `{name}.detach()`")
-
-
-def check_shapes(input, linear_weight, linear_bias, weight) -> tuple[int, ...]:
-    """The places (d1, ..., dK) of a multi-dimensional loss."""
-    if input.ndim not in (1, 2):
-        raise ValueError(f"`input` must have shape (k,) or (N, k), got {tuple(input.shape)}; "
-                         "flatten the axes before the last")
-    k, shape = input.shape[-1], tuple(linear_weight.shape)
-    if len(shape) < 2 or shape[0] == 0 or shape[-1] != k:
-        raise ValueError(f"`linear_weight` must have shape (C, {k}) or (C, d1, ..., dK, {k}), "
-                         f"C >= 1, got {shape}")
-    if len(shape) > 2 and input.ndim == 1:
-        raise ValueError(f"`input` must have shape (N, {k}) with `linear_weight` of shape {shape}, "
-                         f"got {tuple(input.shape)}")
-    fits = ("linear_bias", linear_bias, shape[:-1]), ("weight", weight, shape[:1])
-    for name, tensor, fit in fits:
-        if tensor is not None and tensor.shape != fit:
-            raise ValueError(f"`{name}` must have shape {fit}, got {tuple(tensor.shape)}")
-    return shape[1:-1]
-
-
-def check_target(target, lead, n_classes, places, ignore_index) -> bool:
-    """Whether the target holds class probabilities."""
-    shape, dtype = tuple(target.shape), target.dtype
-    indices, probabilities = (*lead, *places), (*lead, n_classes, *places)
-    if shape not in (indices, probabilities):
-        raise ValueError(f"`target` must have shape {indices} for class indices or "
-                         f"{probabilities} for class probabilities, got {shape}")
-    if shape == indices and dtype not in _INTEGER:
-        raise TypeError(f"`target` of shape {shape} must be class indices of one of {_INTEGER}, "
-                        f"got {dtype}")
-    if shape == probabilities and dtype not in _FLOAT:
-        raise TypeError(f"`target` of shape {shape} must be class probabilities of one of "
-                        f"{_FLOAT}, got {dtype}")
-    if shape == probabilities and ignore_index is not None:
-        raise ValueError(f"`ignore_index` must be None with class probabilities, "
-                         f"got {ignore_index}")
-    return shape == probabilities

@@ -6,16 +6,8 @@ import math
 
 import torch
 
-from ._torch import (
-    Call,
-    LinearCrossEntropy,
-    check_shapes,
-    check_target,
-    check_tensors,
-    loss_dtype,
-    names_of,
-    requires_grad,
-)
+from ._torch import apply, found_along
+from ._torch_checks import check_options, check_shapes, check_target, check_tensors, loss_dtype
 
 __all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
@@ -86,8 +78,8 @@ def linear_cross_entropy(
     Raises
     ------
     TypeError
-        Something else than a dense tensor on the CPU, a dtype that cannot be used,
-        class probabilities or class weights that require grad.
+        Something else than a dense tensor on the CPU in one piece, a dtype that
+        cannot be used, class weights that require grad.
     ValueError
         Shapes that do not fit, an option out of range.
     IndexError
@@ -97,15 +89,23 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Gradients flow to `input`, `linear_weight` and `linear_bias`, and have their
-    dtypes. With "mean" and "sum" they are computed along with the loss, where they
-    are wanted, and held until ``backward``; with "none", ``backward`` computes them.
+    Gradients flow to `input`, `linear_weight`, `linear_bias` and class probabilities,
+    and have their dtypes. With "mean" and "sum" the first three are computed along with
+    the loss, where they are wanted, and held until ``backward``; with "none",
+    ``backward`` computes them, and always that of class probabilities,
+    ``(1 - label_smoothing) * weight * -log(softmax(logits))`` times what comes in.
+
     Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
     layout are read where they are, except that bfloat16 is copied to float32;
-    gradients of both 16-bit types are held in float32 until they are scaled.
+    gradients of both 16-bit types are held in float32 until they are scaled. Losses are
+    computed in float32 at least: to have that of 16-bit tensors before it is rounded to
+    their dtype, call under ``torch.autocast("cpu", dtype)``.
 
-    `torch.compile` does not look inside. `torch.func.grad` works; `torch.vmap` and
-    forward-mode derivatives do not.
+    `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
+    ``torch.ops.logitless.linear_cross_entropy``. `torch.func.grad` works; `torch.vmap`
+    and forward-mode derivatives do not. Storages of parameters may be freed and filled
+    again between calls, as FSDP2 does it; where the parameters are not gathered, a
+    DTensor needs its ``full_tensor()``.
 
     Examples
     --------
@@ -118,34 +118,19 @@ def linear_cross_entropy(
     (tensor(0.4076), tensor([[ 0.0900,  0.2447, -0.3348]]))
     """
     check_tensors(input=input, linear_weight=linear_weight, target=target,
-                   linear_bias=linear_bias, weight=weight)
+                  linear_bias=linear_bias, weight=weight)
     places = check_shapes(input, linear_weight, linear_bias, weight)
-    lead, n_classes = tuple(input.shape[:-1]), len(linear_weight)
+    lead, n_classes = tuple(input.shape[:-1]), linear_weight.shape[0]
     if not lead and target.shape == (1,) != (n_classes,):
         target = target[0]
     soft = check_target(target, lead, n_classes, places, ignore_index)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"`reduction` must be 'mean', 'sum' or 'none', got {reduction!r}")
-    differentiable = input, linear_weight, linear_bias
-    call = Call(
-        reduction=reduction,
-        soft=soft,
-        places=places,
-        dtype=loss_dtype(input, linear_weight, *((target, weight) if soft else ())),
-        options={
-            "ignore_index": -100 if ignore_index is None else ignore_index,
-            "label_smoothing": label_smoothing,
-            "softcap": softcap,
-            "temperature": temperature,
-            "z_loss": z_loss,
-        },
-        filter_eps=filter_eps,
-        wrt=names_of(reduction != "none" and requires_grad(t) for t in differentiable),
+    options_of_operator = check_options(reduction, ignore_index, label_smoothing, softcap,
+                                        temperature, z_loss, filter_eps)
+    return apply(
+        input, linear_weight, linear_bias, target, weight, *options_of_operator,
+        loss_dtype(input, linear_weight, *((target, weight) if soft else ())),
+        found_along(reduction, input, linear_weight, linear_bias),
     )
-    apply = LinearCrossEntropy.apply
-    if torch.compiler.is_compiling():
-        apply = torch.compiler.disable(apply)
-    return apply(call, *differentiable, target, weight)
 
 
 class LinearCrossEntropyLoss(torch.nn.Module):

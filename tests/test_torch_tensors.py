@@ -1,0 +1,200 @@
+"""The loss for PyTorch on tensors of many kinds and in many surroundings."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.13")
+F = torch.nn.functional
+
+from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+from torch_cases import F64, C, K, assert_same, case, results  # noqa: E402
+
+from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
+
+
+@pytest.fixture
+def gen():
+    return torch.Generator().manual_seed(20240229)
+
+
+# Kinds of tensors
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+KINDS = {
+    "parameter": torch.nn.Parameter,
+    "buffer": torch.nn.Buffer,
+    "subclass": lambda t: t.as_subclass(Tagged),
+    "expanded": lambda t: t[:1].expand(t.shape),
+    "imaginary": lambda t: torch.complex(t, -t).conj().imag,
+    "inference": lambda t: _inference(t),
+}
+
+
+def _inference(t):
+    with torch.inference_mode():
+        return t.clone()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_kinds_of_tensors(gen, kind, soft):
+    args, _ = case(gen, soft=soft)
+    made = [KINDS[kind](t.detach()) for t in (args if soft else args[:2])] + [args[2]] * (not soft)
+    plain = [t.detach().clone() for t in made]
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(*made).as_subclass(torch.Tensor),
+                                   F.linear_cross_entropy(*plain))
+
+
+def test_subclasses_that_dispatch(gen):
+    """They see the operator and do with it what they do with any."""
+    (x, weight, target), _ = case(gen)
+    weights = weight.detach(), -weight.detach()
+    both = TwoTensor(*(w.clone() for w in weights)).requires_grad_()
+    loss = linear_cross_entropy(x.detach(), both, target)
+    assert type(loss) is TwoTensor
+    loss.sum().backward()
+    for part, gradient, weight in zip((loss.a, loss.b), (both.grad.a, both.grad.b), weights,
+                                      strict=True):
+        leaf = weight.clone().requires_grad_()
+        expected = linear_cross_entropy(x.detach(), leaf, target)
+        expected.backward()
+        assert torch.equal(part, expected)
+        assert torch.equal(gradient, leaf.grad)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda t: t.to_sparse_csr(), "must be dense, got layout torch.sparse_csr"),
+    (lambda t: torch.nested.nested_tensor([t]), "must be dense, got a nested tensor"),
+    (lambda t: torch.nested.nested_tensor([t], layout=torch.jagged), "got a nested tensor"),
+    (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8), "must be of one of .*quint8"),
+    (lambda t: torch.complex(t, t), "must be of one of .*complex"),
+    (lambda t: t.to("meta"), "must be on the CPU.*meta"),
+])
+def test_kinds_that_are_refused(gen, make, message):
+    args, _ = case(gen, dtype=torch.float32)
+    with pytest.raises(TypeError, match=message):
+        linear_cross_entropy(make(args[0].detach()), *args[1:])
+
+
+# Surroundings
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_default_device_has_no_say(gen, reduction, device):
+    args, kwargs = case(gen, soft=True, reduction=reduction)
+    args[2].requires_grad_()
+    factor = torch.ones(() if reduction == "mean" else len(args[0]), dtype=F64)
+    expected = results(linear_cross_entropy, args, kwargs, factor)
+    with torch.device(device):
+        assert_same(results(linear_cross_entropy, args, kwargs, factor), expected)
+
+
+def test_deterministic_algorithms(gen):
+    args, kwargs = case(gen, soft=True)
+    args[2].requires_grad_()
+    expected = results(linear_cross_entropy, args, kwargs)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same(results(linear_cross_entropy, args, kwargs), expected, rtol=0, atol=0)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_checkpoints(gen, reentrant, reduction):
+    args, _ = case(gen)
+
+    def loss(x, weight, target):
+        return linear_cross_entropy(x.tanh(), weight, target, reduction=reduction).sum()
+
+    _, expected = results(loss, args, {})
+    checkpoint(loss, *args, use_reentrant=reentrant).backward()
+    for leaf, gradient in zip(args, expected, strict=False):
+        torch.testing.assert_close(leaf.grad, gradient)
+
+
+def test_saved_tensors_may_be_stored_elsewhere(gen):
+    args, kwargs = case(gen, reduction="none")
+    factor = torch.ones(6, dtype=F64)
+    expected = results(linear_cross_entropy, args, kwargs, factor)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        assert_same(results(linear_cross_entropy, args, kwargs, factor), expected)
+
+
+def test_threads(gen):
+    """One module, used by several threads at once, as `DataParallel` does."""
+    torch.manual_seed(0)
+    module = LinearCrossEntropyLoss(K, C, dtype=F64)
+    batches = [case(gen)[0] for _ in range(8)]
+    expected = [module(x, target) for x, _, target in batches]
+    losses = [None] * len(batches)
+
+    def work(i):
+        x, _, target = batches[i]
+        losses[i] = module(x, target)
+        losses[i].backward()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert losses == expected
+    (gradient,) = torch.autograd.grad(sum(expected), module.linear.weight)
+    torch.testing.assert_close(module.linear.weight.grad, gradient)
+
+
+def test_modules_are_copied_and_pickled(gen):
+    (x, _, target), _ = case(gen)
+    module = LinearCrossEntropyLoss(K, C, bias=True, dtype=F64, softcap=2.0,
+                                    weight=torch.rand(C, dtype=F64, generator=gen))
+    expected = module(x, target)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other(x, target) == expected
+
+
+def test_a_loss_that_is_dropped_leaves_nothing(gen):
+    """No cycle keeps the gradients that are held for a backward pass that never comes."""
+    args, _ = case(gen)
+    gc.collect()
+    gc.disable()
+    try:
+        loss = linear_cross_entropy(*args)
+        held = weakref.ref(loss.grad_fn.held["weight"])
+        assert held() is not None
+        del loss
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_gradients_share_no_memory(gen):
+    """Not with each other, not with what went in, even where that is one tensor."""
+    x = torch.randn(C, C, dtype=F64, generator=gen).requires_grad_()
+    target = torch.arange(C)
+    ours, theirs = (torch.autograd.grad(f(x, x, target), x)[0]
+                    for f in (linear_cross_entropy, F.linear_cross_entropy))
+    torch.testing.assert_close(ours, theirs)
+    loss = linear_cross_entropy(x, x.clone(), target)
+    gradient = torch.autograd.grad(loss, x)[0]
+    before = x.detach().clone()
+    gradient.fill_(7)
+    assert torch.equal(x.detach(), before)
