@@ -1,4 +1,4 @@
-"""The loss for PyTorch on tensors of many kinds and in many surroundings."""
+"""The loss for PyTorch on tensors of any leading shape, of many kinds and in many surroundings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,95 @@ import threading
 import weakref
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
 from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from torch_cases import F64, C, K, assert_same, case, results  # noqa: E402
+from torch_cases import F64, OPTIONS, C, K, assert_same, case, results  # noqa: E402
 
+from logitless import _validate  # noqa: E402
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 
 
 @pytest.fixture
 def gen():
     return torch.Generator().manual_seed(20240229)
+
+
+# Leading shapes
+
+
+@given(lead=st.lists(st.integers(1, 3), max_size=3), form=st.sampled_from(["rows", "1-d", "2-d"]),
+       soft=st.booleans(), reduction=st.sampled_from(["mean", "sum", "none"]),
+       options=st.sampled_from(sorted(OPTIONS)), permuted=st.booleans())
+def test_leading_shapes(lead, form, soft, reduction, options, permuted):
+    """The loss of the rows one after the other, with their shape where it is not reduced."""
+    if not lead and form != "rows":
+        lead = [2]
+    gen = torch.Generator().manual_seed(0)
+    rows = torch.Size(lead).numel()
+    args, kwargs = case(gen, form, soft, m=rows, reduction=reduction, **OPTIONS[options])
+    if soft:
+        args[2].requires_grad_()
+
+    def shaped(x, linear_weight, target, **kwargs):
+        x, target = (t.reshape((*lead, *t.shape[1:])) for t in (x, target))
+        if permuted and len(lead) > 1:
+            x = x.transpose(0, 1).contiguous().transpose(0, 1)
+        loss = linear_cross_entropy(x, linear_weight, target, **kwargs)
+        if reduction != "none":
+            assert loss.shape == ()
+            return loss
+        places = linear_weight.shape[1:-1]
+        assert loss.shape == (*lead, *places)
+        return loss.reshape(rows, *places)
+
+    factor = torch.randn(F.linear_cross_entropy(*args, **kwargs).shape, dtype=F64, generator=gen)
+    assert_same(results(shaped, args, kwargs, factor),
+                results(F.linear_cross_entropy, args, kwargs, factor), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_leading_axes_are_read_where_they_are(gen, monkeypatch, soft):
+    """Of axes that cannot be one, a block at a time is copied."""
+    x = torch.randn(40, 30, K, generator=gen).transpose(0, 1).requires_grad_()
+    weight = torch.randn(C, K, generator=gen, requires_grad=True)
+    target = torch.rand(30, 40, C, generator=gen) if soft else torch.zeros(30, 40, dtype=int)
+    monkeypatch.setattr(_validate, "_BLOCK_BYTES", 64 * K * 4)
+    sizes, getitem = [], _validate.Rows.__getitem__
+
+    def spy(rows, block):
+        part = getitem(rows, block)
+        if rows.n == K:
+            sizes.append(len(part))
+        return part
+
+    monkeypatch.setattr(_validate.Rows, "__getitem__", spy)
+    loss = linear_cross_entropy(x.detach(), weight.detach(), target)
+    assert max(sizes) <= 64
+    assert sum(sizes) == 1200
+    flat = x.detach().flatten(0, 1), weight.detach(), target.flatten(0, 1)
+    torch.testing.assert_close(loss, F.linear_cross_entropy(*flat))
+
+
+def test_leading_shape_without_rows(gen):
+    args, kwargs = case(gen, reduction="none")
+    x, weight, _ = args
+    loss = linear_cross_entropy(x[None, :0], weight, torch.zeros(1, 0, dtype=int), **kwargs)
+    assert loss.shape == (1, 0)
+    assert not torch.autograd.grad(loss.sum(), weight)[0].any()
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 1), (3, 2), (2, 3, C + 1)])
+def test_targets_that_do_not_fit(gen, shape):
+    args, _ = case(gen)
+    x = args[0].reshape(2, 3, K)
+    with pytest.raises(ValueError, match=r"must have shape \(2, 3\) for .* or \(2, 3, 5\)"):
+        linear_cross_entropy(x, args[1], torch.zeros(shape, dtype=int))
 
 
 # Kinds of tensors

@@ -49,16 +49,15 @@ def check_tensors(**tensors) -> None:
 
 def check_shapes(input, linear_weight, linear_bias, weight) -> tuple[int, ...]:
     """The places (d1, ..., dK) of a multi-dimensional loss."""
-    if input.ndim not in (1, 2):
-        raise ValueError(f"`input` must have shape (k,) or (N, k), got {tuple(input.shape)}; "
-                         "flatten the axes before the last")
+    if input.ndim == 0:
+        raise ValueError("`input` must have shape (..., k), got ()")
     k, shape = input.shape[-1], tuple(linear_weight.shape)
     if len(shape) < 2 or shape[0] == 0 or shape[-1] != k:
         raise ValueError(f"`linear_weight` must have shape (C, {k}) or (C, d1, ..., dK, {k}), "
                          f"C >= 1, got {shape}")
     if len(shape) > 2 and input.ndim == 1:
-        raise ValueError(f"`input` must have shape (N, {k}) with `linear_weight` of shape {shape}, "
-                         f"got {tuple(input.shape)}")
+        raise ValueError(f"`input` must have shape (..., N, {k}) with `linear_weight` of shape "
+                         f"{shape}, got {tuple(input.shape)}")
     fits = ("linear_bias", linear_bias, shape[:-1]), ("weight", weight, shape[:1])
     for name, tensor, fit in fits:
         if tensor is not None and tensor.shape != fit:

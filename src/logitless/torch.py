@@ -31,18 +31,19 @@ def linear_cross_entropy(
     """``cross_entropy(input @ linear_weight.T + linear_bias, target)`` without the logits.
 
     Takes what ``torch.nn.functional.linear_cross_entropy`` takes and gives what it
-    gives, for tensors on the CPU. The last four options are this package's own.
+    gives, for tensors on the CPU. The last four options are this package's own, and
+    so are more axes of `input` before the last.
 
     Parameters
     ----------
-    input : Tensor, shape (k,) or (N, k)
+    input : Tensor, shape (..., k)
         float32, float64, bfloat16 or float16.
     linear_weight : Tensor, shape (C, k) or (C, d1, ..., dK, k)
         With more than two axes one classifier for each place in (d1, ..., dK);
-        `input` must then be (N, k).
+        `input` must then have at least two.
     target : Tensor
-        Class indices: an integer dtype, shape (), (N,) or (N, d1, ..., dK). Or
-        class probabilities: a float dtype, shape (C,), (N, C) or (N, C, d1, ..., dK);
+        Class indices: an integer dtype, shape (...,) or (..., d1, ..., dK). Or
+        class probabilities: a float dtype, shape (..., C) or (..., C, d1, ..., dK);
         finite, not negative.
     linear_bias : Tensor, shape (C,) or (C, d1, ..., dK), optional
     weight : Tensor, shape (C,), optional
@@ -70,7 +71,7 @@ def linear_cross_entropy(
     Returns
     -------
     Tensor
-        In nats: a scalar; with "none" of shape (), (N,) or (N, d1, ..., dK). Its
+        In nats: a scalar; with "none" of shape (...,) or (..., d1, ..., dK). Its
         dtype is that of `input` and `linear_weight`, the wider of the two; class
         probabilities and the weights beside them widen it, and so does autocast, to
         float32. "mean" of no target that counts is NaN.
