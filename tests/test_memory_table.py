@@ -179,3 +179,29 @@ def test_distributions_at_hand(kind):
     t = (p > 3).astype(p.dtype if p.dtype.kind == "f" else "f2")
     for call in (lambda: ll.nll(p, t), lambda: ll.cross_entropy(p, t)):
         assert peak(call) < limit(1)
+
+
+@pytest.mark.parametrize("n", [5, 40])
+@pytest.mark.parametrize("n_threads", THREADS)
+def test_a_million_rows(n, n_threads):
+    """Beside losses of 4 bytes a row no more than labels and weights of other types take."""
+    m = 1_000_000
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((m, 4), np.float32), rng.standard_normal((n, 4), np.float32)
+    t, narrow = rng.integers(0, n, m), rng.integers(0, n, m).astype(np.int32)
+    weights = {"class_weight": np.ones(n), "sample_weight": np.ones(m, np.float32),
+               "label_smoothing": 0.1, "z_loss": 0.1}
+    head = ll.LinearHead(w, n_threads=n_threads)
+    z = head.logits(x)
+    for bytes_a_row, call in (
+        (4, partial(head.loss, x, t)),
+        (4, partial(head.logsumexp, x)),
+        (12, partial(head.loss, x, narrow)),
+        (28, partial(head.loss, x, narrow, **weights)),
+        (4, partial(ll.cross_entropy, z, t)),
+        (8, partial(head.target_log_prob, x, t)),
+        (4, partial(head.loss, x, t, reduction="mean")),
+    ):
+        assert peak(call) < limit(n_threads) + bytes_a_row * m
+    half = ll.LinearHead(w, n_threads=n_threads).loss(x[::2][1000:], t[::2][1000:])
+    assert (half == head.loss(x, t)[::2][1000:]).all()

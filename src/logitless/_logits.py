@@ -115,8 +115,11 @@ def logsumexp(logits, axis=-1):
     rows, _, _ = _along(as_array(logits, "logits"), axis)
     if rows.n == 0:
         return rows.shaped(np.full(rows.rows.m, -np.inf, rows.dtype))
-    state = rows.run(Request())
-    return rows.shaped(np.where(np.isinf(state.max), state.max, state.lse))
+    return rows.shaped(rows.each(Request(), None, _lse_with_infinities))
+
+
+def _lse_with_infinities(state: State, _) -> np.ndarray:
+    return np.where(np.isinf(state.max), state.max, state.lse)
 
 
 def cross_entropy(

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._objective import Objective
+from ._objective import ALL, Objective
 from ._request import Request, State
 from ._results import gathered
 from ._sparse import SparseRows
 from ._validate import Rows, check_out, row_blocks
+
+ROWS_AT_ONCE = 1 << 17  # whose states are held beside what is made of them
 
 
 class Pass:
@@ -45,25 +47,44 @@ class Pass:
 
     def run(self, request: Request, probs: Rows | SparseRows | None = None) -> State:
         """Find the state of all rows; `probs` are the target distributions of `request`."""
-        rows = self.rows
-        if rows.whole is not None and (probs is None or probs.whole is not None):
+        if self._is_matrix(probs):
             request.probs = None if probs is None else probs.whole
-            return self._score(rows.whole, request, self._n_threads)
-        arrays = (rows,) if probs is None else (rows, probs)
-        return gathered(
-            rows.m,
-            (
-                (block, self._score(rows[block], _cut(request, block, probs), self._n_threads))
-                for block in row_blocks(rows.m, *arrays)
-            ),
-        )
+            return self._score(self.rows.whole, request, self._n_threads)
+        return gathered(self.rows.m, self._parts(request, probs))
+
+    def each(self, request: Request, probs: Rows | SparseRows | None,
+             of: Callable[[State, slice], np.ndarray]) -> np.ndarray:
+        """Join what ``of(state, rows)`` makes of the states of some rows after the other."""
+        m = self.rows.m
+        if m <= ROWS_AT_ONCE and self._is_matrix(probs):
+            return of(self.run(request, probs), ALL)
+        joined = None
+        for rows, state in self._parts(request, probs):
+            part = of(state, rows)
+            if joined is None:
+                joined = np.empty((m, *part.shape[1:]), part.dtype)
+            joined[rows] = part
+        return joined
+
+    def _is_matrix(self, probs: Rows | SparseRows | None) -> bool:
+        """Whether all rows can be seen at once without a copy."""
+        return self.rows.whole is not None and (probs is None or probs.whole is not None)
+
+    def _parts(self, request: Request, probs: Rows | SparseRows | None):
+        """Ranges of rows and their states, one after the other."""
+        rows, most = self.rows, ROWS_AT_ONCE
+        blocks = (slice(first, min(first + most, rows.m)) for first in range(0, rows.m, most))
+        if not self._is_matrix(probs):
+            blocks = row_blocks(rows.m, *((rows,) if probs is None else (rows, probs)))
+        for block in blocks:
+            yield block, self._score(rows[block], _cut(request, block, probs), self._n_threads)
 
     def loss(self, target: object, out: np.ndarray | None, options: dict):
         """Find the losses against `target`, reduced and shaped."""
         objective = Objective(target, self.rows.lead, self.n, self.dtype, **options)
         check_loss_out(out, objective, self.rows.lead)
-        state = self.run(objective.request(), objective.targets.probs)
-        return given_loss(objective.losses(state), objective, self.rows.lead, out)
+        losses = self.each(objective.request(), objective.targets.probs, objective.losses)
+        return given_loss(losses, objective, self.rows.lead, out)
 
     def columns(self, write: str, out: np.ndarray | None = None) -> np.ndarray:
         """Make a matrix (m, n), in `out` or new: "logits", "log_proba" or "proba"."""

@@ -620,7 +620,7 @@ class LinearHead:
         array([3.4076])
         """
         rows = self._pass(x)
-        return rows.shaped(rows.run(Request()).lse)
+        return rows.shaped(rows.each(Request(), None, lambda state, _: state.lse))
 
     def target_log_prob(self, x, target, *, ignore_index: int = -100):
         """``log(softmax(z)[target])``: minus the loss.
@@ -659,7 +659,8 @@ class LinearHead:
         if candidates is None:
             losses = rows.loss(target, None, {"ignore_index": ignore_index})
         else:
-            losses = rows.shaped(rows.run(Request(targets=candidates)).target_loss)
+            request = Request(targets=candidates)
+            losses = rows.shaped(rows.each(request, None, lambda state, _: state.target_loss))
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
 
     def sample(self, x, rng, size: int = 1):
