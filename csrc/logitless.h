@@ -67,7 +67,7 @@ typedef struct {
     ptrdiff_t w_row, w_col;    /* strides */
     int packed;                /* n > LL_SMALL_N: made by pack_weight, strides do not matter */
     const void *bias;          /* its first class is `first`; or NULL */
-    const void *logits;        /* (rows, n) with strides, and k = 0; or NULL */
+    const void *logits;        /* with strides, its first class is `first`, and k = 0; or NULL */
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
@@ -78,7 +78,8 @@ typedef struct {
     int rank;                  /* LL_RANK of targets[i * n_targets] */
     const int64_t *targets;    /* (rows, n_targets), -1 for none; or NULL */
     ptrdiff_t n_targets;
-    const void *probs;         /* (rows, n) of reals with strides, or NULL */
+    int soft;                  /* LL_PROB_SUM, LL_PROB_GAP of target probabilities: */
+    const void *probs;         /* reals with strides, its first class is `first`; or NULL */
     ptrdiff_t p_row, p_col;
     /* Or target probabilities where they are not zero: entries [sparse_start[i],
      * sparse_start[i + 1]) are those of row i, by ascending class; NULL for none. */

@@ -168,17 +168,23 @@ def test_screened(small_integers, kind):
 def test_logits_at_hand(kind):
     z = KINDS[kind](np.random.default_rng(0).integers(-4, 5, (400, 60_000)).astype("i1"))
     t = np.arange(400)
-    for call in (lambda: ll.logsumexp(z), lambda: ll.cross_entropy(z, t),
-                 lambda: ll.nll(z, t), lambda: ll.logsumexp(z, axis=0)):
-        assert peak(call) < limit(1)
+    wide = z[:2].repeat(20, axis=1)  # a row takes as much as all that may be copied
+    for n_threads in THREADS:
+        with ll.threads(n_threads):
+            for call in (partial(ll.logsumexp, z), partial(ll.cross_entropy, z, t),
+                         partial(ll.nll, z, t), partial(ll.logsumexp, z, axis=0),
+                         partial(ll.logsumexp, wide), partial(ll.cross_entropy, wide, t[:2])):
+                assert peak(call) < limit(n_threads)
 
 
 @pytest.mark.parametrize("kind", ["int8", "float16", "float64"])
 def test_distributions_at_hand(kind):
     p = KINDS[kind](np.random.default_rng(0).integers(0, 5, (100, 60_000)).astype("i1"))
     t = (p > 3).astype(p.dtype if p.dtype.kind == "f" else "f2")
-    for call in (lambda: ll.nll(p, t), lambda: ll.cross_entropy(p, t)):
-        assert peak(call) < limit(1)
+    for n_threads in THREADS:
+        with ll.threads(n_threads):
+            for call in (partial(ll.nll, p, t), partial(ll.cross_entropy, p, t)):
+                assert peak(call) < limit(n_threads)
 
 
 @pytest.mark.parametrize("n", [5, 40])

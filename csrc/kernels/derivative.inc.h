@@ -46,7 +46,7 @@ static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff
             vstore(gv, vsub(vload(gv), vmul(vset(smooth), class_weights(job, s, v))));
         }
     if (job->probs && probs != 0) {
-        const real *t = (const real *)job->probs + i * job->p_row + s->first * job->p_col;
+        const real *t = target_probs(job, i, s);
         for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
             vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
             if (job->class_weight)

@@ -70,7 +70,8 @@ static size_t scratch_bytes(const ll_job *job) { return lay_out(job).bytes; }
 static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t c,
                         ptrdiff_t width, const workspace *w)
 {
-    const real *z = (const real *)job->logits + i * job->z_row + c * job->z_col;
+    const real *z = (const real *)job->logits + i * job->z_row
+                  + (c - job->first) * job->z_col;
 
     for (ptrdiff_t r = 0; r < rows; r++, z += job->z_row)
         for (ptrdiff_t j = 0; j < width; j++)

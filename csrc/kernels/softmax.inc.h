@@ -23,8 +23,6 @@ static inline real *field(const ll_state *state, int which)
     return (real *)state->values + which * state->stride;
 }
 
-static inline int has_probs(const ll_job *job) { return job->probs || job->sparse_start; }
-
 /* The ranked target's logit is found before the pass, not in it. */
 static inline int is_ranked_ahead(const ll_job *job) { return job->rank && job->n > LL_BLOCK; }
 
@@ -201,11 +199,17 @@ static inline vec class_weights(const ll_job *job, const segment *s, ptrdiff_t v
     return vload((const real *)job->class_weight + s->first + v * LL_LANES);
 }
 
+/* Target probabilities of row i, from the segment's first class on. */
+static inline const real *target_probs(const ll_job *job, ptrdiff_t i, const segment *s)
+{
+    return (const real *)job->probs + i * job->p_row + (s->first - job->first) * job->p_col;
+}
+
 /* For the target distribution t of row i. */
 static void fold_probs(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
                        real *sum, real *gap)
 {
-    const real *t = (const real *)job->probs + i * job->p_row + s->first * job->p_col;
+    const real *t = target_probs(job, i, s);
     gap_sums sums = { vset(0), vset(0) };
 
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
@@ -280,7 +284,7 @@ static void fold_targets(const ll_job *job, const ll_state *state, const segment
 
     if (job->probs)
         fold_probs(job, s, i, old, max, sum, gap);
-    else if (job->sparse_start)
+    else if (job->soft)
         fold_sparse(job, s, i, old, max, sum, gap);
     if (job->smooth)
         fold_smooth(job, s, old, max, values + LL_SMOOTH_SUM * state->stride,
@@ -364,7 +368,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
     fold_softmax(s, top, i, job->sums, job->entropy, state);
     if (job->out && is_written_once(job))
         normalise_rows(job, i, 1);
-    if (job->probs || job->sparse_start || job->smooth)
+    if (job->soft || job->smooth)
         fold_targets(job, state, s, i, old);
 }
 

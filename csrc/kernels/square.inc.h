@@ -4,7 +4,7 @@
 /* Nothing is asked that fold_square does not find. */
 static inline int is_square(const ll_job *job)
 {
-    return job->n <= LL_LANES && job->n_targets <= 1 && !has_probs(job) && !job->smooth
+    return job->n <= LL_LANES && job->n_targets <= 1 && !job->soft && !job->smooth
         && !is_transformed(job);
 }
 

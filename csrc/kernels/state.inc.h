@@ -9,7 +9,7 @@ static inline int uses(const ll_job *job, int which)
     case LL_REST: return job->sums;
     case LL_MOMENT: return job->entropy;
     case LL_PROB_SUM:
-    case LL_PROB_GAP: return has_probs(job);
+    case LL_PROB_GAP: return job->soft;
     case LL_SMOOTH_SUM:
     case LL_SMOOTH_GAP: return job->smooth;
     default: return 0;
@@ -113,7 +113,7 @@ static void merge_values(const ll_job *job, const ll_state *later, int narrow, p
             vstore(moment, vadd(vselect(grows, mb, ma), vmul_zero(scale, moved)));
         }
     }
-    if (has_probs(job))
+    if (job->soft)
         merge_gap(job, later, narrow, LL_PROB_SUM, i, grows, shift);
     if (job->smooth)
         merge_gap(job, later, narrow, LL_SMOOTH_SUM, i, grows, shift);

@@ -34,6 +34,7 @@ cdef extern from "logitless.h" nogil:
         int sums, entropy, rank
         const int64_t *targets
         ptrdiff_t n_targets
+        int soft
         const void *probs
         ptrdiff_t p_row, p_col
         const int64_t *sparse_start
@@ -234,6 +235,7 @@ cdef class Job:
 
     cdef ll_job job
     cdef const ll_kernels *table
+    cdef ptrdiff_t w_first, p_first, z_first  # classes that weights, probabilities, logits begin with
     cdef dict owners
 
     def __cinit__(self, Kernels kernels, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
@@ -244,21 +246,18 @@ cdef class Job:
         self.job.packed = 0
         self.owners = {}
 
-    def ask(self, bint sums, bint entropy, bint rank, cnp.ndarray targets, cnp.ndarray probs,
+    def ask(self, bint sums, bint entropy, bint rank, bint soft, cnp.ndarray targets,
             ptrdiff_t top, cnp.ndarray out, str write):
         """What to find out; arrays are those of these rows."""
         self.job.sums, self.job.entropy, self.job.rank = sums, entropy, rank
-        self.job.top = top
+        self.job.soft, self.job.top = soft, top
         if targets is not None:
             self.job.targets = <const int64_t *>data(targets)
             self.job.n_targets = targets.shape[1]
-        if probs is not None:
-            self.job.probs = data(probs)
-            self.job.p_row, self.job.p_col = step(probs, 0), step(probs, 1)
         if out is not None:
             self.job.out = data(out)
             self.job.out_row, self.job.write = step(out, 0), WRITES[write]
-        self.owners["asked"] = targets, probs, out
+        self.owners["asked"] = targets, out
 
     def remember(self, cnp.ndarray values, cnp.ndarray wide, cnp.ndarray ints,
                  cnp.ndarray target_logit, cnp.ndarray top_logit, cnp.ndarray top_index):
@@ -302,16 +301,22 @@ cdef class Job:
         self.job.x = data(packed)
         self.owners["rows"] = packed
 
-    def logits(self, cnp.ndarray z):
-        """Logits at hand, (rows, n)."""
-        self.job.logits = data(z)
+    def probs(self, cnp.ndarray t, ptrdiff_t first):
+        """Target probabilities of classes from `first` on, (rows, ..)."""
+        self.job.probs, self.p_first = data(t), first
+        self.job.p_row, self.job.p_col = step(t, 0), step(t, 1)
+        self.owners["probs"] = t
+
+    def logits(self, cnp.ndarray z, ptrdiff_t first):
+        """Logits at hand of classes from `first` on, (rows, ..)."""
+        self.job.logits, self.z_first = data(z), first
         self.job.z_row, self.job.z_col = step(z, 0), step(z, 1)
         self.owners["rows"] = z
 
     def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
         """Classes from `first` on: (.., k) with strides, or packed panels."""
         self.job.weight, self.job.bias, self.job.packed = data(weight), data(bias), packed
-        self.job.first = first
+        self.w_first = first
         if not packed:
             self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
         self.owners["weights"] = weight, bias
@@ -363,13 +368,17 @@ cdef class Job:
     cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
         """The job for some of the classes."""
         cdef ll_job job = self.job
-        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8, skip = first - job.first
+        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
         job.first, job.last = first, last
         if job.weight != NULL:
-            job.weight = <const char *>job.weight + item * skip * (
+            job.weight = <const char *>job.weight + item * (first - self.w_first) * (
                 job.k if job.packed else job.w_row)
         if job.bias != NULL:
-            job.bias = <const char *>job.bias + item * skip
+            job.bias = <const char *>job.bias + item * (first - self.w_first)
+        if job.probs != NULL:
+            job.probs = <const char *>job.probs + item * (first - self.p_first) * job.p_col
+        if job.logits != NULL:
+            job.logits = <const char *>job.logits + item * (first - self.z_first) * job.z_col
         return job
 
     def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):

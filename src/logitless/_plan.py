@@ -9,8 +9,7 @@ from ._parallel import resolve
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
-COPY_BYTES = 1 << 21  # of weights, or of values of all classes, that must be copied
-COPY_STEP = 16  # whole vectors of rows
+COPY_BYTES = 1 << 21  # of weights, logits, distributions that must be copied
 SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
@@ -48,8 +47,9 @@ def round_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool,
-         copies_weights: bool, tiles_rows: bool, n_threads: int | None) -> Plan:
+def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
+         n_threads: int | None, copies_rows: bool = False, copies_weights: bool = False,
+         copies_values: bool = False) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
     Results do not depend on any of it: rows are independent, and classes are cut at blocks.
@@ -64,8 +64,8 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool,
         The kernel for few classes runs: rows are not packed.
     copies_rows : bool
         Rows must be copied before they are used.
-    copies_weights : bool
-        So must weights.
+    copies_weights, copies_values : bool
+        So must weights; or logits at hand, or target distributions.
     tiles_rows : bool
         Weights are packed on the way, so a tile holds all rows of a block.
     n_threads : int, optional
@@ -74,7 +74,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool,
     n_threads = resolve(n_threads)
     m = max(m, 1)
     flops = 2 * m * n * max(k, 16)
-    if m <= small_rows(kernels, n, k) and not copies_weights:
+    if m <= small_rows(kernels, n, k) and not (copies_weights or copies_values):
         return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
 
@@ -94,14 +94,15 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, copies_rows: bool,
         n_threads = min(n_threads, -(-m // rows))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
     step = spans * kernels.span
-    if copies_weights:
-        step = min(step, copied_classes(kernels, k, kernels.block))
+    if copies_weights or copies_values:
+        copied = k * copies_weights + min(rows, m) * copies_values
+        step = min(step, copied_classes(kernels, copied, kernels.block))
     return Plan(rows, step, by_class, max(1, n_threads))
 
 
-def copied_classes(kernels, k: int, least: int) -> int:
-    """Classes, a multiple of `least`, whose weights may be copied at a time."""
-    return max(COPY_BYTES // (max(k, 1) * kernels.bits // 8) // least, 1) * least
+def copied_classes(kernels, values: int, least: int) -> int:
+    """Classes, a multiple of `least`, of which so many values each may be copied at a time."""
+    return max(COPY_BYTES // (max(values, 1) * kernels.bits // 8) // least, 1) * least
 
 
 def small_rows(kernels, n: int, k: int) -> int:
@@ -109,9 +110,3 @@ def small_rows(kernels, n: int, k: int) -> int:
     if n > kernels.span:
         return 0
     return min(ROW_STEP, (FLOPS_TINY - 1) // (2 * n * max(k, 16)))
-
-
-def narrowed(cut: Plan, row_bytes: int) -> Plan:
-    """Cut into blocks of so few rows that a copy of (rows, n) values stays small."""
-    rows = round_up(max(1, COPY_BYTES // max(row_bytes, 1)), COPY_STEP)
-    return Plan(min(cut.row_block, rows), cut.class_step, False, cut.n_threads)

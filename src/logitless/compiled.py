@@ -13,7 +13,7 @@ from . import _core, _parallel, _spare
 from ._core import KC, SMALL_N, Job, Small
 from ._kernels import KERNELS, active_isa, available_isas, has_rows, in_place
 from ._layer import Layer, aligned
-from ._plan import COPY_BYTES, narrowed, plan, round_up, small_rows
+from ._plan import COPY_BYTES, plan, round_up, small_rows
 from ._request import Request, State
 from ._screen import Screen, ScreenedScoring, can_screen
 from ._sparse import SparseRows
@@ -101,11 +101,9 @@ class _Scoring:
         self.target_logit = np.empty(shape, dtype) if shape else None
         self.target_loss = np.empty(shape, dtype) if shape and request.sums else None
         self.top_logit, self.top_index = self.top(m)
-
-    def copies_probs(self) -> bool:
-        """Whether target distributions must be copied, a block of rows at a time."""
-        probs = self.request.probs
-        return isinstance(probs, np.ndarray) and not in_place(probs, self.dtype)
+        probs = request.probs
+        # Target distributions that must be copied come with the classes they are of.
+        self.copies_probs = isinstance(probs, np.ndarray) and not in_place(probs, dtype)
 
     def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the values and integers of a state that the request uses."""
@@ -132,20 +130,19 @@ class _Scoring:
         """What is to be found out about rows [lo, hi), and where it goes."""
         q = self.request
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
-        probs = None if q.probs is None else q.probs[lo:hi]
-        if self.copies_probs():
-            probs = plain(probs, self.dtype)
-        elif isinstance(probs, SparseRows):
+        if isinstance(q.probs, SparseRows):
+            probs = q.probs[lo:hi]
             job.sparse(probs.start, probs.index, probs.value)
-            probs = None
+        elif q.probs is not None and not self.copies_probs:
+            job.probs(q.probs[lo:hi], 0)
         if self.class_weight is not None:
             job.class_weights(self.class_weight, q.smooth)
         job.ask(
             q.sums,
             q.entropy,
             q.rank,
+            q.probs is not None,
             None if self.targets is None else self.targets[lo:hi],
-            probs,
             q.k,
             None if q.out is None else q.out[lo:hi],
             q.write,
@@ -159,6 +156,11 @@ class _Scoring:
             None if self.top_index is None else self.top_index[lo:hi],
         )
         return job
+
+    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
+        """Give a job of rows [lo, hi) what is copied for classes [first, last) alone."""
+        if self.copies_probs:
+            job.probs(plain(self.request.probs[lo:hi, first:last], self.dtype), first)
 
     def finish(self, job: Job, lo: int, hi: int) -> None:
         """Rows that have met all classes."""
@@ -217,13 +219,12 @@ class LinearScoring(_Scoring):
         self.cut = plan(
             self.kernels, self.m, self.n, self.k,
             small_n=self.small,
-            copies_rows=self.copies_rows,
-            copies_weights=self.weight is None,
             tiles_rows=not self.small and self.packed is None and self.k > KC,
             n_threads=n_threads,
+            copies_rows=self.copies_rows,
+            copies_weights=self.weight is None,
+            copies_values=self.copies_probs,
         )
-        if self.copies_probs():
-            self.cut = narrowed(self.cut, self.n * dtype.itemsize)
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
         """Rows of x as the kernels read them."""
@@ -251,11 +252,10 @@ class LinearScoring(_Scoring):
         """Memory for packed rows."""
         return np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
 
-    def pieces(self, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
-        """Ranges of up to `step` classes, fewer where their weights are copied."""
-        if self.weight is None:
-            step = min(step, self.cut.class_step)
-        return ((c, min(c + step, last)) for c in range(first, last, step))
+    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
+        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
+        super().give(job, lo, hi, first, last)
+        self.give_weights(job, first, last)
 
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes."""
@@ -283,7 +283,7 @@ class LinearScoring(_Scoring):
             weight = self.layer.targets(index, self.dtype)
             bias = None if self.bias is None else self.bias[index]
             own = np.where(self.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
-            job.ask(False, False, True, own.astype(np.int64), None, 0, None, None)
+            job.ask(False, False, True, False, own.astype(np.int64), 0, None, None)
             job.weights(weight, bias, False, 0)
         job.target_logits()
 
@@ -297,32 +297,37 @@ class _LogitScoring(_Scoring):
         self.logits, self.in_place = logits, in_place(logits, dtype)
         self.cut = plan(
             self.kernels, self.m, self.n, 0,
-            small_n=False, copies_rows=False, copies_weights=False, tiles_rows=False,
-            n_threads=n_threads,
+            small_n=False, tiles_rows=False, n_threads=n_threads,
+            copies_values=not self.in_place or self.copies_probs,
         )
-        if not self.in_place or self.copies_probs():
-            self.cut = narrowed(self.cut, self.n * dtype.itemsize)
 
     def share(self) -> None:
         """Nothing to pack."""
 
     def open(self, job: Job, lo: int, hi: int, packed: None = None) -> None:
-        """Give a job its logits."""
-        z = self.logits[lo:hi]
-        job.logits(z if self.in_place else plain(z, self.dtype))
+        """Nothing to pack."""
 
-    def pieces(self, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
-        """Ranges of up to `step` classes."""
-        return ((c, min(c + step, last)) for c in range(first, last, step))
-
-    def give_weights(self, job: Job, first: int, last: int) -> None:
-        """Logits need no weights."""
+    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
+        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
+        super().give(job, lo, hi, first, last)
+        if self.in_place:
+            job.logits(self.logits[lo:hi], 0)
+        else:
+            job.logits(plain(self.logits[lo:hi, first:last], self.dtype), first)
 
     def target_logits(self, lo: int, hi: int) -> None:
         """Logits of the targets, before the classes are gone through: ranks need them."""
+        target = self.targets[lo:hi, 0]
+        z = self.logits[np.arange(lo, hi), np.maximum(target, 0)]
         job = self.job(lo, hi)
-        self.open(job, lo, hi)
+        job.ask(False, False, True, False, np.minimum(target, 0)[:, None], 0, None, None)
+        job.logits(plain(z, self.dtype)[:, None], 0)
         job.target_logits()
+
+
+def pieces(first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut classes [first, last) into ranges of up to `step`."""
+    return ((c, min(c + step, last)) for c in range(first, last, step))
 
 
 def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) -> np.ndarray | None:
@@ -333,8 +338,8 @@ def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) ->
     if scoring.request.rank and n > scoring.kernels.block:
         scoring.target_logits(lo, hi)
     scoring.open(job, lo, hi)
-    for first, last in scoring.pieces(0, n, cut.class_step):
-        scoring.give_weights(job, first, last)
+    for first, last in pieces(0, n, cut.class_step):
+        scoring.give(job, lo, hi, first, last)
         if memory is None:  # the first block is the largest
             memory = _spare.take(job.scratch_bytes())
         if first == 0:
@@ -406,8 +411,8 @@ def _score_span(scoring, part: Job, shared, first: int, memory) -> np.ndarray:
     last = min(first + scoring.kernels.span, scoring.n)
     part.init()
     scoring.open(part, 0, scoring.m, shared)
-    for lo, hi in scoring.pieces(first, last, scoring.kernels.span):
-        scoring.give_weights(part, lo, hi)
+    for lo, hi in pieces(first, last, scoring.cut.class_step):
+        scoring.give(part, 0, scoring.m, lo, hi)
         if memory is None:  # its size depends on how weights lie
             memory = np.empty(part.scratch_bytes(), np.uint8)
         part.scratch(memory)

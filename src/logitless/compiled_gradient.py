@@ -22,7 +22,7 @@ from ._kernels import in_place
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
 from ._results import Gradients
 from ._validate import plain
-from .compiled import LinearScoring, score_all
+from .compiled import LinearScoring, pieces, score_all
 
 BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
 
@@ -63,6 +63,10 @@ class Kept(LinearScoring):
         """Keep the logits of rows from `lo` on, of classes from `window` on."""
         job.keep(self.memory, lo * self.kernels.keep_size(1, min(self.n, self.kernels.block)),
                  self.m, window)
+
+    def pieces(self, first, last):
+        """Classes whose weights are copied come a few at a time."""
+        return pieces(first, last, self.cut.class_step if self.weight is None else last - first)
 
     def logit_job(self, window) -> Job:
         """Make a job that finds nothing but logits, once more."""
@@ -307,7 +311,7 @@ class _Worker:
         if not scoring.keeps:
             if self._again is None:
                 self._again = scoring.logit_job(self._window)
-            for lo, hi in scoring.pieces(first, last, last - first):
+            for lo, hi in scoring.pieces(first, last):
                 scoring.give_weights(self._again, lo, hi)
                 if self._memory is None:
                     self._memory = np.empty(self._again.scratch_bytes(), np.uint8)
@@ -317,6 +321,6 @@ class _Worker:
 
     def x(self, gradient, first, last, f_first, f_last, r_first, r_last) -> None:
         """Derivatives into some features of some rows of x."""
-        for lo, hi in self._scoring.pieces(first, last, last - first):
+        for lo, hi in self._scoring.pieces(first, last):
             self._scoring.give_weights(self._job, lo, hi)
             self._job.gradient_x(gradient, lo, hi, f_first, f_last, r_first, r_last)

@@ -77,6 +77,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     job.entropy = job.rank = ask == EVERYTHING;
     if (ask == EVERYTHING) {
         int by_column = layout == COLUMNS || layout == LOGIT_COLUMNS;
+        job.soft = 1;
         job.targets = in->targets;
         job.n_targets = 2;
         job.state.target_logit = reals(2 * p->m);
@@ -100,6 +101,8 @@ static ll_job classes(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
     job.weight = at(job.weight, first * (job.packed ? job.k : job.w_row));
     job.bias = at(job.bias, first);
+    job.probs = at(job.probs, first * job.p_col);
+    job.logits = at(job.logits, first * job.z_col);
     job.first = first;
     job.last = last;
     return job;
@@ -208,6 +211,7 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
     job.targets = in->targets + lo;
     job.n_targets = 1;
     job.state.target_logit = reals(rows);
+    job.soft = (b->options & MIXED) != 0;
     if (b->options & MIXED && b->ways & SPARSE) {
         job.sparse_start = in->sparse_start + lo;
         job.sparse_class = in->sparse_class;
@@ -251,7 +255,7 @@ static void forward(const backward *b, ll_job job, ptrdiff_t lo)
 /* Logits of classes [first, last) alone, into their window. */
 static void score_again(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
-    job.sums = job.smooth = 0;
+    job.sums = job.smooth = job.soft = 0;
     job.targets = job.sparse_start = NULL;
     job.n_targets = 0;
     job.probs = job.class_weight = NULL;
