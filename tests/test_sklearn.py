@@ -339,10 +339,30 @@ def test_head_of_an_unfitted_estimator(estimator):
     (lambda: X, "ndarray: one without"),
     (lambda: SimpleNamespace(coef_=np.ones(3), classes_=[0, 1, 2]), r"shape \(1, 3\) for 3"),
     (lambda: SimpleNamespace(coef_=np.ones((1, 3)), classes_=[0]), r"shape \(1, 3\) for 1"),
+    (lambda: SimpleNamespace(coef_=np.ones((2, 3)), classes_=None), r"shape \(2, 3\) for 1"),
+    (lambda: SimpleNamespace(coef_=np.ones((2, 3)), classes_=[[0, 1, 2], [0, 1, 2]]),
+     r"shape \(2, 3\) for 6"),
+    (lambda: SimpleNamespace(coef_=np.ones((3, 2)), classes_=range(3), intercept_=np.ones(1)),
+     r"`intercept_` of shape \(1,\) beside `coef_` of shape \(3, 2\)"),
+    (lambda: SimpleNamespace(coef_=np.ones((3, 2)), classes_=range(3), intercept_=np.ones((3, 1))),
+     r"`intercept_` of shape \(3, 1\)"),
 ])
 def test_head_of_what_is_no_linear_classifier(fitted, got):
     with pytest.raises(TypeError, match=f"coef_.*classes_.*, got .*{got}"):
         ll.LinearHead.from_estimator(fitted())
+
+
+def test_head_keeps_the_intercepts_beside_whole_coefficients():
+    fitted = SimpleNamespace(coef_=np.array([[1, 0], [0, 2]]), classes_=[0, 1],
+                             intercept_=[0.5, -0.25])
+    np.testing.assert_array_equal(ll.LinearHead.from_estimator(fitted).logits([[1, 1]]),
+                                  [[1.5, 1.75]])
+
+
+def test_head_of_coefficients_that_are_not_numbers_gives_none():
+    """As `LinearHead` does: a NaN is a special value, not an error."""
+    fitted = SimpleNamespace(coef_=np.array([[1.0, np.nan], [0, 2], [0, 0]]), classes_=range(3))
+    assert np.isnan(ll.LinearHead.from_estimator(fitted).loss([[1.0, 1.0]], [1])).all()
 
 
 def test_head_of_anything_with_the_attributes_needs_no_scikit_learn(run_python):

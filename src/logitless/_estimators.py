@@ -25,8 +25,11 @@ def head_arrays(fitted) -> tuple[np.ndarray, np.ndarray]:
     coef = fitted.coef_.toarray() if is_sparse(fitted.coef_) else fitted.coef_
     coef = np.atleast_2d(coef)
     _check_rows(fitted, coef)
-    bias = np.empty(len(coef), coef.dtype)
-    bias[:] = getattr(fitted, "intercept_", 0)
+    bias = np.asarray(getattr(fitted, "intercept_", 0))
+    if bias.shape not in ((), (len(coef),)):
+        raise _unexpected(fitted, f"`intercept_` of shape {bias.shape} beside `coef_` of shape "
+                                  f"{coef.shape}")
+    bias = np.broadcast_to(bias, len(coef))
     return both_classes(coef, bias) if len(coef) == 1 else (coef, bias)
 
 
@@ -46,7 +49,7 @@ def _raise_unfitted(fitted) -> None:
 
 def _check_rows(fitted, coef: np.ndarray) -> None:
     """One row for each class, or one for two of them, which are alternatives."""
-    n = len(fitted.classes_)
+    n = np.size(np.asarray(fitted.classes_, object))
     rows = (1, 2) if n == 2 else (n,)
     if coef.ndim != 2 or len(coef) not in rows or n < 2:
         raise _unexpected(fitted, f"`coef_` of shape {coef.shape} for {n} classes")
