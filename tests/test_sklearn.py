@@ -95,7 +95,8 @@ def test_same_tolerance_same_objective(n, dtype):
     ours, theirs = SoftmaxRegression().fit(x, y), LogisticRegression().fit(x, y)
     found = [objective(model, x.astype(float), y, np.ones(len(x)), 1) for model in (ours, theirs)]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
-    assert abs(ours.n_iter_ - theirs.n_iter_[0]) <= 0.3 * theirs.n_iter_[0]
+    assert ours.n_iter_[0] <= 1.3 * theirs.n_iter_[0]
+    assert (ours.n_iter_.shape, ours.n_iter_.dtype) == (theirs.n_iter_.shape, theirs.n_iter_.dtype)
     for array in (ours.coef_, ours.intercept_, ours.predict_proba(x), ours.decision_function(x)):
         assert array.dtype == dtype
     assert ours.coef_.flags.owndata
@@ -113,7 +114,7 @@ def test_warm_start_goes_on_where_it_was():
     x, y = task(10)
     model = SoftmaxRegression(warm_start=True).fit(x, y)
     first, coef = model.n_iter_, model.coef_.copy()
-    assert model.fit(x, y).n_iter_ <= 1 < first
+    assert model.fit(x, y).n_iter_ == 0 < first
     np.testing.assert_allclose(model.coef_, coef, atol=1e-2)
     with pytest.raises(ValueError, match=r"warm_start.*classes"):
         model.fit(x[BINARY], y[BINARY])
@@ -184,7 +185,7 @@ def test_partial_fit_in_float32_goes_on_in_float64():
 
 @pytest.mark.parametrize(("options", "call", "message"), [
     ({}, {}, "classes must be passed on the first call"),
-    ({}, {"classes": [0, 1, 2]}, "classes should include all valid labels"),
+    ({}, {"classes": [0, 1, 2]}, r"among the classes \[0 1 2\], got \[3, 4, 5, 6, 7, 8, 9\]"),
     ({}, {"classes": [3]}, "at least two classes"),
     ({"class_weight": "balanced"}, {"classes": range(10)}, "class_weight.*balanced"),
     ({"batch_size": 0}, {"classes": range(10)}, "batch_size"),
@@ -199,8 +200,8 @@ def test_partial_fit_refuses(options, call, message):
     ({"n_jobs": 0}, {}, ValueError, "'n_jobs' parameter"),
     ({}, {"y": np.full(len(Y), 4)}, ValueError, "got only 1 class: .*4"),
     ({}, {"y": X[:, 30]}, ValueError, "Unknown label type"),
-    ({}, {"sample_weight": -np.ones(len(Y))}, ValueError, "Negative values in data"),
-    ({"class_weight": dict.fromkeys(range(10), 0)}, {}, ValueError, "positive sum, got 0"),
+    ({}, {"sample_weight": -np.ones(len(Y))}, ValueError, "not be negative, got -1.0 in row 0"),
+    ({"class_weight": dict.fromkeys(range(10), 0)}, {}, ValueError, "positive sum, got zero"),
 ])
 def test_fit_refuses(options, call, error, message):
     with pytest.raises(error, match=message):
@@ -253,7 +254,7 @@ def test_progress_goes_to_a_callable():
     x, y = task(10)
     told = []
     model = SoftmaxRegression(verbose=lambda *what: told.append(what)).fit(x, y)
-    assert [iteration for iteration, _ in told] == list(range(1, model.n_iter_ + 1))
+    assert [iteration for iteration, _ in told] == list(range(1, model.n_iter_[0] + 1))
     assert told[0][1] > told[-1][1]
     assert told[-1][1] == pytest.approx(objective(model, x, y, np.ones(len(x)), 1.0), rel=1e-12)
 

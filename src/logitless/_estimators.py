@@ -6,8 +6,6 @@ class; a head has a row for every class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ._results import Gradients
@@ -72,6 +70,9 @@ class Trainee:
 
     Attributes
     ----------
+    n_classes : int
+    dtype : dtype
+    fit_intercept : bool
     coef, intercept : ndarray, shape (n, k) and (n,), or (1, k) and (1,) for two classes
     coef_gradient, intercept_gradient : ndarray
         Of the last call of `find_gradients`, in these shapes.
@@ -84,69 +85,41 @@ class Trainee:
             weight, bias = both_classes(weight, bias)
         self._weight, self._bias = weight, bias
         self._gradients = Gradients(None, np.empty_like(weight), np.empty_like(bias))
-        self._fit_intercept = fit_intercept
+        self.n_classes, self.dtype, self.fit_intercept = n, self._weight.dtype, fit_intercept
         free = slice(n - rows, n)  # the first of two classes stays at 0
         self.coef, self.intercept = weight[free], bias[free]
         self.coef_gradient = self._gradients.weight[free]
         self.intercept_gradient = self._gradients.bias[free]
 
-    def find_gradients(self, x, index, weight) -> float:
-        """Sum of the losses of some rows times their weights; its gradients stay here."""
-        wrt = ("weight", "bias") if self._fit_intercept else ("weight",)
+    def in_float64(self) -> Trainee:
+        """Another one of the same shapes in float64, at 0."""
+        return Trainee(self.n_classes, self.coef.shape[1], F64, self.fit_intercept)
+
+    def find_gradients(self, x, index, weight, decay: float) -> float:
+        """Sum of the losses times their weights plus ``decay / 2 * sum(coef ** 2)``.
+
+        Its gradients stay here.
+        """
+        wrt = ("weight", "bias") if self.fit_intercept else ("weight",)
         losses, _ = linear_cross_entropy_value_and_grad(
             x, self._weight, index, self._bias, sample_weight=weight, reduction="none", wrt=wrt,
             out=self._gradients)
-        return float(losses.sum(dtype=F64))
+        self.coef_gradient += decay * self.coef
+        penalty = 0.5 * decay * np.square(self.coef, dtype=F64).sum() if decay else 0.0
+        return float(losses.sum(dtype=F64) + penalty)
 
-    def minimise(self, x, index, weight, decay: float, *, tol: float, max_iter: int,
-                 report: Callable):
-        """Minimise the weighted loss plus ``decay / 2 * sum(coef ** 2)`` by L-BFGS.
-
-        `report` is called with the number and the objective of each iteration. Gives
-        SciPy's OptimizeResult.
-        """
-        from scipy.optimize import minimize
-
-        iteration = 0
-
-        def objective(flat):
-            self._take(flat)
-            loss = self.find_gradients(x, index, weight)
-            slope = self._joined(self.coef_gradient, self.intercept_gradient)
-            coef = flat[: self.coef.size]
-            slope[: coef.size] += decay * coef
-            return loss + 0.5 * decay * (coef @ coef), slope
-
-        def callback(intermediate_result):
-            nonlocal iteration
-            iteration += 1
-            report(iteration, float(intermediate_result.fun))
-
-        # `ftol` and `maxls` as scikit-learn has them, so that `tol` alone decides.
-        found = minimize(objective, self._joined(self.coef, self.intercept), method="L-BFGS-B",
-                         jac=True, callback=callback,
-                         options={"maxiter": max_iter, "gtol": tol, "maxls": 50,
-                                  "ftol": 64 * np.finfo(F64).eps})
-        self._take(found.x)
-        return found
+    @property
+    def largest_gradient(self) -> float:
+        """Largest entry of the last gradients, NaN where one is."""
+        return float(max(np.abs(self.coef_gradient).max(),
+                         np.abs(self.intercept_gradient).max() if self.fit_intercept else 0.0))
 
     def step(self, x, index, weight, decay: float, squares: Gradients, rate: float) -> None:
         """One step of AdaGrad on the same objective, with `squares` its sums of squares."""
-        self.find_gradients(x, index, weight)
-        self.coef_gradient += decay * self.coef
+        self.find_gradients(x, index, weight, decay)
         _adagrad(self.coef, self.coef_gradient, squares.weight, rate)
-        if self._fit_intercept:
+        if self.fit_intercept:
             _adagrad(self.intercept, self.intercept_gradient, squares.bias, rate)
-
-    def _take(self, flat: np.ndarray) -> None:
-        self.coef[...] = flat[: self.coef.size].reshape(self.coef.shape)
-        if self._fit_intercept:
-            self.intercept[...] = flat[self.coef.size :]
-
-    def _joined(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        """All that is fitted as one new float64 vector."""
-        parts = (coef.ravel(), intercept) if self._fit_intercept else (coef.ravel(),)
-        return np.concatenate(parts, dtype=F64)
 
 
 def _adagrad(value, gradient, squares, rate: float) -> None:

@@ -5,32 +5,45 @@ Needs scikit-learn 1.6 or newer: ``pip install "logitless[sklearn]"``.
 
 from __future__ import annotations
 
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial, wraps
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._estimators import Trainee
+from ._callbacks import CallbackSupportMixin, reporting, tasks
+from ._class_weight import row_weights
+from ._estimators import F64, Trainee
+from ._lbfgs import Found, minimise
 from ._parallel import threads, usable_cores
 from ._results import Gradients
 from .head import LinearHead
 
 __all__ = ["SoftmaxRegression"]
 
-F64 = np.dtype(np.float64)
+
+def _all_or_nothing(method):
+    """Have a method that fails, or is interrupted, leave the estimator as it was."""
+
+    @wraps(method)
+    def guarded(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return guarded
 
 
-class SoftmaxRegression(ClassifierMixin, BaseEstimator):
+class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Multinomial logistic regression, fitted by L-BFGS or batch by batch.
 
     Minimises, with ``s`` the sample weights times the class weights::
@@ -49,11 +62,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     fit_intercept : bool, default True
         Have a bias ``b``, which is not penalised.
     class_weight : dict, "balanced" or None
-        Weights of the classes by label, 1 for those not named. "balanced": inversely
+        Weights of the classes by label, finite and not negative, 1 for those not named.
+        Labels that do not occur may be named beside all that do. "balanced": inversely
         proportional to the sum of the sample weights of each class.
     tol : float, default 1e-4
         `fit` ends when no entry of the gradient of ``objective / (C * sum(s))``, which
-        is the mean loss plus penalty, is larger.
+        is the mean loss plus penalty, is larger, at the coefficients as they are kept.
     max_iter : int, default 1000
         Most iterations of a `fit`.
     warm_start : bool, default False
@@ -78,7 +92,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Zeros without `fit_intercept`.
     classes_ : ndarray, shape (n,)
         Labels in ascending order.
-    n_iter_ : int
+    n_iter_ : ndarray of int32, shape (1,)
         Iterations of the last `fit`.
     n_samples_seen_ : int
         Rows of the last `fit` and of every `partial_fit` since.
@@ -88,12 +102,23 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Rows are float32 or float64, and computed in that precision (L-BFGS itself holds its
-    parameters in float64); other dtypes become float64. They are dense: sparse ones are
-    refused. Beyond its input (copied if it is not in C order) a fit holds some 30 times
-    the coefficients in float64, a few numbers for each row, and the workspace of
+    Rows are float32 or float64; other dtypes become float64. They are dense: sparse ones
+    are refused. L-BFGS sees each feature as if it had mean 0 and the same curvature as
+    the others, so that features of different scales need no scaler; coefficients,
+    penalty and `tol` are those of the features as given. float32 rows are computed in
+    float32 as far as that leads; where its rounding leaves open whether the gradient is
+    down to `tol`, `fit` goes on in float64, a block of rows at a time.
+
+    Beyond its input (copied if it is not in C order) a fit holds some 30 times the
+    coefficients in float64, a few numbers for each row, and the workspace of
     `LinearHead.value_and_grad`, at most 64 MiB, where the logits of all rows would take
     m * n numbers. An iteration takes 4 m n k flops, a few of them twice that.
+
+    A `fit` or `partial_fit` that fails or is interrupted leaves the model as it was.
+
+    With scikit-learn 1.9 or newer there is ``set_callbacks(*callbacks)``; `fit` calls
+    them as LogisticRegression does, and ends after an iteration whose
+    ``on_fit_task_end`` gives True.
 
     `LinearHead.from_estimator` makes a head of the fitted model, for losses, top-k and
     all else.
@@ -137,6 +162,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
         """Find the coefficients that minimise the penalised loss.
@@ -158,15 +184,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             Shapes that do not fit, entries that are not finite, a single class,
-            parameters out of range, or with `warm_start` other classes or features.
+            parameters or weights out of range, weights whose sum is 0 or not finite,
+            coefficients beyond the dtype of the rows, or with `warm_start` other
+            classes or features.
         TypeError
             Sparse rows.
 
         Warns
         -----
         ConvergenceWarning
-            `max_iter` iterations were not enough for `tol`, or it is out of reach in
-            this precision.
+            The gradient is not down to `tol`: `max_iter` iterations were not enough, or
+            it is out of reach with coefficients of this precision.
         """
         X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C")
         check_classification_targets(y)
@@ -174,23 +202,35 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(f"`y` must have labels of at least two classes, got only 1 class: "
                              f"{classes[0]!r}")
-        index, weight = self._index_and_weight(X, y, sample_weight, classes)
+        index = np.searchsorted(classes, y)
+        weight = row_weights(self.class_weight, sample_weight, classes, index)
         total = float(weight.sum())
         if not total > 0:
-            raise ValueError(f"the weights of all rows must have a positive sum, got {total}")
+            raise ValueError("the weights of rows must have a positive sum, got zero: a class "
+                             "weight times a sample weight must be positive")
+        decay = self._decay(total)
         trainee = self._trainee(X, classes, self.warm_start)
-        with self._threads(), _reporting(self.verbose) as report:
-            found = trainee.minimise(X, index, weight / total, 1 / (self.C * total),
-                                     tol=self.tol, max_iter=self.max_iter, report=report)
-        if found.status != 0:
-            _warn(found, self.max_iter)
-        self.classes_ = classes
-        self.coef_, self.intercept_ = trainee.coef.copy(), trainee.intercept.copy()
-        self.n_iter_ = int(found.nit)
+        told = tasks(self, X, y, sample_weight, self.max_iter)
+        told.begin(partial(_attributes, classes, trainee, X.dtype))
+        with self._threads(), reporting(self.verbose) as show:
+
+            def report(iteration: int, objective: float, trainee: Trainee) -> bool:
+                show(iteration, objective)
+                return told.next(partial(_attributes, classes, trainee, X.dtype))
+
+            found = minimise(trainee, X, index, weight / total, decay, tol=self.tol,
+                             max_iter=self.max_iter, report=report)
+        _check_finite(trainee)
+        if not (found.stopped or found.largest <= self.tol):
+            _warn(found, self.tol, self.max_iter, trainee.dtype)
+        vars(self).update(_attributes(classes, trainee, X.dtype))
+        self.n_iter_ = np.array([found.iterations], np.int32)
         self.n_samples_seen_ = len(X)
         self._squares = None
+        told.end()
         return self
 
+    @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Go a step for each batch of rows, in the order given.
@@ -217,8 +257,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As `fit`; no `classes` in the first call, or others than in that; labels
-            that are not among them; ``class_weight="balanced"``, which needs all rows.
+            As `fit`, but weights may all be 0; no `classes` in the first call, or others
+            than in that; labels that are not among them; ``class_weight="balanced"``,
+            which needs all rows.
         TypeError
             Sparse rows.
 
@@ -236,18 +277,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         _check_partial_fit_first_call(self, classes)
         if len(self.classes_) < 2:
             raise ValueError(f"`classes` must have at least two classes, got {self.classes_!r}")
-        index, weight = self._index_and_weight(X, y, sample_weight, self.classes_)
+        unknown = set(np.unique(y).tolist()) - set(self.classes_.tolist())
+        if unknown:
+            raise ValueError(f"`y` must have labels that are among the classes {self.classes_}, "
+                             f"got {sorted(unknown)} too")
+        index = np.searchsorted(self.classes_, y)
+        weight = row_weights(self.class_weight, sample_weight, self.classes_, index)
         trainee = self._trainee(X, self.classes_, not first)
         seen = 0 if first else self.n_samples_seen_
-        squares = self._squares_so_far(trainee, X, seen)
-        with self._threads():
+        with self._threads(), np.errstate(over="ignore", invalid="ignore"):
+            squares = self._squares_so_far(trainee, X, seen)
             for lo in range(0, len(X), self.batch_size):
                 rows = slice(lo, min(lo + self.batch_size, len(X)))
                 share = 1 / (rows.stop - lo)
                 seen += rows.stop - lo
-                trainee.step(X[rows], index[rows], weight[rows] * share, 1 / (self.C * seen),
+                trainee.step(X[rows], index[rows], weight[rows] * share, self._decay(seen),
                              squares, self.learning_rate)
-        self.coef_, self.intercept_ = trainee.coef.copy(), trainee.intercept.copy()
+        _check_finite(trainee, squares)
+        vars(self).update(_attributes(self.classes_, trainee, X.dtype))
         self.n_samples_seen_ = seen
         self._squares = squares
         return self
@@ -328,17 +375,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         wanted = self.n_jobs if self.n_jobs > 0 else usable_cores() + 1 + self.n_jobs
         return threads(max(1, wanted))
 
-    def _index_and_weight(self, X, y, sample_weight, classes) -> tuple[np.ndarray, np.ndarray]:
-        """Class position of each row, and its weight in float64."""
-        weight = _check_sample_weight(sample_weight, X, dtype=F64, ensure_non_negative=True)
-        balanced = self.class_weight == "balanced"
-        of_class = compute_class_weight(None if balanced else self.class_weight, classes=classes,
-                                        y=y)
-        index = np.searchsorted(classes, y)
-        if balanced:
-            sums = np.bincount(index, weight)
-            of_class = sums.sum() / (len(sums) * np.where(sums > 0, sums, 1))
-        return index, weight * of_class[index]
+    def _decay(self, total: float) -> float:
+        """Factor of the penalty beside a mean loss."""
+        counts = self.C * total
+        if not counts >= np.finfo(F64).tiny:
+            raise ValueError(f"`C` times the sum of the weights must be at least "
+                             f"{np.finfo(F64).tiny:.2g}, got {self.C} times {total}")
+        return 1 / counts
 
     def _trainee(self, X, classes, go_on: bool) -> Trainee:
         """Coefficients to fit: zeros, or those at hand."""
@@ -366,29 +409,30 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return Gradients(None, coef, np.full_like(trainee.intercept, steps))
 
 
-@contextmanager
-def _reporting(verbose) -> Iterator[Callable]:
-    """Give what is to be called after each iteration."""
-    if callable(verbose) or not verbose:
-        yield verbose or (lambda *_: None)
-        return
-    start = time.perf_counter()
-    end = "\r" if sys.stderr.isatty() else "\n"
-
-    def line(iteration: int, objective: float) -> None:
-        print(f"iteration {iteration}   mean loss + penalty {objective:.6f}   "
-              f"{time.perf_counter() - start:.1f} s", end=end, file=sys.stderr, flush=True)
-
-    try:
-        yield line
-    finally:
-        if end == "\r":
-            print(file=sys.stderr)
+def _attributes(classes, trainee: Trainee, dtype: np.dtype) -> dict:
+    """What an estimator with these coefficients knows."""
+    return {"classes_": classes, "coef_": trainee.coef.astype(dtype),
+            "intercept_": trainee.intercept.astype(dtype)}
 
 
-def _warn(found, max_iter: int) -> None:
-    advice = ("give `max_iter` more of them" if found.nit >= max_iter else
-              "a larger `tol` or float64 rows may be what it needs")
-    warnings.warn(f"the gradient is not down to `tol` after {found.nit} iterations "
-                  f"({found.message}): {advice}; features of similar scale help",
-                  ConvergenceWarning, stacklevel=4)
+def _check_finite(trainee: Trainee, squares: Gradients | None = None) -> None:
+    """Coefficients are of use, and `partial_fit` can go on with the sums of squares."""
+    arrays = {"coef_": trainee.coef, "intercept_": trainee.intercept}
+    if squares is not None:
+        arrays["sums of squared gradients"] = squares.weight
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must stay finite, but left the range of {trainee.dtype}: "
+                             "rows, weights or steps are too large, or rows too small")
+
+
+def _warn(found: Found, tol: float, max_iter: int, dtype: np.dtype) -> None:
+    if found.iterations >= max_iter:
+        advice = "give `max_iter` more of them"
+    elif dtype != F64:
+        advice = "a larger `tol` or float64 rows may be what it needs"
+    else:
+        advice = "a larger `tol` may be what it needs"
+    warnings.warn(f"the gradient is not down to `tol` {tol:g} after {found.iterations} iterations, "
+                  f"its largest entry is {found.largest:.3g}: {advice}",
+                  ConvergenceWarning, stacklevel=5)
