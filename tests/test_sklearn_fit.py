@@ -1,5 +1,7 @@
 """What a fit of SoftmaxRegression comes to: how close, with which weights, told to whom."""
 
+import inspect
+import pathlib
 import pickle
 import tracemalloc
 import warnings
@@ -510,3 +512,24 @@ def test_callbacks_of_scikit_learn(callbacks):
     log = monitor.get_logs().data
     assert len(log) == model.n_iter_[0] + 1
     assert log[-1]["accuracy"] > 0.9
+
+
+# The page
+
+
+def test_page_names_every_parameter_that_is_different():
+    path = pathlib.Path(__file__).parents[1] / "docs" / "coming-from.md"
+    if not path.exists():
+        pytest.skip("no documentation beside these tests")
+    page = path.read_text(encoding="utf-8")
+    section = page[page.index("## scikit-learn") : page.index("## optax")]
+    named = {name.strip("`") for row in section.splitlines() if row.startswith("| `")
+             for name in row.split("|")[1].replace(" (before 1.8)", "").strip().split(", ")}
+    ours, theirs = (
+        {name: p.default for name, p in inspect.signature(model).parameters.items()}
+        for model in (SoftmaxRegression, LogisticRegression))
+    different = {name for name in ours.keys() | theirs.keys()
+                 if ours.get(name, ()) != theirs.get(name, ())}
+    assert different <= named
+    assert named & ours.keys() & theirs.keys() <= different | {
+        "n_jobs", "verbose", "class_weight", "warm_start"}
