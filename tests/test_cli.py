@@ -333,7 +333,7 @@ def test_demo(command, quick_demo, monkeypatch):
     assert (code, stderr) == (0, "")
     model, digits = fitted[0], open_packaged("digits.npz")
     assert model.n_samples_seen_ == 1200
-    assert f"by {model.n_iter_} iterations in" in " ".join(stdout.split())
+    assert f"by {model.n_iter_[0]} iterations in" in " ".join(stdout.split())
     x, target = digits["x"][1200:] / 16, digits["target"][1200:].astype(int)
     z, log_p = truth(model.coef_, model.intercept_, x)
     loss = -log_p[np.arange(len(x)), target]

@@ -179,3 +179,19 @@ def test_any_structure_is_taken_as_dense_or_refused(data):
     for i in range(m):
         np.add.at(dense[i], indices[ends[i] : ends[i + 1]], 0.25)
     assert_same(ll.linear_cross_entropy(x, w, matrix), ll.linear_cross_entropy(x, w, dense))
+
+
+def test_sparse_coefficients_of_an_estimator():
+    fitted = pytest.importorskip("sklearn.linear_model").LogisticRegression()
+    fitted.fit(np.eye(4), [0, 1, 2, 3]).sparsify()
+    good = ll.LinearHead.from_estimator(fitted).logits(np.eye(4))
+    np.testing.assert_allclose(good, fitted.decision_function(np.eye(4)))
+    fitted.coef_.indices = fitted.coef_.indices + 4
+    with says(IndexError, "coef_", "columns [0, 4)", "row 0"):
+        ll.LinearHead.from_estimator(fitted)
+
+
+def test_sparse_where_dense_is_wanted():
+    damaged = csr([0, 1, 2], [[0, 1], [2, 3]])
+    with says(TypeError, "x", "dense", "toarray"):
+        ll.linear_logsumexp(damaged, np.ones((3, N)))

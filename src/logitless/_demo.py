@@ -70,7 +70,7 @@ def run(console: Console, plot: Path) -> None:
     head = ll.LinearHead.from_estimator(model)
     scores = head.score(x, target)
     console.print(f"A head of {head.n_classes} classes and {head.n_features} features was fitted "
-                  f"to the first {N_FITTED:,} digits by {model.n_iter_} iterations in "
+                  f"to the first {N_FITTED:,} digits by {model.n_iter_[0]} iterations in "
                   f"{seconds:.2f} s; scored here, in one pass, are the other {len(x)}, which it "
                   "has not seen.\n")
     right = int(np.count_nonzero(scores.predicted == target))

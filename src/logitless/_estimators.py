@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._results import Gradients
-from ._sparse import is_sparse
+from ._sparse import checked_csr, is_sparse
 from .functional import linear_cross_entropy_value_and_grad
 
 F64 = np.dtype(np.float64)
@@ -20,7 +20,9 @@ def head_arrays(fitted) -> tuple[np.ndarray, np.ndarray]:
     if not (hasattr(fitted, "coef_") and hasattr(fitted, "classes_")):
         _raise_unfitted(fitted)
         raise _unexpected(fitted, "one without `coef_` or `classes_`")
-    coef = fitted.coef_.toarray() if is_sparse(fitted.coef_) else fitted.coef_
+    coef = fitted.coef_
+    if is_sparse(coef):
+        coef = checked_csr(coef, "coef_").toarray()
     coef = np.atleast_2d(coef)
     _check_rows(fitted, coef)
     bias = np.asarray(getattr(fitted, "intercept_", 0))

@@ -35,7 +35,7 @@ def as_array(value: object, name: str) -> np.ndarray:
     kind = type(value).__name__
     if getattr(value, "requires_grad", False):
         raise TypeError(f"`{name}` requires grad; detach it first: `{name}.detach()`")
-    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+    if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
     try:
         frame = read_frame(value, name)
