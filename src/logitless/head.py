@@ -49,9 +49,11 @@ class LinearHead:
         of the weights' precision, 1.2e-38 in float32.
     pack : bool, default True
         Hold a copy of the weights laid out for speed: later changes of
-        `weight` have no effect. Otherwise refer to the arrays given, without a
-        copy where the kernels can read them: leave them as they are while the
-        head is in use.
+        `weight` have no effect. It takes as long as reading them a few times, and
+        their size in the precision of the head: worth it for many calls, for those
+        of a few rows above all, and hardly ever for a single one. Otherwise refer to
+        the arrays given, without a copy where the kernels can read them: leave them as
+        they are while the head is in use.
     screen : {None, "int8"}
         With "int8", `predict` and `topk` first go through a copy of the weights in
         bytes, which tells of nearly all classes that they cannot be among the best,
@@ -78,7 +80,7 @@ class LinearHead:
     Every method takes `x` of shape (..., k) and any layout, and gives results
     with that leading shape, written (m,) below; a single row (k,) gives scalars
     or a single row. Inputs are never written. Beyond its result a call needs a
-    few MB, whatever m and n.
+    few MB a thread, whatever m and n, and whatever must be converted on the way.
 
     ``-log p[c] = (max(z) - z[c]) + log1p(rest)`` with ``rest`` the sum of
     ``exp(z - max(z))`` over all classes but the largest: no digit cancels, so
@@ -394,7 +396,8 @@ class LinearHead:
         filter_eps : float, default 0.0
             Leave out tiles of 12 rows by 256 classes in which no entry of
             ``softmax(z) - target`` reaches this size: faster where most classes
-            are out of the question. 0 is exact.
+            are out of the question. 0 is exact. Above 0 a row's gradient depends on
+            the rows beside it: what is left out of it is decided for all 12.
         out : Gradients, optional
             Where the gradients go: C-contiguous arrays of the right shape and
             dtype for all of `wrt`, which overlap none of the inputs.

@@ -66,7 +66,8 @@ def linear_cross_entropy(
         Adds this times the square of the log-sum-exp to each loss.
     filter_eps : float, default 0.0
         What may be left out of the gradients, as in
-        `logitless.LinearHead.value_and_grad`; 0 is exact.
+        `logitless.LinearHead.value_and_grad`; 0 is exact, and above it a sample's
+        gradient depends on the samples beside it.
 
     Returns
     -------
