@@ -86,6 +86,27 @@ def test_scores(m, n_threads):
             assert_same_bits(one.predict_proba(x), many.predict_proba(x))
 
 
+@pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
+def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
+    """However many of their states wait for that."""
+    from logitless import compiled
+
+    x, w, t = problem(5, 70_000, 16, seed=3)
+    soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
+    head = ll.LinearHead(w.astype(kind), pack=False, n_threads=3)
+
+    def results():
+        s = head.score(x, t, k=9, entropy=True)
+        return (s.loss, s.lse, s.target_rank, s.predicted, s.entropy, s.top.index, s.top.logit,
+                head.loss(x, soft), head.loss(x, t, label_smoothing=0.1), head.predict_proba(x))
+
+    expected = results()
+    monkeypatch.setattr(compiled, "STATE_BYTES", 1)
+    monkeypatch.setattr(compiled, "SPANS_PER_THREAD", 1)
+    for a, b in zip(results(), expected, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_screened():
     x, w, _ = problem(900, 4000, 32)
     head = ll.LinearHead(w, screen="int8", n_threads=5)

@@ -183,13 +183,12 @@ class _Block:
         if self.count[: self.hi - self.lo].max() > many:
             self.screening.sharpen(self.job, many)
 
-    def settle(self) -> None:
-        """Find the best classes."""
+    def settle(self) -> bool:
+        """Find the best classes; returns whether most rows were given up."""
         self.screening.settle(self.job)
         count = self.count[: self.hi - self.lo]
         self.scan.rescored[self.lo : self.hi] = count
-        if np.count_nonzero(count < 0) > len(count) // 2:
-            self.scan.hopeless = True
+        return np.count_nonzero(count < 0) > len(count) // 2
 
 
 def _steps(first: int, end: int, most: int, known: bool = False):
@@ -241,7 +240,6 @@ class ScreenedScoring:
         self.top_index = np.full((self.m, self.top), -1, np.int64)
         self.rescored = np.full(self.m, -1, np.int32)
         self.blocks = -(-self.n // layer.screen.screener.block)
-        self.hopeless = False  # most rows so far were given up: the others are not tried
 
     def by_rows(self) -> None:
         """Threads share out blocks of rows."""
@@ -251,8 +249,6 @@ class ScreenedScoring:
         def work(tasks):
             block = None
             for task in tasks:
-                if self.hopeless:
-                    return
                 lo = task * self.rows
                 hi = min(lo + self.rows, self.m)
                 block = block or _Block(self, hi - lo)
@@ -261,7 +257,8 @@ class ScreenedScoring:
                     block.look(first, last)
                     if tasks.stopped:
                         return
-                block.settle()
+                if block.settle():
+                    return  # this thread tries no others: they would be given up as well
 
         _parallel.run(work, -(-self.m // self.rows), self.threads)
 
