@@ -211,3 +211,22 @@ def test_a_million_rows(n, n_threads):
         assert peak(call) < limit(n_threads) + bytes_a_row * m
     half = ll.LinearHead(w, n_threads=n_threads).loss(x[::2][1000:], t[::2][1000:])
     assert (half == head.loss(x, t)[::2][1000:]).all()
+
+
+@pytest.mark.compiled_only
+def test_what_is_kept_goes_with_the_threads_in_use_not_with_those_there_are():
+    """Memory is kept from call to call; threads of the pool take turns."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 300), np.float32)
+    w = rng.standard_normal((3000, 300), np.float32)
+    t = rng.integers(0, 3000, 4000)
+    ll.linear_cross_entropy(x, w, t, n_threads=8)  # so many threads there are
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(40):
+            ll.linear_cross_entropy(x, w, t, n_threads=2)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert kept < 9 * MIB

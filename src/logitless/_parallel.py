@@ -180,7 +180,8 @@ class Tasks:
         What a helper raised first.
     """
 
-    def __init__(self, count: int):
+    def __init__(self, work, count: int):
+        self._work = work
         self._left = deque(range(count))
         self._signing = threading.Lock()
         self._gone: SimpleQueue[None] = SimpleQueue()
@@ -195,14 +196,14 @@ class Tasks:
             except IndexError:
                 return
 
-    def help(self, work) -> None:
-        """Take part in ``work``, in a thread of the pool."""
+    def help(self) -> None:
+        """Take part in the work, in a thread of the pool."""
         # It signs in before it looks whether there is anything to do; the caller stops first and
         # looks for helpers then: one of the two sees the other.
         self._sign(+1)
         try:
             if self._left and not self.stopped:
-                work(self)
+                self._work(self)
         except BaseException as error:
             self.error = self.error or error
             self.stopped = True
@@ -213,6 +214,10 @@ class Tasks:
     def _sign(self, change: int) -> None:
         with self._signing:
             self.helpers += change
+
+    def forget(self) -> None:
+        """Let go of the work, and of all that it holds: a helper may come late, and hold this."""
+        self._work = None
 
     def wait(self) -> None:
         """Wait until no helper is at work."""
@@ -238,11 +243,11 @@ def run(work, count: int, n_threads: int) -> None:
     An exception, KeyboardInterrupt included, leaves the calling thread after the calls that other
     threads are in have returned, however many more come meanwhile.
     """
-    tasks = Tasks(count)
+    tasks = Tasks(work, count)
     try:
         for _ in range(min(n_threads, count) - 1):
             try:
-                _executor().submit(tasks.help, work)
+                _executor().submit(tasks.help)
             except (RuntimeError, ImportError):  # the interpreter is going down: no more threads
                 break
         work(tasks)
@@ -255,6 +260,8 @@ def run(work, count: int, n_threads: int) -> None:
                 tasks.wait()
             except BaseException:  # they have been told already
                 continue
+        tasks.forget()
         raise
+    tasks.forget()
     if tasks.error is not None:
         raise tasks.error

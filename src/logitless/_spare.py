@@ -1,25 +1,28 @@
-"""Memory that a thread keeps from call to call: fresh memory costs a page fault every 4 KiB."""
+"""Memory that is kept from call to call: fresh memory costs a page fault every 4 KiB."""
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 
 import numpy as np
 
 KEPT_BYTES = 4 << 20  # larger memory is worth its page faults, and is given back
 
-_own = threading.local()
+# As many as were ever in use at once, whichever threads of the pool take turns. What was used last
+# is taken first, while it may be in a cache.
+_kept: deque[np.ndarray] = deque()
 
 
 def take(nbytes: int) -> np.ndarray:
     """Memory of at least that many bytes, the caller's until it is given back."""
-    memory = _own.__dict__.pop("memory", None)
-    if memory is None or len(memory) < nbytes:
-        memory = np.empty(nbytes, np.uint8)
-    return memory
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        return np.empty(nbytes, np.uint8)
+    return memory if len(memory) >= nbytes else np.empty(nbytes, np.uint8)
 
 
 def give(memory: np.ndarray | None) -> None:
-    """Keep memory for the next call of this thread."""
+    """Keep memory for the next call."""
     if memory is not None and len(memory) <= KEPT_BYTES:
-        _own.memory = memory
+        _kept.append(memory)

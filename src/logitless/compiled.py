@@ -267,7 +267,7 @@ class LinearScoring(_Scoring):
 
     def target_logits(self, lo: int, hi: int) -> None:
         """Logits of the targets, before the classes are gone through: ranks need them."""
-        step = hi - lo
+        step = max(hi - lo, 1)
         if self.weight is None:
             step = max(COPY_BYTES // (max(self.k, 1) * self.dtype.itemsize), 1)
         for first in range(lo, hi, step):
