@@ -65,7 +65,7 @@ SCREENS = {
     "neon": ISAS["neon"],
     "scalar": ISAS["scalar"],
 }
-UNIX_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+UNIX_FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
 STRICT_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Wstrict-prototypes",
                 "-Wpedantic", "-Werror"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise", "/W3"]

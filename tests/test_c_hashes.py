@@ -1,8 +1,9 @@
 """The kernels without Python around them: every instruction set and compiler gives the same bits.
 
 ``c/hashes.c`` is built as ``setup.py`` builds the kernels, run, and held against
-``golden/hashes.txt``. NEON is cross-compiled and emulated; where the tools for that are missing
-the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
+``golden/hashes.txt``. NEON and a big-endian machine are cross-compiled for and emulated; where the
+tools for that are missing the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a
+failure instead.
 
 ``python tests/test_c_hashes.py`` writes the golden file anew. That makes another version of the
 arithmetic contract, which ``CHANGELOG.md`` then has to name.
@@ -26,7 +27,6 @@ CSRC = HERE.parent / "csrc"
 GOLDEN = HERE / "golden" / "hashes.txt"
 # Without optimisation: compiling takes minutes otherwise.
 SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-CROSS_COMPILER, EMULATORS = "aarch64-linux-gnu-gcc", ("qemu-aarch64", "qemu-aarch64-static")
 ARM = ("aarch64", "arm64")
 
 pytestmark = pytest.mark.compiled_only
@@ -165,21 +165,51 @@ def test_sanitizers_find_nothing(compiler, tmp_path):
     assert "scalar" in check_screens(screens, env=env)
 
 
-def test_neon_under_emulation(tmp_path):
-    if here() in ARM:
-        pytest.skip("this machine runs NEON itself")
-    emulator = next(filter(None, map(shutil.which, EMULATORS)), None)
-    missing = [] if emulator else [EMULATORS[0]]
-    if not shutil.which(CROSS_COMPILER):
-        missing.append(CROSS_COMPILER)
+def emulate(machine, what, folder, *switches):
+    """Instruction sets and screens of another machine, held against the golden lines."""
+    compiler = f"{machine}-linux-gnu-gcc"
+    emulators = f"qemu-{machine}", f"qemu-{machine}-static"
+    emulator = next(filter(None, map(shutil.which, emulators)), None)
+    missing = [] if emulator else [emulators[0]]
+    if not shutil.which(compiler):
+        missing.append(compiler)
     if missing:
-        message = f"NEON cannot be tested: {' and '.join(missing)} not found"
+        message = f"{what} cannot be tested: {' and '.join(missing)} not found"
         if os.environ.get("LOGITLESS_REQUIRE_QEMU") == "1":
             pytest.fail(f"{message}, and LOGITLESS_REQUIRE_QEMU=1")
         pytest.skip(message)
-    hashes, screens = build(CROSS_COMPILER, ARM[0], tmp_path, "-O3", "-static")
-    check(run(emulator, hashes), "neon", "scalar")
-    assert check_screens(emulator, screens) == {"neon", "scalar"}
+    hashes, screens = build(compiler, machine, folder, "-static", *switches)
+    blocks = run(emulator, hashes)
+    check(blocks)
+    return set(blocks), check_screens(emulator, screens)
+
+
+def test_neon_under_emulation(tmp_path):
+    if here() in ARM:
+        pytest.skip("this machine runs NEON itself")
+    both = {"neon", "scalar"}
+    assert emulate(ARM[0], "NEON", tmp_path, "-O3") == (both, both)
+
+
+def test_big_endian_under_emulation(tmp_path):
+    """Plain C on s390x, where GCC computes float in double unless it is told not to."""
+    if here() == "s390x":
+        pytest.skip("this machine is big-endian itself")
+    assert emulate("s390x", "big-endian", tmp_path, "-O1") == ({"scalar"}, {"scalar"})
+
+
+@pytest.mark.parametrize("flags", ["-ffast-math", "-Ofast", "-std=c11 -mfpmath=387"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
+def test_flags_that_change_the_bits_are_refused(compiler, flags, tmp_path):
+    _, _, common = setup_table()
+    command = [compiler_named(compiler), *common, *flags.split()]
+    if not compiles(command, "int main(void) { return 0; }\n", tmp_path):
+        pytest.skip(f"{compiler} does not know {flags} here")
+    source = CSRC / "kernels" / "scalar.c"
+    done = subprocess.run([*command, "-DLL_REAL=32", "-fsyntax-only", str(source)],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "logitless needs" in done.stderr
 
 
 if __name__ == "__main__":

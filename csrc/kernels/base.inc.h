@@ -2,6 +2,7 @@
  * vocabulary. Included after LL_REAL (32 or 64) and LL_VOCABULARY. */
 #ifndef LL_BASE_H
 #define LL_BASE_H
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -10,6 +11,14 @@
 #endif
 
 #include "../logitless.h"
+
+/* Each operation must round to its own type, and none may be reordered: the bits depend on it. */
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "logitless needs float arithmetic in float: -std=gnu11, on 32-bit x86 -msse2 -mfpmath=sse"
+#endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "logitless needs exact arithmetic: build it without -ffast-math and -Ofast"
+#endif
 
 #if LL_REAL == 32
 typedef float real;
