@@ -248,7 +248,8 @@ static inline void make_gradient_inputs(inputs *in, int options)
         part[LL_TARGET] = soft ? 0 : factor * (1 - smooth);
         part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
         part[LL_SMOOTH] = factor * smooth / (double)p->n;
-        part[LL_LIMIT] = (factor < 0 ? -factor : factor) * 0x1p-9;
+        /* A row that does not count has a limit, too. */
+        part[LL_LIMIT] = (counts ? factor < 0 ? -factor : factor : 1) * 0x1p-9;
         for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)
             put(in->coefficients, which * in->c_stride + i, part[which]);
         for (ptrdiff_t j = 0; !counts && j < p->k; j++)
