@@ -7,6 +7,7 @@ them, those of Cython too, into errors.
 
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
+from setuptools.errors import CompileError, PlatformError
 
 SANITIZE = os.environ.get("LOGITLESS_SANITIZE")
 DEBUG = os.environ.get("LOGITLESS_DEBUG") == "1"
@@ -69,6 +70,20 @@ UNIX_FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-W
 STRICT_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Wstrict-prototypes",
                 "-Wpedantic", "-Werror"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise", "/W3"]
+# What a machine may lack: (a program that needs it, what to say).
+TOOLS = [
+    (
+        "#include <math.h>\nint main(void) { return 0; }\n",
+        "the C compiler {command!r} does not compile a program that includes <math.h> with the "
+        "flags of this build, see its message above: where the headers of the C library are "
+        "missing, install them, with `apt install build-essential` on Debian and Ubuntu",
+    ),
+    (
+        "#include <Python.h>\nint main(void) { return 0; }\n",
+        "the headers of this Python (Python.h) are missing: install them, with "
+        "`apt install python3-dev` on Debian and Ubuntu, `dnf install python3-devel` on Fedora",
+    ),
+]
 
 
 class BuildKernels(build_ext):
@@ -78,6 +93,7 @@ class BuildKernels(build_ext):
         """Build the kernels of this machine's instruction sets and link them in."""
         msvc = self.compiler.compiler_type == "msvc"
         common = MSVC_FLAGS if msvc else [*UNIX_FLAGS, *self.unix_switches()]
+        self.check_tools(common)
         machine = platform.machine().lower()
 
         def usable(table):
@@ -121,6 +137,19 @@ class BuildKernels(build_ext):
         if WERROR:
             switches += STRICT_FLAGS
         return switches
+
+    def check_tools(self, flags):
+        """Say in one sentence what the build cannot do without. MSVC says so itself."""
+        command = getattr(self.compiler, "compiler_so", ["cl"])[0]
+        if self.compiler.compiler_type == "unix" and not shutil.which(command):
+            raise PlatformError(
+                f"logitless is built by a C compiler, and {command!r} is not found: install one, "
+                "with `apt install build-essential` on Debian and Ubuntu, `dnf install gcc` on "
+                "Fedora, `xcode-select --install` on macOS, or name yours in CC"
+            )
+        for source, message in TOOLS:
+            if not self.compiles(source, flags):
+                raise PlatformError(message.format(command=command))
 
     def compiles(self, source, flags):
         """Whether the compiler takes this program with these flags."""
