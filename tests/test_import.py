@@ -54,11 +54,13 @@ def test_version():
 
 
 WITHOUT_CORE = """
-import sys, warnings
+import os, sys, warnings
 
 class NoCore:
     def find_spec(self, name, path=None, target=None):
         if name == "logitless._core":
+            if "REFUSAL" in os.environ:
+                raise ImportError(os.environ["REFUSAL"])
             raise ModuleNotFoundError("No module named 'logitless._core'", name=name)
 
 sys.meta_path.insert(0, NoCore())
@@ -78,7 +80,62 @@ def test_without_the_compiled_module_plain_numpy_takes_over_with_one_warning(run
     *warned, isa = run_python(WITHOUT_CORE, LOGITLESS_BACKEND=None).strip().split("\n")
     assert len(warned) == 1
     assert warned[0].startswith("RuntimeWarning")
+    assert "is missing (No module named 'logitless._core')" in warned[0]
     assert isa == "numpy numpy"
+
+
+@pytest.mark.parametrize(("refusal", "says"), [
+    ("Interpreter change detected - this module can only be loaded into one interpreter per "
+     "process.", "works in one interpreter of a process, and this is another"),
+    ("module logitless._core does not support loading in subinterpreters",
+     "works in one interpreter of a process, and this is another"),
+    ("_core.so: undefined symbol: ll_isas", "is there but cannot be loaded"),
+])
+def test_a_compiled_module_that_refuses_is_not_called_missing(run_python, refusal, says):
+    out = run_python(WITHOUT_CORE, LOGITLESS_BACKEND=None, REFUSAL=refusal)
+    *warned, isa = out.strip().split("\n")
+    assert len(warned) == 1
+    assert f"the compiled engine of logitless {says} ({refusal})" in warned[0]
+    assert "missing" not in warned[0]
+    assert isa == "numpy numpy"
+
+
+SUBINTERPRETER = """
+import _xxsubinterpreters as interpreters
+import logitless as ll
+
+print(ll.LinearHead([[1.0], [2.0]]).predict([[1.0]]))
+try:
+    interpreters.run_string(interpreters.create(), '''
+import warnings
+warnings.simplefilter("always")
+import logitless as ll
+print(ll.LinearHead([[1.0], [2.0]]).predict([[1.0]]))
+''')
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_second_interpreter_is_told_what_is_the_matter(run_python):
+    """NumPy may refuse it first: then that is what is said."""
+    pytest.importorskip("_xxsubinterpreters")
+    done = run_python(SUBINTERPRETER, check=False, LOGITLESS_BACKEND=None)
+    first, second = done.stdout.strip().split("\n")
+    assert first == "[1]"
+    assert "missing" not in done.stderr
+    if second == "[1]":
+        assert "works in one interpreter of a process" in done.stderr
+    else:
+        assert "ImportError" in second
+
+
+def test_where_numpy_cannot_be_imported_nothing_else_is_said(run_python):
+    code = "import sys; sys.modules['numpy'] = None; import logitless"
+    done = run_python(code, check=False, LOGITLESS_BACKEND=None)
+    assert done.returncode == 1
+    assert "import of numpy halted" in done.stderr
+    assert "compiled engine" not in done.stderr
 
 
 def test_plain_numpy_on_request_comes_without_a_warning(run_python):

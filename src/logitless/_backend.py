@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from types import ModuleType
@@ -14,18 +15,28 @@ def _pick() -> ModuleType:
     if asked not in ("", "compiled"):
         raise ValueError(f"LOGITLESS_BACKEND must be 'numpy' or 'compiled', got {asked!r}")
     try:
+        importlib.import_module("._core", __package__)  # `from` would call it a circular import
         from . import compiled
     except ImportError as error:
         if asked:
             raise
+        plain = _reference()  # without NumPy itself that is the error, and nothing else
         warnings.warn(
-            f"the compiled engine of logitless is missing ({error}); plain NumPy takes its "
+            f"the compiled engine of logitless {_fault(error)} ({error}); plain NumPy takes its "
             "place: the same results to rounding, much slower",
             RuntimeWarning,
             stacklevel=2,
         )
-        return _reference()
+        return plain
     return compiled
+
+
+def _fault(error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return "is missing"
+    if "interpreter" in str(error).lower():  # Cython's refusal and Python's own
+        return "works in one interpreter of a process, and this is another"
+    return "is there but cannot be loaded"
 
 
 def _reference() -> ModuleType:
