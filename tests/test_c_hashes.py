@@ -28,6 +28,7 @@ GOLDEN = HERE / "golden" / "hashes.txt"
 # Without optimisation: compiling takes minutes otherwise.
 SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ARM = ("aarch64", "arm64")
+PROGRAMS = ("hashes", "edges", "screens")
 
 pytestmark = pytest.mark.compiled_only
 
@@ -82,12 +83,12 @@ def build(compiler, machine, folder, *switches):
         add(f"screen_{screen}", CSRC / "screen" / f"{screen}.c", flags)
     add("dispatch", CSRC / "dispatch.c", macros)
     kernels = [*objects]
-    for name in ("hashes", "screens"):
+    for name in PROGRAMS:
         objects[:] = kernels
         add(name, HERE / "c" / f"{name}.c", [f"-I{CSRC}"])
         link = [*command, *objects, "-o", str(folder / name), "-lm"]
         subprocess.run(link, check=True, timeout=120)
-    return str(folder / "hashes"), str(folder / "screens")
+    return [str(folder / name) for name in PROGRAMS]
 
 
 def run(*command, env=None):
@@ -122,8 +123,8 @@ def check(blocks, *isas):
         )
 
 
-def check_screens(*command, env=None):
-    """Screens find the same candidates, and what comes of them is right: see c/screens.c."""
+def check_same(*command, env=None):
+    """Run a program whose lines all end in the same hash: the names they begin with."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200,
                           env={**os.environ, **(env or {})})
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -148,9 +149,10 @@ def compiler_named(name):
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
 def test_this_machine(compiler, tmp_path):
-    hashes, screens = build(compiler_named(compiler), here(), tmp_path, "-O3")
+    hashes, *others = build(compiler_named(compiler), here(), tmp_path, "-O3")
     check(run(hashes), "scalar")
-    assert "scalar" in check_screens(screens)
+    for program in others:
+        assert "scalar" in check_same(program)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -158,15 +160,16 @@ def test_sanitizers_find_nothing(compiler, tmp_path):
     compiler = compiler_named(compiler)
     if not compiles([compiler, *SANITIZE], "int main(void) { return 0; }\n", tmp_path):
         pytest.skip(f"{compiler} has no sanitizers here")
-    hashes, screens = build(compiler, here(), tmp_path, *SANITIZE)
+    hashes, *others = build(compiler, here(), tmp_path, *SANITIZE)
     # Leaks would be the test program's own, and are not found under a debugger.
     env = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
     check(run(hashes, env=env), "scalar")
-    assert "scalar" in check_screens(screens, env=env)
+    for program in others:
+        assert "scalar" in check_same(program, env=env)
 
 
 def emulate(machine, what, folder, *switches):
-    """Instruction sets and screens of another machine, held against the golden lines."""
+    """Instruction sets of another machine, held against the golden lines, and its screens."""
     compiler = f"{machine}-linux-gnu-gcc"
     emulators = f"qemu-{machine}", f"qemu-{machine}-static"
     emulator = next(filter(None, map(shutil.which, emulators)), None)
@@ -178,10 +181,10 @@ def emulate(machine, what, folder, *switches):
         if os.environ.get("LOGITLESS_REQUIRE_QEMU") == "1":
             pytest.fail(f"{message}, and LOGITLESS_REQUIRE_QEMU=1")
         pytest.skip(message)
-    hashes, screens = build(compiler, machine, folder, "-static", *switches)
+    hashes, _, screens = build(compiler, machine, folder, "-static", *switches)
     blocks = run(emulator, hashes)
     check(blocks)
-    return set(blocks), check_screens(emulator, screens)
+    return set(blocks), check_same(emulator, screens)
 
 
 def test_neon_under_emulation(tmp_path):
@@ -215,5 +218,5 @@ def test_flags_that_change_the_bits_are_refused(compiler, flags, tmp_path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         compiler = sys.argv[1] if sys.argv[1:] else "cc"
-        hashes, _ = build(compiler, here(), pathlib.Path(name), "-O3")
+        hashes, *_ = build(compiler, here(), pathlib.Path(name), "-O3")
         GOLDEN.write_text("\n".join(run(hashes)["scalar"]) + "\n")

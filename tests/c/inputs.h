@@ -1,7 +1,7 @@
-/* What hashes.c needs around the kernels: memory, numbers, problems, and the hash.
+/* What the programs here need around the kernels: memory, numbers, problems, and the hash.
  *
  * Inputs come from integer arithmetic, so they are the same everywhere. Every array has exactly
- * the documented size, and lies one element off the alignment of malloc: a build with
+ * the documented size, and lies one element (AHEAD) off the alignment of malloc: a build with
  * sanitizers sees whatever the kernels do beyond that.
  */
 #ifndef INPUTS_H
@@ -14,6 +14,10 @@
 #include <string.h>
 
 #include "logitless.h"
+
+#ifndef AHEAD
+#define AHEAD 1
+#endif
 
 static const ll_kernels *table; /* the kernels at work, and their precision */
 static int bits;
@@ -35,7 +39,8 @@ static void *keep(void *p)
 
 static void *array(ptrdiff_t count, size_t size)
 {
-    return (char *)keep(malloc(((size_t)count + 1) * size)) + size;
+    size_t bytes = ((size_t)count + AHEAD) * size;
+    return (char *)keep(malloc(bytes ? bytes : 1)) + AHEAD * size;
 }
 
 static void *reals(ptrdiff_t count) { return array(count, item); }
