@@ -53,8 +53,7 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
     d_x = np.zeros_like(x)
     with np.errstate(all="ignore"):
         for lo, hi in spans(n, classes):
-            g = _logit_gradient(z, lo, hi, state, request, coef, backward.filters, layer)
-            g[~live] = 0
+            g = _logit_gradient(z, lo, hi, state, request, coef, live, backward.filters, layer)
             if grads.x is not None:
                 d_x += g @ layer.classes(lo, hi, dtype)
             if grads.weight is not None:
@@ -65,7 +64,7 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
             grads.x[block] = d_x + grads.x[block] if accumulate else d_x
 
 
-def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarray:
+def _logit_gradient(z, lo, hi, state, request, coef, live, filters, layer) -> np.ndarray:
     """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
     softmax, target, probs, smooth, limit = coef[:, :, None]
     row = np.arange(len(z))
@@ -92,16 +91,17 @@ def _logit_gradient(z, lo, hi, state, request, coef, filters, layer) -> np.ndarr
     q = state.rest[here] / (1 + state.rest[here])
     g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
     if filters:
-        _filter(g, limit)
+        _filter(g, limit, live)
     if layer.softcap is not None:
         h = tile * (layer.temperature / layer.softcap)
         g *= np.where(np.isneginf(tile), 1, (1 - h) * (1 + h))
+    g[~live] = 0
     return g
 
 
-def _filter(g: np.ndarray, limit: np.ndarray) -> None:
-    """Leave out tiles of rows and classes in which nothing reaches the limit."""
-    small = np.abs(g) < limit
+def _filter(g: np.ndarray, limit: np.ndarray, live: np.ndarray) -> None:
+    """Leave out tiles of rows and classes in which nothing of a live row reaches its limit."""
+    small = (np.abs(g) < limit) | ~live[:, None]
     for i in range(0, len(g), FILTER_ROWS):
         for c in range(0, g.shape[1], FILTER_CLASSES):
             tile = np.s_[i : i + FILTER_ROWS, c : c + FILTER_CLASSES]
