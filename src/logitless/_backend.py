@@ -7,6 +7,8 @@ import os
 import warnings
 from types import ModuleType
 
+import numpy as np
+
 
 def _pick() -> ModuleType:
     asked = os.environ.get("LOGITLESS_BACKEND", "")
@@ -20,14 +22,13 @@ def _pick() -> ModuleType:
     except ImportError as error:
         if asked:
             raise
-        plain = _reference()  # without NumPy itself that is the error, and nothing else
         warnings.warn(
             f"the compiled engine of logitless {_fault(error)} ({error}); plain NumPy takes its "
             "place: the same results to rounding, much slower",
             RuntimeWarning,
             stacklevel=2,
         )
-        return plain
+        return _reference()
     return compiled
 
 
@@ -45,7 +46,15 @@ def _reference() -> ModuleType:
     return reference
 
 
+def _look_up_methods() -> None:
+    """Let NumPy import what is behind these methods: at the end of a process it no longer can."""
+    some = np.ones(1)
+    for method in (some.all, some.any, some.max, some.mean, some.min, some.sum):
+        method()
+
+
 engine = _pick()
+_look_up_methods()
 
 
 def available_isas() -> tuple[str, ...]:
