@@ -12,6 +12,7 @@ KC: int
 SMALL_N: int
 GROUP_STEP: int
 
+def address(a: Array) -> int: ...
 def instruction_sets() -> tuple[str, ...]: ...
 
 class Kernels:

@@ -151,6 +151,11 @@ cdef inline ptrdiff_t step(cnp.ndarray a, int axis) noexcept:
     return cnp.PyArray_STRIDES(a)[axis] // cnp.PyArray_ITEMSIZE(a)
 
 
+def address(cnp.ndarray a):
+    """Where an array begins: `ndarray.ctypes` imports, which the end of a process forbids."""
+    return <size_t>data(a)
+
+
 def instruction_sets():
     """Names of the built instruction sets that this processor runs, best first."""
     return tuple(

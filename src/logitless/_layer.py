@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._core import SMALL_N
+from ._core import SMALL_N, address
 from ._kernels import KERNELS, in_place
 from ._plan import copied_classes, round_up
 from ._validate import compute_dtype, plain
@@ -16,7 +16,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Memory that starts at a cache line: no vector of it lies across two."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
+    start = -address(memory) % 64
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from . import _parallel, _spare
-from ._core import GROUP_STEP, Gradient, Job
+from ._core import GROUP_STEP, Gradient, Job, address
 from ._kernels import in_place
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
 from ._results import Gradients
@@ -89,7 +89,7 @@ class _Memory:
         if call.grads.weight is None:
             columns = 0
         self._all = _spare.take(item * (call.kept_reals + columns) + 64)
-        start = -self._all.ctypes.data % 64
+        start = -address(self._all) % 64
         reals = self._all[start : start + item * (call.kept_reals + columns)].view(call.dtype)
         self.logits, self.columns = np.split(reals, [call.kept_reals])
         self.scoring = None
