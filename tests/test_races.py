@@ -89,7 +89,7 @@ def test_scores(m, n_threads):
 @pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
 def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
     """However many of their states wait for that."""
-    from logitless import compiled
+    from logitless import _scoring
 
     x, w, t = problem(5, 70_000, 16, seed=3)
     soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
@@ -101,8 +101,8 @@ def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
                 head.loss(x, soft), head.loss(x, t, label_smoothing=0.1), head.predict_proba(x))
 
     expected = results()
-    monkeypatch.setattr(compiled, "STATE_BYTES", 1)
-    monkeypatch.setattr(compiled, "SPANS_PER_THREAD", 1)
+    monkeypatch.setattr(_scoring, "STATE_BYTES", 1)
+    monkeypatch.setattr(_scoring, "SPANS_PER_THREAD", 1)
     for a, b in zip(results(), expected, strict=True):
         assert_same_bits(a, b)
 

@@ -21,8 +21,8 @@ from ._core import GROUP_STEP, Gradient, Job, address
 from ._kernels import in_place
 from ._plan import FLOPS_PER_THREAD, WORKSPACE, round_up
 from ._results import Gradients
+from ._scoring import LinearScoring, pieces, score_all
 from ._validate import plain
-from .compiled import LinearScoring, pieces, score_all
 
 BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._plain_scoring import NARROW, TILE, probs_tile, score_logits, spans
 from ._validate import compute_dtype, plain
-from .reference import NARROW, TILE, probs_tile, score_logits, spans
 
 FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
