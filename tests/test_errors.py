@@ -690,6 +690,19 @@ def test_out_does_not_overlap_what_is_read(x, w, t):
     # A packed head has its own weights.
     ll.LinearHead(w, bias).value_and_grad(x, t, out=full_out(weight=w, bias=bias))
     assert not (bias == 0).all()
+    # Targets and weights are read to the end, too.
+    memory = np.zeros(64 * N)
+    labels, weights = memory.view(np.int64)[:M], memory[:M]
+    soft, factors = memory[: M * N].reshape(M, N), memory.view(np.float32)[:N]
+    out = full_out(bias=memory.view(np.float32)[:N])
+    for target, options in (
+        (labels, {}), (soft, {}), (t, {"sample_weight": weights}),
+        (soft, {"class_weight": np.ones(N, np.float32)}),
+    ):
+        with says(ValueError, "out.bias", "overlap"):
+            head.value_and_grad(x, target, out=out, **options)
+    with says(ValueError, "out.bias", "overlap"):
+        head.value_and_grad(x, t, out=out, class_weight=factors, label_smoothing=0.1)
 
 
 def test_errors_come_before_anything_is_written(gradients, x, t):
