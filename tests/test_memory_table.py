@@ -20,7 +20,7 @@ THREADS = (1, 4)
 
 
 def limit(n_threads):
-    return (4 + 8 * n_threads) * MIB
+    return (4 + 8 * n_threads + (8 if ll.active_isa() == "numpy" else 0)) * MIB
 
 
 def unaligned(a):
