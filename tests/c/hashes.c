@@ -29,7 +29,7 @@ static void print_problem(const char *what, const problem *p, uint64_t value)
     print_line(name, value);
 }
 
-static void print_pass(const problem *p) { print_problem("", p, try_problem(p)); }
+static void print_pass(const problem *p) { print_problem("", p, try_problem(p, BEST)); }
 
 static void print_gradients(const problem *p, int options)
 {

@@ -101,6 +101,14 @@ static double unit(void)
     return (double)((int64_t)(draw() >> 10) - ((int64_t)1 << 53)) * 0x1p-53;
 }
 
+static inline void *zeros(ptrdiff_t count)
+{
+    void *p = reals(count);
+    for (ptrdiff_t i = 0; i < count; i++)
+        put(p, i, 0);
+    return p;
+}
+
 static inline void from_bits(void *p, ptrdiff_t i, uint64_t pattern)
 {
     uint32_t low = (uint32_t)pattern;
