@@ -151,7 +151,7 @@ class LinearScoring(Scoring):
             self.bias = self.bias.astype(dtype)
         self.small = self.n <= SMALL_N
         self.packed = layer.packed if layer.dtype == dtype else None
-        # Weights the kernels can read where they are; else they come span by span.
+        # Weights the kernels can read where they are; else they come piece by piece.
         self.weight = None
         if self.small:
             self.weight = layer.weight
