@@ -70,8 +70,8 @@ def job_of(kernels, rows, n, k):
     """A job that wants nothing yet, its state, and its rows."""
     dtype = dtype_of(kernels)
     job = _core.Job(kernels, rows, n, k, 0.0, 1.0)
-    state = np.empty((_core.VALUES, rows), dtype), np.empty((_core.INTS, rows), np.int64)
-    job.remember(*state, None, None, None)
+    values, ints = np.empty((_core.VALUES, rows), dtype), np.empty((_core.INTS, rows), np.int64)
+    job.remember(values, None, ints, None, None, None)
     x = np.random.default_rng(0).random((rows, k)).astype(dtype)
     job.rows(x)
     return job, x
@@ -96,7 +96,7 @@ def test_pack_x(kernels, time_each):
 def test_tiles(kernels, k, asked, time_each):
     rows, n = 192, kernels.block
     job, x = job_of(kernels, rows, n, k)
-    job.ask(asked != "predict", asked == "entropy", False, None, None, 0, None, None)
+    job.ask(asked != "predict", asked == "entropy", False, False, None, 0, None, None)
     packed_x = np.empty(rows * k + kernels.lanes, x.dtype)
     job.pack_rows(packed_x)
     weight = np.random.default_rng(1).random((n, k)).astype(x.dtype)
@@ -131,13 +131,15 @@ def test_scan(k, time_each, benchmark):
     screening.classes(screen.weight, screen.bounds, None, screen.no_bias, screen.slack)
     least, count = np.empty(rows, np.float32), np.empty(rows, np.int32)
     upper, index = np.empty((rows, n), np.float32), np.empty((rows, n), np.int32)
-    screening.remember(least, np.empty((rows, 1), np.float32), upper, index, count, n)
+    screening.remember(least, np.empty((rows, 1), np.float32), upper, index, count)
     packed = aligned_bytes(screen.screener.row_bytes(rows, k))
-    screening.quantise_rows(x, packed, np.empty((rows, 3), np.float32), np.empty(rows, np.int32))
+    screening.quantise_rows(x, 1, packed, np.empty((rows, 3), np.float32),
+                            np.empty(rows, np.int32))
     least[:] = np.finfo(np.float32).max
     job, _ = job_of(kernels, rows, n, k)
     screening.scratch(aligned_bytes(screening.scratch_bytes(job)))
-    time_each(f"byte products with k = {k}", rows * n, lambda: screening.scan(0, n))
+    blocks = n // screen.screener.block
+    time_each(f"byte products with k = {k}", rows * n, lambda: screening.scan(0, blocks))
     assert not count.any()
     if benchmark.stats is None:
         return
