@@ -163,14 +163,15 @@ class BuildKernels(build_ext):
         return True
 
 
+COMPILED = "src/logitless/_engines/compiled"
+
 core = Extension(
-    "logitless._core",
-    ["src/logitless/_core.pyx"],
+    "logitless._engines.compiled._core",
+    [f"{COMPILED}/_core.pyx"],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     # All that the sources lead to: what a source distribution must carry, too.
-    depends=["src/logitless/_core.pyx", "src/logitless/_screen.pxi",
-             "src/logitless/_small.pxi",
+    depends=[*map(str, sorted(Path(COMPILED).glob("_*.p[yx]*"))),
              *map(str, sorted(Path("csrc").rglob("*.[ch]")))],
 )
 

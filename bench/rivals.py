@@ -202,7 +202,7 @@ class LogitlessScreened(Logitless):
     @cached_property
     def build_seconds(self) -> float | None:
         """How long it takes to make the bytes from packed weights; None where none are made."""
-        from logitless._screen import Screen
+        from logitless._engines.compiled.screen import Screen
 
         layer = self.head._layer
         if getattr(layer, "screen", None) is None:

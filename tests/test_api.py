@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import inspect
 import pickle
@@ -349,6 +350,32 @@ def test_one_shot_functions(head, x, w, b, t):
     ours = ll.linear_score(x, w, t, bias=b, entropy=True)
     assert_same(ours.loss, head.score(x, t).loss)
     assert_same(ours.entropy, head.score(x, entropy=True).entropy)
+
+
+# Of a head with weights 0 to 5, as version 0.1.0 pickled it.
+OLDER_PICKLE = (
+    "fCQCS0RR910001t4s35{X>@F5b8{|eWnpBLj0azGWo=<=Ws@jq0E`MuX>Mg<a!6%iWRr{*Zgp*Nc`jdLZ*pZWZFOvP"
+    "X<>45VR?)UUvgz*Z*FsRa&=>Lla!1FZgp*Nd6bL?Ze(F{a$$LsluH1GLjhuxhf*j@0ZRi*0)}V;j0I$Ld2nTul#Bvq"
+    "G>M3ZQYcFUi~&59PEJlr|NsC0O8@`=|4RULVu?c-"
+    "00000004kL0000$002Nh004kM005vsbYf@$Xah?Cg=hqaQYcFSO9O>y1&jh_IEjddQYcFUXa-JBPD=m(|Nlz=|Ns9>"
+    "0CZxBLl^)600000;6DHW000000000000000@V|6oeJG3vb8lvJV_|SdKt2Ef00000j0<#SZE$6BVRUtJWk)~&00000"
+    "004{xaA9L>h>QkvV{&C>ZcdB|ZeMh0a%Ev;b53=1QZ4"
+)
+
+
+def test_heads_of_older_pickles():
+    old = pickle.loads(base64.b85decode(OLDER_PICKLE))
+    head = ll.LinearHead(np.arange(6, dtype=np.float32).reshape(3, 2), [0.5, 0, -1], softcap=30.0,
+                         temperature=2.0)
+    assert repr(old) == repr(head)
+    assert_array_equal(old.loss([[1.0, -2.0]], [1]), head.loss([[1.0, -2.0]], [1]))
+
+
+@pytest.mark.parametrize("name", ll.__all__)
+def test_public_names_say_where_they_are(name):
+    public = getattr(ll, name)
+    assert f"{public.__module__}.{public.__qualname__}" == f"logitless.{name}"
+    assert pickle.loads(pickle.dumps(public)) is public
 
 
 def test_pickled_head(head, x, t):

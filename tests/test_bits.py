@@ -83,7 +83,7 @@ def test_rows_may_be_permuted_and_taken_alone(problem, random):
 @pytest.fixture
 def eager(monkeypatch):
     """Threads are put to work of any size."""
-    monkeypatch.setattr("logitless._plan.FLOPS_PER_THREAD", 1)
+    monkeypatch.setattr("logitless._engines.compiled.plan.FLOPS_PER_THREAD", 1)
 
 
 @given(problems(), st.sampled_from([2, 3, 4, 7]))

@@ -15,10 +15,11 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 import logitless as ll
-from logitless import _bench, _commands, _demo, cli
-from logitless._limits import MachineLimits
-from logitless._parallel import default_threads
+from logitless import cli
+from logitless._parallel.pool import default_threads
+from logitless.cli import bench, demo, scoring
 from logitless.io import open_packaged
+from logitless.limits import MachineLimits
 
 M, N, K = 37, 7, 5
 
@@ -273,8 +274,8 @@ def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeyp
             raise KeyboardInterrupt
         score_block(self, rows, writer, totals)
 
-    score_block = _commands.Job._block
-    monkeypatch.setattr(_commands.Job, "_block", block)
+    score_block = scoring.Job._block
+    monkeypatch.setattr(scoring.Job, "_block", block)
     before = sorted(os.listdir())
     assert command("score", "head.npz", "x.npy", "-o", "out.npz", "--block-rows", 9)[0] == 130
     assert len(blocks) == 3
@@ -287,7 +288,7 @@ def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeyp
 def test_ctrl_c_leaves_no_trace(files, tmp_path, pytestconfig):
     np.save("x.npy", np.zeros((4_000_000, K), np.uint8))
     before = sorted(os.listdir())
-    code = ("import signal, sys; from logitless import _commands, cli;"
+    code = ("import signal, sys; from logitless import cli;"
             "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background job
             "print('ready', flush=True); sys.exit(cli.main(sys.argv[1:]))")  # would ignore it
     words = ["score", tmp_path / "head.npz", tmp_path / "x.npy", "-o", tmp_path / "out.npz",
@@ -322,13 +323,13 @@ def test_progress_is_shown_on_a_terminal_only(command, files, monkeypatch):
 def quick_demo(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(_demo, "SECONDS_PER_SHAPE", 0)
-    monkeypatch.setattr(_demo, "TILED_ROWS", 2000)
+    monkeypatch.setattr(demo, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(demo, "TILED_ROWS", 2000)
 
 
 def test_demo(command, quick_demo, monkeypatch):
-    fitted, fit = [], _demo.fit
-    monkeypatch.setattr(_demo, "fit", lambda *args: fitted.append(fit(*args)) or fitted[0])
+    fitted, fit = [], demo.fit
+    monkeypatch.setattr(demo, "fit", lambda *args: fitted.append(fit(*args)) or fitted[0])
     code, stdout, stderr = command("demo")
     assert (code, stderr) == (0, "")
     model, digits = fitted[0], open_packaged("digits.npz")
@@ -403,7 +404,7 @@ def test_demo_fits_a_narrow_terminal(command, quick_demo, monkeypatch, columns):
 
 
 def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch):
-    monkeypatch.setattr(_demo, "numpy_score", lambda x, w, b, t: (np.ones(len(x)), t))
+    monkeypatch.setattr(demo, "numpy_score", lambda x, w, b, t: (np.ones(len(x)), t))
     code, stdout, stderr = command("demo")
     assert code == 1
     assert "disagree" in stderr
@@ -413,8 +414,8 @@ def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch
 @pytest.fixture
 def quick_bench(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(_bench, "SECONDS_PER_SHAPE", 0)
-    monkeypatch.setattr(_bench.ll, "machine_limits", lambda n: MachineLimits(n, 10.0, 5.0, 1.0))
+    monkeypatch.setattr(bench, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(bench.ll, "machine_limits", lambda n: MachineLimits(n, 10.0, 5.0, 1.0))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -430,7 +431,7 @@ def test_bench(command, quick_bench, dtype):
 
 
 def test_bench_without_a_shape(command, quick_bench, monkeypatch):
-    monkeypatch.setattr(_bench, "DEFAULT_SHAPES", ((2, 3, 4),))
+    monkeypatch.setattr(bench, "DEFAULT_SHAPES", ((2, 3, 4),))
     code, stdout, _ = command("bench")
     assert code == 0
     assert "2x3x4" in stdout
@@ -445,7 +446,7 @@ def test_bench_says_what_a_shape_is(command, quick_bench, shape):
 
 
 def test_bench_does_not_time_what_does_not_agree(command, quick_bench, monkeypatch):
-    monkeypatch.setattr(_bench, "numpy_loss", lambda x, w, t: np.ones(len(x)))
+    monkeypatch.setattr(bench, "numpy_loss", lambda x, w, t: np.ones(len(x)))
     code, stdout, stderr = command("bench", "--shape", "3x5x7")
     assert code == 1
     assert "disagree" in stderr

@@ -10,8 +10,10 @@ import pytest
 
 import logitless
 
-MODULES = sorted(module.name for module in pkgutil.iter_modules(logitless.__path__, "logitless."))
-OPTIONAL = {"logitless.__main__", "logitless._core"}
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(logitless.__path__, "logitless.")
+)
+OPTIONAL = {"logitless.__main__", "logitless._engines.compiled._core"}
 
 
 @pytest.mark.parametrize("name", ["logitless", *sorted(set(MODULES) - OPTIONAL)])

@@ -133,7 +133,7 @@ def test_options_go_the_general_way(rng):
 
 @pytest.mark.parametrize("streams", [1, 3, 4, 8])
 def test_reading_reads_everything(streams, dtype):
-    from logitless._core import Kernels
+    from logitless._engines.compiled._core import Kernels
 
     kernels = Kernels(ll.active_isa(), dtype.itemsize * 8)
     assert kernels.spin_read(np.ones(streams * kernels.lanes * 5, dtype), streams) \

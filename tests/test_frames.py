@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from oracle import says
 
 import logitless as ll
-from logitless._frames import remedy
-from logitless._validate import as_array
+from logitless._arrays.checks import as_array
+from logitless._arrays.frames import remedy
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")

@@ -87,8 +87,8 @@ def assert_all_same(a, b, what=""):
 @pytest.fixture
 def eager(monkeypatch):
     """Threads are put to work of any size."""
-    monkeypatch.setattr("logitless._plan.FLOPS_PER_THREAD", 1)
-    monkeypatch.setattr("logitless.compiled_gradient.FLOPS_PER_THREAD", 1)
+    monkeypatch.setattr("logitless._engines.compiled.plan.FLOPS_PER_THREAD", 1)
+    monkeypatch.setattr("logitless._engines.compiled.gradient.FLOPS_PER_THREAD", 1)
 
 
 @given(problems(), st.sampled_from([2, 3, 4, 7]), st.sampled_from([1, 100_000, 1 << 26]))

@@ -41,7 +41,7 @@ def test_import_with_warnings_as_errors(run_python):
 
 def test_types_are_shipped():
     assert (PACKAGE / "py.typed").is_file()
-    assert (PACKAGE / "_core.pyi").is_file()
+    assert (PACKAGE / "_engines" / "compiled" / "_core.pyi").is_file()
 
 
 def test_version():
@@ -58,10 +58,10 @@ import os, sys, warnings
 
 class NoCore:
     def find_spec(self, name, path=None, target=None):
-        if name == "logitless._core":
+        if name == "logitless._engines.compiled._core":
             if "REFUSAL" in os.environ:
                 raise ImportError(os.environ["REFUSAL"])
-            raise ModuleNotFoundError("No module named 'logitless._core'", name=name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NoCore())
 with warnings.catch_warnings(record=True) as caught:
@@ -80,14 +80,14 @@ def test_without_the_compiled_module_plain_numpy_takes_over_with_one_warning(run
     *warned, isa = run_python(WITHOUT_CORE, LOGITLESS_BACKEND=None).strip().split("\n")
     assert len(warned) == 1
     assert warned[0].startswith("RuntimeWarning")
-    assert "is missing (No module named 'logitless._core')" in warned[0]
+    assert "is missing (No module named 'logitless._engines.compiled._core')" in warned[0]
     assert isa == "numpy numpy"
 
 
 @pytest.mark.parametrize(("refusal", "says"), [
     ("Interpreter change detected - this module can only be loaded into one interpreter per "
      "process.", "works in one interpreter of a process, and this is another"),
-    ("module logitless._core does not support loading in subinterpreters",
+    ("module logitless._engines.compiled._core does not support loading in subinterpreters",
      "works in one interpreter of a process, and this is another"),
     ("_core.so: undefined symbol: ll_isas", "is there but cannot be loaded"),
 ])

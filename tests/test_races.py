@@ -11,7 +11,7 @@ import pytest
 from oracle import assert_same_bits
 
 import logitless as ll
-from logitless import _parallel
+from logitless._parallel import pool
 
 pytestmark = pytest.mark.compiled_only
 
@@ -89,7 +89,7 @@ def test_scores(m, n_threads):
 @pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
 def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
     """However many of their states wait for that."""
-    from logitless import _scoring
+    from logitless._engines.compiled import scoring
 
     x, w, t = problem(5, 70_000, 16, seed=3)
     soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
@@ -101,8 +101,8 @@ def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
                 head.loss(x, soft), head.loss(x, t, label_smoothing=0.1), head.predict_proba(x))
 
     expected = results()
-    monkeypatch.setattr(_scoring, "STATE_BYTES", 1)
-    monkeypatch.setattr(_scoring, "SPANS_PER_THREAD", 1)
+    monkeypatch.setattr(scoring, "STATE_BYTES", 1)
+    monkeypatch.setattr(scoring, "SPANS_PER_THREAD", 1)
     for a, b in zip(results(), expected, strict=True):
         assert_same_bits(a, b)
 
@@ -141,14 +141,14 @@ def test_what_a_helper_raises_leaves_the_call_when_all_are_done(n_threads):
 
     for _ in range(20):
         with pytest.raises(ValueError, match="five"):
-            _parallel.run(work, 40, n_threads)
+            pool.run(work, 40, n_threads)
         assert not inside
 
 
 def test_all_tasks_are_done_once():
     for n_threads in (1, 2, 5):
         done = []
-        _parallel.run(lambda tasks, done=done: done.extend(tasks), 500, n_threads)
+        pool.run(lambda tasks, done=done: done.extend(tasks), 500, n_threads)
         assert sorted(done) == list(range(500))
 
 
@@ -157,7 +157,7 @@ def test_all_tasks_are_done_once():
 INTERRUPTS = """
 import os, signal, sys, threading, time
 import numpy as np, logitless as ll
-from logitless import _parallel
+from logitless._parallel import pool
 
 pause, signals = {pause}, {signals}
 armed = False
@@ -215,7 +215,7 @@ def look():
         time.sleep(0.01)
 
 for _ in range(8):
-    assert interrupted(lambda: _parallel.run(work, 10_000, 4))
+    assert interrupted(lambda: pool.run(work, 10_000, 4))
 assert not any(at_the_end), at_the_end
 print("good")
 """

@@ -192,9 +192,9 @@ def test_threads(m, threads, rng):
 @compiled_only
 def test_many_candidates_on_the_way(rng, monkeypatch):
     """Rows whose candidates become too many are kept by exact logits, or given up."""
-    from logitless import _screen
+    from logitless._engines.compiled import screening
 
-    monkeypatch.setattr(_screen, "ROOM", (40, 40))
+    monkeypatch.setattr(screening, "ROOM", (40, 40))
     weight, x = normal(rng, 9000, 600), normal(rng, 30, 600)
     fell_back = [agree(weight, None, x, (k,)).screen_stats.fell_back for k in (1, 3)]
     head = ll.LinearHead(weight, screen="int8")
@@ -202,7 +202,7 @@ def test_many_candidates_on_the_way(rng, monkeypatch):
     assert head.screen_stats.fell_back > 0
     assert fell_back[0] < 30
     agree(weight, None, x, (1, 4), n_threads=2)
-    monkeypatch.setattr(_screen, "MAX_ROWS", 3)  # those given up are copied so many at a time
+    monkeypatch.setattr(screening, "MAX_ROWS", 3)  # those given up are copied so many at a time
     agree(weight, None, x, (4,), n_threads=1)
 
 

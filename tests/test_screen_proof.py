@@ -13,9 +13,9 @@ import logitless as ll
 pytestmark = pytest.mark.compiled_only
 
 if ll.active_isa() != "numpy":
-    from logitless import _screen
-    from logitless._core import KC
-    from logitless._request import Request
+    from logitless._engines.compiled import screen, screening
+    from logitless._engines.compiled._core import KC
+    from logitless._engines.interface import Request
 
 U = 2.0**-24
 K = (1, 3, 8, 37, 256, 300)
@@ -53,8 +53,8 @@ class Case:
         self.head = ll.LinearHead(weight, bias, screen="int8", n_threads=1, **options)
         self.plain = ll.LinearHead(weight, bias, n_threads=1, **options)
         self.screen = self.head._layer.screen
-        self.scan = _screen.ScreenedScoring(self.head._layer, x, Request(sums=False, k=k), 1)
-        self.block = _screen._Block(self.scan, len(x))
+        self.scan = screening.ScreenedScoring(self.head._layer, x, Request(sums=False, k=k), 1)
+        self.block = screening._Block(self.scan, len(x))
         self.block.open(0, len(x))
         with np.errstate(over="ignore", under="ignore"):
             self.block.quantise(np.ascontiguousarray(x, np.float32), levels)
@@ -204,7 +204,7 @@ def test_4_float64_in_float32(kind, k):
 def test_4_slack_is_more_than_that():
     for k in (1, 255, 256, 257, 512, 513, 4096, 65536):
         h = min(k, KC) + -(-k // KC) + 1
-        assert _screen.slack_of(k) >= h * U / (1 - h * U) + 40 * U * 0.999
+        assert screen.slack_of(k) >= h * U / (1 - h * U) + 40 * U * 0.999
 
 
 @pytest.mark.parametrize("k", K)

@@ -19,9 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from logitless import _lbfgs
-from logitless._estimators import Trainee
-from logitless.sklearn import SoftmaxRegression
+from logitless.sklearn import SoftmaxRegression, _lbfgs
+from logitless.sklearn._fitting import Trainee
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 TOL = 1e-4

@@ -11,8 +11,11 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from torch_cases import F64, OPTIONS, PLACES, C, K, M, case, results  # noqa: E402
 
-from logitless import _torch  # noqa: E402
-from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
+from logitless.torch import (  # noqa: E402
+    LinearCrossEntropyLoss,
+    _call,
+    linear_cross_entropy,
+)
 
 OPERATOR = torch.ops.logitless.linear_cross_entropy.default
 # What torch warns of in itself while it compiles.
@@ -265,16 +268,16 @@ def test_opcheck(gen, form, soft, wrt, reduction):
     tensors = x, weight, kwargs["linear_bias"], target, kwargs["weight"]
     options = reduction, -100, 0.1, 2.0, 0.7, 0.0, 0.0
     if reduction == "mean" or not wrt:
-        torch.library.opcheck(_torch.linear_cross_entropy.of_library,
+        torch.library.opcheck(_call.linear_cross_entropy.of_library,
                               (*tensors, *options, F64, wrt))
     factor = torch.randn(linear_cross_entropy(x, weight, target, reduction=reduction).shape,
                          dtype=F64, generator=gen)
     torch.library.opcheck(
-        _torch.linear_cross_entropy_backward.of_library,
+        _call.linear_cross_entropy_backward.of_library,
         (factor, *(t.detach() for t in tensors), *options, wrt + " target" * soft),
     )
 
 
 def test_opcheck_of_scaling(gen):
     gradient = torch.randn(M, K, generator=gen)
-    torch.library.opcheck(_torch.scale_.of_library, (gradient, torch.tensor(2.0)))
+    torch.library.opcheck(_call.scale_.of_library, (gradient, torch.tensor(2.0)))

@@ -19,7 +19,7 @@ from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch_cases import F64, OPTIONS, C, K, assert_same, case, results  # noqa: E402
 
-from logitless import _validate  # noqa: E402
+from logitless._arrays import rows as row_arrays  # noqa: E402
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 
 
@@ -67,8 +67,8 @@ def test_leading_axes_are_read_where_they_are(gen, monkeypatch, soft):
     x = torch.randn(40, 30, K, generator=gen).transpose(0, 1).requires_grad_()
     weight = torch.randn(C, K, generator=gen, requires_grad=True)
     target = torch.rand(30, 40, C, generator=gen) if soft else torch.zeros(30, 40, dtype=int)
-    monkeypatch.setattr(_validate, "_BLOCK_BYTES", 64 * K * 4)
-    sizes, getitem = [], _validate.Rows.__getitem__
+    monkeypatch.setattr(row_arrays, "_BLOCK_BYTES", 64 * K * 4)
+    sizes, getitem = [], row_arrays.Rows.__getitem__
 
     def spy(rows, block):
         part = getitem(rows, block)
@@ -76,7 +76,7 @@ def test_leading_axes_are_read_where_they_are(gen, monkeypatch, soft):
             sizes.append(len(part))
         return part
 
-    monkeypatch.setattr(_validate.Rows, "__getitem__", spy)
+    monkeypatch.setattr(row_arrays.Rows, "__getitem__", spy)
     loss = linear_cross_entropy(x.detach(), weight.detach(), target)
     assert max(sizes) <= 64
     assert sum(sizes) == 1200

@@ -1,10 +1,7 @@
 """The softmax head of a classifier, scored in one pass without its logits."""
 
-from ._backend import active_isa, available_isas
-from ._limits import machine_limits
-from ._logits import cross_entropy, log_softmax, logsumexp, nll, softmax
-from ._parallel import threads
-from ._results import Gradients, Scores, ScreenStats, TopK
+from ._engines.choice import active_isa, available_isas
+from ._parallel.pool import threads
 from .functional import (
     linear_argmax,
     linear_cross_entropy,
@@ -16,6 +13,9 @@ from .functional import (
     linear_topk,
 )
 from .head import LinearHead
+from .limits import machine_limits
+from .logits import cross_entropy, log_softmax, logsumexp, nll, softmax
+from .results import Gradients, Scores, ScreenStats, TopK
 
 __version__ = "0.1.0"
 
@@ -43,3 +43,6 @@ __all__ = [
     "softmax",
     "threads",
 ]
+
+for _name in __all__:  # where users find them, in tracebacks and pickles
+    globals()[_name].__module__ = __name__

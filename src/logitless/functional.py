@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._gradient import WORKSPACE
-from ._results import Gradients, Scores, TopK
+from ._calls.value_and_grad import WORKSPACE
 from .head import LinearHead
+from .results import Gradients, Scores, TopK
 
 _LOSS_OPTIONS = ("ignore_index", "class_weight", "sample_weight", "label_smoothing", "z_loss",
                  "shift")

@@ -6,16 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from ._backend import engine
-from ._gradient import WORKSPACE, value_and_grad
-from ._objective import Objective, shifted
-from ._pass import Pass
-from ._request import Request, State
-from ._results import Gradients, Scores, ScreenStats, TopK, screen_stats, top_of
-from ._sample import draw
-from ._targets import check_candidates
-from ._validate import (
-    Rows,
+from ._arrays.checks import (
     check_direct_out,
     check_divisor,
     check_integer,
@@ -24,6 +15,16 @@ from ._validate import (
     check_x,
     compute_dtype,
 )
+from ._arrays.rows import Rows
+from ._calls.batch import Pass, screen_stats, top_of
+from ._calls.coefficients import head_arrays
+from ._calls.objective import Objective, shifted
+from ._calls.sampling import draw
+from ._calls.targets import check_candidates
+from ._calls.value_and_grad import WORKSPACE, value_and_grad
+from ._engines.choice import engine
+from ._engines.interface import Request, State
+from .results import Gradients, Scores, ScreenStats, TopK
 
 
 class LinearHead:
@@ -234,8 +235,6 @@ class LinearHead:
         >>> np.allclose(head.predict_proba(x), fitted.predict_proba(x))
         True
         """
-        from ._estimators import head_arrays
-
         return cls(*head_arrays(fitted), **options)
 
     def loss(

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ._npy import kind_of, map_npy, npz_names, read_npz
+from ._arrays.npy import kind_of, map_npy, npz_names, read_npz
 
 _LISTED = 10  # names of an archive that fit into a message
 

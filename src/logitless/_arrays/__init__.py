@@ -1,0 +1,1 @@
+"""Arrays as they come in: checked, or refused with a clear error."""

@@ -1,0 +1,205 @@
+"""Arguments to checked arrays: a clear error here, or never."""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from collections.abc import Iterable
+from numbers import Real
+
+import numpy as np
+
+from .frames import read_frame, refuse_objects, remedy
+
+# By type number, which byte order and metadata leave alone.
+_COMPUTE = {
+    np.dtype(code).num: np.dtype(wide)
+    for codes, wide in (("?bBhHef", np.float32), ("iIlLqQd", np.float64))
+    for code in codes
+}
+_REDUCTIONS = ("none", "sum", "mean", "batch_mean")
+_HOST_MEMORY = (1, 3, 11)  # DLPack: CPU, CUDA's and ROCm's pinned host memory
+def as_array(value: object, name: str) -> np.ndarray:
+    """`value` as an ndarray, without a copy where it already is an array of some library."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"`{name}` must be a plain array, got a masked one; fill it first")
+        return np.asarray(value)
+    kind = type(value).__name__
+    if getattr(value, "requires_grad", False):
+        raise TypeError(f"`{name}` requires grad; detach it first: `{name}.detach()`")
+    if hasattr(value, "toarray") and hasattr(value, "tocsr"):
+        raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
+    try:
+        frame = read_frame(value, name)
+        if frame is not None:
+            return frame
+        if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+            return _torch_bfloat16(value, name)
+        if hasattr(value, "__dlpack_device__"):
+            device = int(value.__dlpack_device__()[0])
+            if device not in _HOST_MEMORY:
+                raise TypeError(f"it must be in CPU memory, is on DLPack device type {device}")
+            if not hasattr(value, "__array__"):
+                return np.from_dlpack(value)
+        array = np.asarray(value)
+        refuse_objects(array)
+        return array
+    except MemoryError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"`{name}` cannot be read as an array: {error}") from error
+    except Exception as error:  # whatever the other library raises
+        raise TypeError(f"`{name}` ({kind}) cannot be read as an array: {error}") from error
+
+
+def _torch_bfloat16(tensor, name: str) -> np.ndarray:
+    """Read a tensor of the one dtype that NumPy does not know by itself."""
+    try:
+        from ml_dtypes import bfloat16
+    except ModuleNotFoundError:
+        raise TypeError(
+            f"NumPy reads bfloat16 with the package ml_dtypes: install it, or give `{name}.float()`"
+        ) from None
+    return tensor.view(sys.modules["torch"].int16).numpy().view(bfloat16)
+
+
+def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
+    """float32 or float64: what an array of `dtype` is computed in."""
+    wide = _COMPUTE.get(dtype.num)
+    if wide is not None:
+        return wide
+    if dtype.name == "bfloat16":  # of ml_dtypes
+        return np.dtype(np.float32)
+    raise TypeError(
+        f"`{name}` must be float16, bfloat16, float32, float64, bool or integer, "
+        f"got {dtype}{remedy(dtype)}"
+    )
+
+
+def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` as the kernels read it: in `dtype`, contiguous and aligned, copied only if it is not.
+
+    ``np.ascontiguousarray`` leaves what is not aligned where it is.
+    """
+    return np.require(array, dtype, ["C", "A"])
+
+
+def check_x(x: object, n_features: int) -> np.ndarray:
+    x = as_array(x, "x")
+    if x.ndim == 0:
+        raise ValueError(f"`x` must have shape (..., {n_features}), got a scalar")
+    if x.shape[-1] != n_features:
+        raise ValueError(
+            f"`weight.shape[1]` must equal `x.shape[-1]` ({x.shape[-1]}), got {n_features}"
+        )
+    return x
+
+
+def check_weight(weight: object, bias: object) -> tuple[np.ndarray, np.ndarray | None]:
+    weight = as_array(weight, "weight")
+    compute_dtype(weight.dtype, "weight")
+    if weight.ndim != 2:
+        raise ValueError(
+            f"`weight` must have shape (n_classes, n_features), got shape {weight.shape}"
+        )
+    if weight.shape[0] == 0:
+        raise ValueError(f"`weight` must have at least one class, got shape {weight.shape}")
+    if bias is None:
+        return weight, None
+    bias = as_array(bias, "bias")
+    compute_dtype(bias.dtype, "bias")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"`bias` must have shape (weight.shape[0],) = {weight.shape[:1]}, got {bias.shape}"
+        )
+    return weight, bias
+
+
+def check_classes(array: np.ndarray, name: str) -> np.ndarray:
+    """Logits or probabilities (..., n), at least one class."""
+    compute_dtype(array.dtype, name)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"`{name}` must have shape (..., n) with at least one class, got shape {array.shape}"
+        )
+    return array
+
+
+def check_positive(value: object, name: str) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite, got {value}")
+    return float(value)
+
+
+def check_divisor(value: float, name: str, dtype: np.dtype) -> None:
+    """Check that logits in `dtype` can be divided by a number: neither it nor they are lost."""
+    least, most = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be within [{least:.8g}, {most:.8g}] for logits in {dtype}, "
+                         f"got {value}")
+
+
+def check_integer(value: object, name: str, least: int | None = None, most: int | None = None):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}") from None
+    if (least is not None and number < least) or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"`{name}` must be {limits}, got {number}")
+    return number
+
+
+def check_axis(axis: object, ndim: int) -> tuple[int, ...]:
+    """`axis` (int, tuple of int or None) as distinct axes of an array, none negative."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(check_integer(a, "axis") for a in axes)
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(f"`axis` must be within [{-ndim}, {ndim}), got {axis}")
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"`axis` must not name an axis twice, got {axis}")
+    return axes
+
+
+def check_reduction(reduction: object) -> None:
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}")
+
+
+def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"`{name}` must be an ndarray, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"`{name}` must be {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"`{name}` must be writeable, got a read-only array")
+
+
+def check_direct_out(
+    out: object, shape: tuple[int, ...], dtype: np.dtype, name: str, inputs: Iterable[object]
+) -> None:
+    """Check an array that results go into while `inputs` are still read."""
+    check_out(out, shape, dtype, name)
+    if not (out.flags.c_contiguous and out.flags.aligned and out.dtype.isnative):
+        raise ValueError(
+            f"`{name}` must be C-contiguous, aligned and of native byte order, "
+            f"got strides {out.strides} and dtype {out.dtype.str!r}"
+        )
+    if any(a is not None and np.may_share_memory(out, a) for a in inputs):
+        raise ValueError(
+            f"`{name}` must not overlap an input or another result, "
+            "got an array that shares memory with one of them"
+        )

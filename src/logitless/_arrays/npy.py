@@ -1,0 +1,163 @@
+"""Arrays in .npy and .npz files, of which nothing is believed before it is checked.
+
+`np.load` evaluates headers, allocates what they ask for, warns, and raises whatever the parts
+that it is made of raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from .frames import remedy
+
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the length of the header, by version
+_MAX_HEADER_BYTES = 10_000  # as in NumPy
+_READ_BYTES = 1 << 20
+_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may ask for gigabytes
+
+# {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } in any order; a list of fields in
+# place of '<f4', and 3L, which Python 2 wrote.
+_VALUE = r"('[^']*'|\[[^{}:]*\]|True|False|\([\dL,\s]*\))"
+_HEADER = re.compile(
+    r"\s*\{\s*" + rf"'(\w+)'\s*:\s*{_VALUE}\s*(?:,\s*|(?=\}}))" * 3 + r"\}\s*", re.ASCII)
+_DTYPE = re.compile(r"'([<>|=]?[biufcmMOSUV]\d*(?:\[\w+\])?)'", re.ASCII)
+
+
+def kind_of(path: str | os.PathLike) -> str:
+    """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
+    with _opened(path, "it cannot be read") as file:
+        magic = file.read(len(_MAGIC))
+    if magic == _MAGIC:
+        return "npy"
+    if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "npz"
+    found = f"starts with {magic!r}" if magic else "is empty"
+    raise ValueError(f"{os.fspath(path)}: expected a NumPy .npy or .npz file, as np.save and "
+                     f"np.savez write them, but it {found}")
+
+
+def map_npy(path: str | os.PathLike) -> np.ndarray:
+    """Memory-map the array in a .npy file."""
+    with _opened(path, "it cannot be read as a .npy array of numbers") as file:
+        layout = _read_layout(file)
+        layout.check_size(os.fstat(file.fileno()).st_size - file.tell())
+        if layout.n_bytes == 0:
+            return layout.array(b"")
+        return np.asarray(np.memmap(file, layout.dtype, "r", file.tell(), layout.shape,
+                                    layout.order))
+
+
+def npz_names(path: str | os.PathLike) -> list[str]:
+    """Names of the arrays in a .npz file."""
+    with (_opened(path, "it cannot be read as a .npz archive") as file,
+          zipfile.ZipFile(file) as archive):
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_npz(path: str | os.PathLike, name: str) -> np.ndarray:
+    """Read one of the arrays in a .npz file."""
+    with (_opened(path, f"its {name!r} cannot be read as an array of numbers") as file,
+          zipfile.ZipFile(file) as archive):
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        return _read_member(archive, members[name])
+
+
+@contextlib.contextmanager
+def _opened(path, failure: str) -> Iterator[BinaryIO]:
+    """Open a regular file; whatever its readers raise becomes an error that names it."""
+    name = os.fspath(path)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):  # to open a pipe that nobody writes to would never end
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"{name}: expected a regular file, which can be mapped into memory, "
+                         f"got {kinds.get(stat.S_IFMT(mode), 'a device')}")
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except MemoryError as error:
+        raise MemoryError(f"{name}: too large for the memory there is") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), name) from error
+    except Exception as error:
+        raise ValueError(f"{name}: {failure}: {str(error) or type(error).__name__}") from error
+
+
+class _Layout(NamedTuple):
+    """What the header of a .npy array says."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    order: str
+
+    @property
+    def n_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def check_size(self, found: int) -> None:
+        if found != self.n_bytes:
+            raise ValueError(f"{self.dtype} of shape {self.shape} takes {self.n_bytes} bytes, "
+                             f"but there are {found}")
+
+    def array(self, data: bytes | bytearray) -> np.ndarray:
+        return np.ndarray(self.shape, self.dtype, data, order=self.order)
+
+
+def _read_layout(file: BinaryIO) -> _Layout:
+    """Read the header; the file is at the data then."""
+    start = file.read(len(_MAGIC) + 2)
+    if start[:-2] != _MAGIC or start[-2] not in _LENGTH_BYTES:
+        raise ValueError(f"an array starts with {_MAGIC!r} and its version, got {start!r}")
+    length = int.from_bytes(file.read(_LENGTH_BYTES[start[-2]]), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length} bytes, more than {_MAX_HEADER_BYTES}")
+    header = file.read(length)
+    if len(header) < length:
+        raise ValueError(f"it ends within the header, after {len(header)} of {length} bytes")
+    text = header.decode("latin-1")
+    found = _HEADER.fullmatch(text)
+    entries = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True)) if found else {}
+    if entries.keys() != {"descr", "fortran_order", "shape"}:
+        raise ValueError(f"a header that cannot be read: {text.strip()[:200]!r}")
+    order = {"True": "F", "False": "C"}[entries["fortran_order"]]
+    axes = entries["shape"].strip("()").split(",")
+    shape = tuple(int(axis.strip().removesuffix("L")) for axis in axes if axis.strip())
+    return _Layout(_number_dtype(entries["descr"]), shape, order)
+
+
+def _number_dtype(text: str) -> np.dtype:
+    if text.startswith("["):
+        raise ValueError(f"it holds records, {text[:200]!r}; save their fields one by one")
+    found = _DTYPE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"unknown dtype {text[:200]!r}")
+    dtype = np.dtype(found[1])
+    if dtype.kind not in "biuf":
+        raise ValueError(f"its dtype is {dtype.str!r}{remedy(dtype)}")
+    return dtype
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type not in _COMPRESSION:
+        raise ValueError(f"{info.filename!r} is compressed by method {info.compress_type}, "
+                         "np.savez_compressed uses 8")
+    with archive.open(info) as member:
+        layout = _read_layout(member)
+        layout.check_size(info.file_size - member.tell())
+        data = bytearray()  # grows with what is found, not with what a damaged header asks for
+        while len(data) < layout.n_bytes:
+            read = member.read(min(_READ_BYTES, layout.n_bytes - len(data)))
+            if not read:
+                raise EOFError(f"{info.filename!r} ends after {len(data)} of {layout.n_bytes} "
+                               "bytes")
+            data += read
+    return layout.array(data)

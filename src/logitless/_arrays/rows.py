@@ -1,0 +1,70 @@
+"""Arrays seen as rows, of which a block at a time may be copied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+_BLOCK_BYTES = 4 << 20  # what may be copied at a time
+
+
+class Rows:
+    """An array seen as rows (m, n) over its last axes, never copied as a whole.
+
+    Attributes
+    ----------
+    array : ndarray
+        What it was made of.
+    whole : ndarray, shape (m, n), or None
+        A view of all rows (a single row may be a copy); None where the
+        strides do not allow one.
+    lead : tuple of int
+        The shape of the leading axes, which make the rows.
+    """
+
+    __slots__ = ("array", "dtype", "lead", "m", "n", "whole")
+
+    def __init__(self, array: np.ndarray, trailing: int = 1):
+        self.array = array
+        self.dtype = array.dtype
+        if array.ndim == 2 and trailing == 1:
+            self.whole = array
+            self.lead = array.shape[:1]
+            self.m, self.n = array.shape
+            return
+        split = array.ndim - trailing
+        self.lead = array.shape[:split]
+        self.m, self.n = math.prod(self.lead), math.prod(array.shape[split:])
+        whole = _merges(array, 0, split) and _merges(array, split, array.ndim)
+        # A single row is the least that can be copied.
+        self.whole = array.reshape(self.m, self.n) if whole or self.m == 1 else None
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows start to stop: a view, or a copy where there is no view of all."""
+        if self.whole is not None:
+            return self.whole[rows]
+        where = np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
+        return self.array[where].reshape(-1, self.n)
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row may take once it has been widened."""
+        return self.n * max(self.dtype.itemsize, 8)
+
+
+def _merges(array: np.ndarray, first: int, last: int) -> bool:
+    """Whether axes first..last-1 can be seen as one axis without a copy."""
+    if array.size == 0:
+        return True
+    sizes = zip(array.shape[first:last], array.strides[first:last], strict=True)
+    axes = [(size, stride) for size, stride in sizes if size != 1]
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in pairwise(axes))
+
+
+def row_blocks(m: int, *arrays: Rows) -> Iterator[slice]:
+    """Ranges of rows of which a copy from each of the arrays stays small."""
+    step = max(1, _BLOCK_BYTES // max(1, *(a.row_bytes for a in arrays)))
+    return (slice(first, min(first + step, m)) for first in range(0, m, step))

@@ -1,0 +1,241 @@
+"""What a loss is made of: targets, weights, smoothing, z-loss, and how rows become one number.
+
+The loss of row i, with `z` its logits, `lse` their log-sum-exp, `w` the class weights, `s` the
+sample weights and `e` the label smoothing, is
+
+    class index y          s * [(1 - e) w[y] (lse - z[y]) + e / n * sum_c w[c] (lse - z[c])
+                                + z_loss * lse^2]
+    probabilities t        s * [sum_c w[c] ((1 - e) t[c] + e / n) (lse - z[c]) + z_loss * lse^2]
+
+and its gradient with respect to z[c]
+
+    mass * p[c] - w[c] ((1 - e) t[c] + e / n),   mass = sum of what is subtracted + 2 z_loss lse
+
+times s, with t[c] = (c == y) for an index.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+
+from .._arrays.checks import as_array, check_integer, check_reduction, compute_dtype, plain
+from .._arrays.rows import Rows
+from .._arrays.sparse import checked_csr, is_sparse
+from .._engines.interface import Request, State
+from ..results import warn_of_no_rows
+from .targets import Targets, check_target
+
+F64 = np.dtype(np.float64)
+ALL = slice(None)
+
+
+class Objective:
+    """Checked targets and options of a loss of m rows against n classes.
+
+    Attributes
+    ----------
+    targets : Targets
+    n : int
+    dtype : dtype
+        Of the computation.
+    class_weight : ndarray, shape (n,), or None
+        In `dtype`.
+    sample_weight : ndarray of float64, shape (m,), or None
+    label_smoothing, z_loss : float
+    reduction : str
+    """
+
+    __slots__ = ("class_weight", "dtype", "label_smoothing", "n", "plain", "reduction",
+                 "sample_weight", "targets", "z_loss")
+
+    def __init__(self, target, lead, n, dtype, *, reduction="none", ignore_index=-100,
+                 class_weight=None, sample_weight=None, label_smoothing=0.0, z_loss=0.0):
+        check_reduction(reduction)
+        self.reduction, self.n, self.dtype = reduction, n, dtype
+        self.class_weight = _check_class_weight(class_weight, n, dtype)
+        self.sample_weight = _check_sample_weight(sample_weight, lead)
+        self.label_smoothing = _check_fraction(label_smoothing, "label_smoothing")
+        self.z_loss = _check_size(z_loss, "z_loss")
+        self.plain = (class_weight is None and sample_weight is None
+                      and self.label_smoothing == 0 and self.z_loss == 0)
+        self.targets = check_target(target, lead, n, dtype, ignore_index)
+
+    def arrays(self) -> list[np.ndarray]:
+        """All that is read while gradients are written."""
+        targets = self.targets
+        arrays = [targets.index, self.class_weight, self.sample_weight]
+        if isinstance(targets.probs, Rows):
+            arrays.append(targets.probs.array)
+        elif targets.probs is not None:
+            arrays += [targets.probs.start, targets.probs.index, targets.probs.value]
+        return arrays
+
+    def request(self, **also) -> Request:
+        """Make the request that finds what the losses are made of."""
+        if self.plain:
+            return Request(targets=self.targets.index, **also)
+        smooth = self.label_smoothing > 0
+        weight = self.class_weight
+        if weight is None and smooth:
+            weight = np.ones(self.n, self.dtype)
+        needed = smooth or self.targets.probs is not None
+        return Request(targets=self.targets.index, class_weight=weight if needed else None,
+                       smooth=smooth, **also)
+
+    def losses(self, state: State, rows: slice = ALL) -> np.ndarray:
+        """Find the loss of each row of those with this state."""
+        losses = losses_of(state, self.targets, rows)
+        if self.plain:
+            return losses
+        with np.errstate(all="ignore"):
+            loss = losses.astype(F64)
+            weight = self.target_weight(rows)
+            if weight is not None:
+                loss = _product(weight, loss)
+            if self.label_smoothing > 0:
+                loss = _product(1 - self.label_smoothing, loss)
+                loss += self.label_smoothing / self.n * state.smooth_loss.astype(F64)
+            if self.z_loss > 0:
+                loss += self.z_loss * np.square(state.lse, dtype=F64)
+            if self.sample_weight is not None:
+                loss *= self.sample_weight[rows]
+            counts = self.counts(rows)
+            if counts is not None:
+                loss[~counts] = 0
+            return loss.astype(self.dtype)
+
+    def target_weight(self, rows: slice) -> np.ndarray | None:
+        """Class weight of each row's target, float64: 1 where that is not one class."""
+        if self.class_weight is None or self.targets.index is None:
+            return None
+        index = self.targets.index[rows, 0]
+        return np.where(index >= 0, self.class_weight[index], 1).astype(F64)
+
+    def counts(self, rows: slice) -> np.ndarray | None:
+        """Which rows are neither ignored nor of weight 0; None where all are neither."""
+        counts = None
+        if self.targets.probs is None and self.targets.counted < len(self.targets.index):
+            counts = self.targets.index[rows, 0] >= 0
+        if self.sample_weight is not None:
+            weighty = self.sample_weight[rows] != 0
+            counts = weighty if counts is None else counts & weighty
+        return counts
+
+    def divisor(self) -> float:
+        """What the sum of the losses is divided by; 0 where no row counts in a mean."""
+        m = self.targets.rows
+        if self.reduction == "batch_mean":
+            return m
+        if self.reduction != "mean":
+            return 1
+        if self.class_weight is None and self.sample_weight is None:
+            return self.targets.counted
+        weight = np.ones(m) if self.sample_weight is None else self.sample_weight.copy()
+        of_class = None if self.targets.soft else self.target_weight(ALL)
+        if of_class is not None:
+            weight *= of_class
+        counts = self.counts(ALL)
+        return float(weight.sum() if counts is None else weight[counts].sum())
+
+    def reduce(self, losses: np.ndarray) -> np.ndarray | np.generic:
+        """Losses (m,) to one: added up in float64, in an order that threads do not change."""
+        if self.reduction == "none":
+            return losses
+        divisor = self.divisor()
+        if divisor == 0:
+            warn_of_no_rows(self.reduction)
+            return self.dtype.type(math.nan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.dtype.type(np.sum(losses, dtype=F64) / divisor)
+
+
+def losses_of(state: State, targets: Targets, rows: slice = ALL) -> np.ndarray:
+    """Read off the plain loss of each row of a state: of one-hot rows by their class index."""
+    if targets.probs is None:
+        return state.target_loss[:, 0]
+    if targets.index is None:
+        return state.prob_loss
+    return np.where(targets.index[rows, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
+
+
+def _product(weight, loss: np.ndarray) -> np.ndarray:
+    """Weight 0 makes 0 even of an infinite loss."""
+    return np.where(np.equal(weight, 0), 0.0, weight * loss)
+
+
+def shifted(x: np.ndarray, target, sample_weight, shift, x_name: str = "x"):
+    """Rows of x (..., t, k) paired with the targets `shift` places further along t."""
+    shift = check_integer(shift, "shift", 0)
+    if shift == 0:
+        return x, target, sample_weight
+    lead = x.shape[:-1]
+    if not lead or lead[-1] < shift:
+        raise ValueError(
+            f"`shift` must be at most the length of the last axis but one of `{x_name}`, "
+            f"got {shift} for shape {x.shape}"
+        )
+    keep = lead[-1] - shift
+
+    def later(value, name):
+        if value is None:
+            return None
+        if is_sparse(value):
+            if len(lead) != 1 or value.shape[0] != lead[0]:
+                raise ValueError(f"`{name}` must have {lead} rows, got shape {value.shape}")
+            return checked_csr(value, name)[shift:]
+        array = as_array(value, name)
+        if array.shape[: len(lead)] != lead:
+            raise ValueError(f"`{name}` must have shape {lead}, got {array.shape}")
+        return array[(ALL,) * (len(lead) - 1) + (slice(shift, None),)]
+
+    return x[..., :keep, :], later(target, "target"), later(sample_weight, "sample_weight")
+
+
+def _check_class_weight(weight, n: int, dtype: np.dtype) -> np.ndarray | None:
+    if weight is None:
+        return None
+    weight = as_array(weight, "class_weight")
+    compute_dtype(weight.dtype, "class_weight")
+    if weight.shape != (n,):
+        raise ValueError(f"`class_weight` must have shape ({n},), got {weight.shape}")
+    with np.errstate(over="ignore"):
+        rounded = plain(weight, dtype)
+    bad = ~((rounded >= 0) & (rounded < math.inf))
+    if bad.any():
+        c = int(bad.argmax())
+        raise ValueError(f"`class_weight` must be finite and >= 0, got {weight[c]} for class {c}")
+    return rounded
+
+
+def _check_sample_weight(weight, lead: tuple[int, ...]) -> np.ndarray | None:
+    if weight is None:
+        return None
+    weight = as_array(weight, "sample_weight")
+    compute_dtype(weight.dtype, "sample_weight")
+    if weight.shape != lead:
+        raise ValueError(f"`sample_weight` must have shape {lead}, got {weight.shape}")
+    flat = plain(weight, F64).reshape(-1)
+    bad = ~np.isfinite(flat)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"`sample_weight` must be finite, got {flat[row]} in row {row}")
+    return flat
+
+
+def _check_size(value, name: str) -> float:
+    if type(value) is float and 0 <= value < math.inf:  # sparing most callers the rest
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
+    return float(value)
+
+
+def _check_fraction(value, name: str) -> float:
+    if _check_size(value, name) > 1:
+        raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
+    return float(value)

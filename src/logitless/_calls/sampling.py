@@ -1,0 +1,47 @@
+"""Drawing classes from the softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .batch import Pass
+
+_VALUES = 1 << 20  # random numbers held at a time
+_TICK = 2.0**-54  # below what steps the random numbers come in
+
+
+def draw(rows: Pass, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Draw classes (m, size): the winner of an exponential race (Gumbel-max).
+
+    The random numbers are taken in the order row, draw, class, so that they do
+    not depend on how many are held at a time.
+    """
+    drawn = np.empty((rows.rows.m, size), np.intp)
+    if size == 0:
+        return drawn
+    for first, logits in rows.logit_blocks(max(1, _VALUES // (rows.n * size))):
+        _race(logits, rng, first, drawn[first : first + len(logits)])
+    return drawn
+
+
+def _race(z: np.ndarray, rng: np.random.Generator, row: int, drawn: np.ndarray) -> None:
+    """Draw classes (r, size) for logits (r, n), the first of which is row `row`."""
+    peak = z.max(axis=1)
+    if not np.isfinite(peak).all():
+        bad = row + int(np.argmin(np.isfinite(peak)))
+        raise ValueError(
+            "`sample` needs logits that are not NaN or +inf, and not all -inf, "
+            f"got such in row {bad}"
+        )
+    z -= peak[:, None]
+    r, n = z.shape
+    step = max(1, _VALUES // (r * n))  # less than all draws only where r is 1
+    for lo in range(0, drawn.shape[1], step):
+        part = drawn[:, lo : lo + step]
+        # float32 draws come in steps of 1e-7: too coarse for the race of unlikely classes.
+        race = rng.standard_exponential((r, part.shape[1], n))
+        # A time of 0 would be an infinite advantage, even over the impossible.
+        np.maximum(race, _TICK, out=race)
+        np.log(race, out=race)
+        np.subtract(z[:, None, :], race, out=race)
+        part[...] = race.argmax(axis=2)

@@ -1,0 +1,130 @@
+"""The loss and its gradients: arguments checked, the engine called, results shaped."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+
+from .._arrays.checks import (
+    as_array,
+    check_direct_out,
+    check_integer,
+    check_x,
+    compute_dtype,
+    plain,
+)
+from .._arrays.rows import Rows
+from .._engines.choice import engine
+from ..results import Gradients
+from .backward import Backward
+from .batch import given_loss
+from .objective import F64, Objective, shifted
+
+WORKSPACE = 64 << 20
+NAMES = ("x", "weight", "bias")
+
+
+
+def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, workspace_bytes,
+                   filter_eps, out, accumulate, shift, sample_weight=None, **options):
+    """Loss and Gradients of a layer; see `LinearHead.value_and_grad`."""
+    x = check_x(x, layer.n_features)
+    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"), key=lambda d: d.itemsize)
+    wanted = _check_wrt(wrt)
+    workspace_bytes = check_integer(workspace_bytes, "workspace_bytes", 1)
+    filter_eps = _check_eps(filter_eps)
+    used, target, sample_weight = shifted(x, target, sample_weight, shift)
+    rows = Rows(used)
+    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction=reduction,
+                          sample_weight=sample_weight, **options)
+    grad_output = _check_grad_output(grad_output, rows.lead, reduction)
+    grads = _gradients(out, wanted, x, layer, dtype, accumulate, objective)
+
+    probs = objective.targets.probs
+    request = objective.request()
+    backward = Backward(objective, grad_output, filter_eps, layer.temperature)
+    d_x = _rows_of(grads.x, used.shape, accumulate)
+    engine.gradients(
+        layer, rows, probs, request, backward, Gradients(d_x, grads.weight, grads.bias),
+        bool(accumulate), workspace_bytes, n_threads,
+    )
+    if d_x is not None and not np.may_share_memory(d_x, grads.x):
+        # Positions without a target further along have no gradient.
+        if accumulate:
+            grads.x[..., : used.shape[-2], :] += d_x.reshape(used.shape)
+        else:
+            grads.x[..., : used.shape[-2], :] = d_x.reshape(used.shape)
+    return given_loss(backward.losses, objective, rows.lead, None), grads
+
+
+def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.ndarray | None:
+    """Where the engine writes the gradient of the rows in use, (m, k)."""
+    if grad is None:
+        return None
+    if grad.shape == used:
+        return grad.reshape(math.prod(used[:-1]), used[-1])
+    if not accumulate:
+        grad[..., used[-2] :, :] = 0
+    if grad.ndim == 2:
+        return grad[: used[0]]
+    return np.zeros((math.prod(used[:-1]), used[-1]), grad.dtype)
+
+
+def _check_wrt(wrt) -> tuple[str, ...]:
+    if not isinstance(wrt, (str, tuple, list, set, frozenset)):
+        raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
+    wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+    for name in wanted:
+        if name not in NAMES:
+            raise ValueError(f"`wrt` must name some of {NAMES}, got {name!r}")
+    return wanted
+
+
+def _check_eps(eps) -> float:
+    if isinstance(eps, bool) or not isinstance(eps, Real):
+        raise TypeError(f"`filter_eps` must be a number, got {type(eps).__name__}")
+    if not 0 <= eps < 1:
+        raise ValueError(f"`filter_eps` must be in [0, 1), got {eps}")
+    return float(eps)
+
+
+def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
+    """Factors of the rows in float64, (m,) or a number."""
+    if grad_output is None:
+        return 1.0
+    array = as_array(grad_output, "grad_output")
+    compute_dtype(array.dtype, "grad_output")
+    expected = lead if reduction == "none" else ()
+    if array.shape != expected:
+        raise ValueError(
+            f"`grad_output` must have shape {expected} with reduction {reduction!r}, "
+            f"got {array.shape}"
+        )
+    return plain(array, F64).reshape(-1 if expected else ())
+
+
+def _gradients(out, wanted, x, layer, dtype, accumulate, objective: Objective) -> Gradients:
+    """Arrays for the gradients: those of `out`, else new ones."""
+    shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
+              "bias": (layer.n_classes,)}
+    if out is None:
+        if accumulate:
+            raise ValueError("`accumulate` needs `out`, the gradients to add to, got None")
+        return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
+    if not isinstance(out, Gradients):
+        raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
+    others = [x, *layer.given, *objective.arrays()]
+    for name in wanted:
+        array = getattr(out, name)
+        _check_gradient(array, name, shapes[name], dtype, others)
+        others.append(array)
+    return Gradients(**{name: getattr(out, name) for name in wanted})
+
+
+def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
+    name = f"out.{name}"
+    if array is None:
+        raise ValueError(f"`{name}` must be an array, as `wrt` names it, got None")
+    check_direct_out(array, shape, dtype, name, inputs)

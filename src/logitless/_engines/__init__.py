@@ -1,0 +1,1 @@
+"""What does the arithmetic: compiled kernels, or plain NumPy in their place."""

@@ -1,0 +1,471 @@
+"""Thin wrapper of the C kernels: fills a job from checked arrays and calls without the GIL.
+
+Nothing is checked here. Whoever calls has made sure of dtypes, shapes, contiguity and labels.
+"""
+
+cimport numpy as cnp
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stddef cimport size_t
+
+cdef extern from "logitless.h" nogil:
+    enum: LL_VALUES, LL_MAX, LL_REST, LL_MOMENT, LL_INTS, LL_ARGMAX, LL_RANK, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
+    enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K
+    ctypedef struct ll_state:
+        void *values
+        double *wide
+        int64_t *ints
+        ptrdiff_t stride
+        void *target_logit
+        void *top_logit
+        int64_t *top_index
+    ctypedef struct ll_job:
+        ptrdiff_t rows, n, k
+        const void *x
+        ptrdiff_t x_row
+        const void *weight
+        ptrdiff_t w_row, w_col
+        int packed
+        const void *bias
+        const void *logits
+        ptrdiff_t z_row, z_col
+        double softcap, temperature
+        ptrdiff_t first, last
+        int sums, entropy, rank
+        const int64_t *targets
+        ptrdiff_t n_targets
+        int soft
+        const void *probs
+        ptrdiff_t p_row, p_col
+        const int64_t *sparse_start
+        const int64_t *sparse_class
+        const void *sparse_prob
+        const void *class_weight
+        int smooth
+        ptrdiff_t top
+        void *out
+        ptrdiff_t out_row
+        int write
+        void *keep
+        ptrdiff_t keep_first, keep_rows
+        ll_state state
+        void *scratch
+    ctypedef struct ll_gradient:
+        const void *coefficients
+        ptrdiff_t c_stride
+        int filter
+        const void *columns
+        void *d_x
+        ptrdiff_t dx_row
+        void *d_weight
+        void *d_bias
+        int add_x, add_weight, apart
+    ctypedef struct ll_screen:
+        ptrdiff_t rows, n, k, top, levels, first, last
+        double softcap, temperature
+        const uint8_t *weight
+        const float *bounds
+        const float *bias
+        float no_bias, slack
+        const void *x
+        const float *row_bounds
+        const int32_t *start
+        float *least
+        float *best
+        float *upper
+        int32_t *index
+        int32_t *count
+        ptrdiff_t room
+        void *scratch
+    ctypedef struct ll_screener:
+        const char *name
+        size_t (*row_bytes)(ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*quantise_weight)(const float *, ptrdiff_t, ptrdiff_t, uint8_t *,
+                                float *) noexcept nogil
+        void (*quantise_rows)(const ll_screen *, const float *, ptrdiff_t, void *, float *,
+                              int32_t *) noexcept nogil
+        size_t (*scratch_bytes)(const ll_screen *) noexcept nogil
+        void (*scan)(const ll_screen *) noexcept nogil
+        void (*merge)(const ll_screen *, const ll_screen *) noexcept nogil
+    ctypedef struct ll_screen_isa:
+        const char *isa
+        int (*supported)() noexcept nogil
+        const ll_screener *screener
+    const ll_screen_isa ll_screens[]
+    const int ll_screen_count
+    ctypedef struct ll_kernels:
+        ptrdiff_t lanes, mr, block, span
+        void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        void (*pack_weight)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        size_t (*scratch_bytes)(const ll_job *) noexcept nogil
+        void (*init)(const ll_job *) noexcept nogil
+        void (*score)(const ll_job *) noexcept nogil
+        void (*target_logits)(const ll_job *) noexcept nogil
+        void (*merge)(const ll_job *, const ll_state *) noexcept nogil
+        void (*merge_top)(const ll_job *, const void *, const int64_t *) noexcept nogil
+        void (*normalise)(const ll_job *) noexcept nogil
+        void (*finish)(const ll_job *, void *) noexcept nogil
+        void (*sort_top)(const ll_job *) noexcept nogil
+        ptrdiff_t (*group)(ptrdiff_t) noexcept nogil
+        ptrdiff_t (*keep_size)(ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*pack_columns)(const ll_job *, const ll_gradient *, const void *, ptrdiff_t,
+                             void *) noexcept nogil
+        size_t (*gradient_bytes)(const ll_job *) noexcept nogil
+        void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
+        void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                           ptrdiff_t) noexcept nogil
+        void (*sharpen)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil
+        void (*settle)(const ll_job *, const ll_screen *) noexcept nogil
+        void (*map)(int, ptrdiff_t, const void *, void *) noexcept nogil
+        void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
+                    const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        double (*spin_fma)(ptrdiff_t) noexcept nogil
+        double (*spin_read)(ptrdiff_t, const void *, ptrdiff_t) noexcept nogil
+    ctypedef struct ll_isa:
+        const char *name
+        int (*supported)() noexcept nogil
+        const ll_kernels *f32
+        const ll_kernels *f64
+    const ll_isa ll_isas[]
+    const int ll_isa_count
+
+cnp.import_array()
+
+cdef enum:
+    LINE = 64  # bytes of a cache line
+
+VALUES = LL_VALUES
+INTS = LL_INTS
+KC = LL_KC
+SMALL_N = LL_SMALL_N
+GROUP_STEP = LL_GROUP_STEP
+cdef dict WRITES = {"logits": LL_LOGITS, "proba": LL_PROBA, "log_proba": LL_LOG_PROBA}
+
+
+cdef inline void *data(cnp.ndarray a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(a)
+
+
+cdef inline ptrdiff_t step(cnp.ndarray a, int axis) noexcept:
+    """Stride in elements."""
+    return cnp.PyArray_STRIDES(a)[axis] // cnp.PyArray_ITEMSIZE(a)
+
+
+def address(cnp.ndarray a):
+    """Where an array begins: `ndarray.ctypes` imports, which the end of a process forbids."""
+    return <size_t>data(a)
+
+
+def instruction_sets():
+    """Names of the built instruction sets that this processor runs, best first."""
+    return tuple(
+        ll_isas[i].name.decode() for i in range(ll_isa_count) if ll_isas[i].supported()
+    )
+
+
+cdef class Kernels:
+    """The kernels of one instruction set and one precision (32 or 64 bits)."""
+
+    cdef const ll_kernels *table
+    cdef readonly ptrdiff_t lanes, mr, block, span
+    cdef readonly str isa
+    cdef readonly int bits
+
+    def __cinit__(self, str isa, int bits):
+        for i in range(ll_isa_count):
+            if ll_isas[i].name.decode() == isa:
+                self.table = ll_isas[i].f32 if bits == 32 else ll_isas[i].f64
+        self.isa, self.bits = isa, bits
+        self.lanes, self.mr = self.table.lanes, self.table.mr
+        self.block, self.span = self.table.block, self.table.span
+
+    def pack_weight(self, cnp.ndarray weight, cnp.ndarray out):
+        """Pack classes (n, k), n a multiple of the lanes or the last of them, into panels."""
+        cdef const void *w = data(weight)
+        cdef void *p = data(out)
+        cdef ptrdiff_t n = weight.shape[0], k = weight.shape[1]
+        cdef ptrdiff_t w_row = step(weight, 0), w_col = step(weight, 1)
+        with nogil:
+            self.table.pack_weight(w, n, k, w_row, w_col, p)
+
+    def group(self, ptrdiff_t n):
+        """Rows that a gradient of the weights of n classes sums before it adds them."""
+        return self.table.group(n)
+
+    def keep_size(self, ptrdiff_t rows, ptrdiff_t n):
+        """Number of reals in the kept logits of some rows and classes."""
+        return self.table.keep_size(rows, n)
+
+    def map(self, int function, cnp.ndarray x, cnp.ndarray y):
+        """y = f(x), contiguous: 0 exp, 1 log, 2 log1p, 3 tanh."""
+        cdef const void *source = data(x)
+        cdef void *target = data(y)
+        cdef ptrdiff_t count = cnp.PyArray_SIZE(x)
+        with nogil:
+            self.table.map(function, count, source, target)
+
+    def nll(self, cnp.ndarray p, cnp.ndarray t, cnp.ndarray loss):
+        """loss = -sum(t * log(p)) for each row, any strides."""
+        cdef const void *pp = data(p)
+        cdef const void *tt = data(t)
+        cdef void *out = data(loss)
+        cdef ptrdiff_t rows = p.shape[0], n = p.shape[1]
+        cdef ptrdiff_t p_row = step(p, 0), p_col = step(p, 1)
+        cdef ptrdiff_t t_row = step(t, 0), t_col = step(t, 1)
+        with nogil:
+            self.table.nll(rows, n, pp, p_row, p_col, tt, t_row, t_col, out)
+
+    def spin_fma(self, ptrdiff_t rounds):
+        """Keep the fused multiply-add units busy; returns the flops done."""
+        cdef double flops
+        with nogil:
+            flops = self.table.spin_fma(rounds)
+        return flops
+
+    def spin_read(self, cnp.ndarray a, ptrdiff_t streams):
+        """Read an array once, `streams` parts of it side by side."""
+        cdef const void *p = data(a)
+        cdef ptrdiff_t count = cnp.PyArray_SIZE(a)
+        cdef double total
+        with nogil:
+            total = self.table.spin_read(count, p, streams)
+        return total
+
+
+cdef class Job:
+    """One range of rows to score: `ll_job` of logitless.h with owners for its pointers.
+
+    A job that gets other arrays of a kind lets those before go.
+    """
+
+    cdef ll_job job
+    cdef const ll_kernels *table
+    cdef ptrdiff_t w_first, p_first, z_first  # classes that weights, probabilities, logits begin with
+    cdef dict owners
+
+    def __cinit__(self, Kernels kernels, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
+                  double softcap, double temperature):
+        self.table = kernels.table
+        self.job.rows, self.job.n, self.job.k = rows, n, k
+        self.job.softcap, self.job.temperature = softcap, temperature
+        self.job.packed = 0
+        self.owners = {}
+
+    def ask(self, bint sums, bint entropy, bint rank, bint soft, cnp.ndarray targets,
+            ptrdiff_t top, cnp.ndarray out, str write):
+        """What to find out; arrays are those of these rows."""
+        self.job.sums, self.job.entropy, self.job.rank = sums, entropy, rank
+        self.job.soft, self.job.top = soft, top
+        if targets is not None:
+            self.job.targets = <const int64_t *>data(targets)
+            self.job.n_targets = targets.shape[1]
+        if out is not None:
+            self.job.out = data(out)
+            self.job.out_row, self.job.write = step(out, 0), WRITES[write]
+        self.owners["asked"] = targets, out
+
+    def remember(self, cnp.ndarray values, cnp.ndarray wide, cnp.ndarray ints,
+                 cnp.ndarray target_logit, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Where the state lives: `values`, `wide` and `ints` start at the first of these rows."""
+        self.fill(&self.job.state, values, ints, target_logit, top_logit, top_index)
+        self.job.state.wide = <double *>data(wide)
+        self.owners["state"] = values, wide, ints, target_logit, top_logit, top_index
+
+    def best(self, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Where the best classes go, if nothing else is remembered."""
+        self.job.state.top_logit = data(top_logit)
+        self.job.state.top_index = <int64_t *>data(top_index)
+        self.owners["best"] = top_logit, top_index
+
+    cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
+                   cnp.ndarray target_logit, cnp.ndarray top_logit,
+                   cnp.ndarray top_index) noexcept:
+        state.values, state.wide = data(values), NULL
+        state.ints = <int64_t *>data(ints)
+        state.stride = step(values, 0)
+        state.target_logit = data(target_logit)
+        state.top_logit = data(top_logit)
+        state.top_index = <int64_t *>data(top_index)
+
+    def rows(self, cnp.ndarray x):
+        """Rows of x as they are, columns contiguous."""
+        self.job.x = data(x)
+        self.job.x_row = step(x, 0)
+        self.owners["rows"] = x
+
+    def pack_rows(self, cnp.ndarray packed):
+        """Replace the rows by their packed form, made in `packed`."""
+        cdef const void *x = self.job.x
+        cdef void *p = data(packed)
+        with nogil:
+            self.table.pack_x(x, self.job.rows, self.job.k, self.job.x_row, p)
+        self.packed_rows(packed)
+
+    def packed_rows(self, cnp.ndarray packed):
+        """Use rows that are packed already."""
+        self.job.x = data(packed)
+        self.owners["rows"] = packed
+
+    def probs(self, cnp.ndarray t, ptrdiff_t first):
+        """Target probabilities of classes from `first` on, (rows, ..)."""
+        self.job.probs, self.p_first = data(t), first
+        self.job.p_row, self.job.p_col = step(t, 0), step(t, 1)
+        self.owners["probs"] = t
+
+    def logits(self, cnp.ndarray z, ptrdiff_t first):
+        """Logits at hand of classes from `first` on, (rows, ..)."""
+        self.job.logits, self.z_first = data(z), first
+        self.job.z_row, self.job.z_col = step(z, 0), step(z, 1)
+        self.owners["rows"] = z
+
+    def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
+        """Classes from `first` on: (.., k) with strides, or packed panels."""
+        self.job.weight, self.job.bias, self.job.packed = data(weight), data(bias), packed
+        self.w_first = first
+        if not packed:
+            self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
+        self.owners["weights"] = weight, bias
+
+    def sparse(self, cnp.ndarray start, cnp.ndarray index, cnp.ndarray value):
+        """Target distributions of the rows where they are not zero."""
+        self.job.sparse_start = <const int64_t *>data(start)
+        self.job.sparse_class = <const int64_t *>data(index)
+        self.job.sparse_prob = data(value)
+        self.owners["sparse"] = start, index, value
+
+    def class_weights(self, cnp.ndarray weight, bint smooth):
+        """Weights of all classes, padded to whole vectors."""
+        self.job.class_weight, self.job.smooth = data(weight), smooth
+        self.owners["class weights"] = weight
+
+    def keep(self, cnp.ndarray memory, ptrdiff_t skip, ptrdiff_t rows, ptrdiff_t first):
+        """Leave the logits of classes from `first` on in memory for `rows` rows, `skip` reals in."""
+        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
+        self.job.keep = <char *>data(memory) + item * skip
+        self.job.keep_rows, self.job.keep_first = rows, first
+        self.owners["kept"] = memory
+
+    def scratch_bytes(self):
+        """Bytes of scratch that score needs, with room to start at a cache line."""
+        return self.table.scratch_bytes(&self.job) + LINE
+
+    def gradient_bytes(self):
+        """Bytes of scratch that gradients need, with room to start at a cache line."""
+        return self.table.gradient_bytes(&self.job) + LINE
+
+    def scratch(self, cnp.ndarray memory):
+        """Scratch memory of that many bytes."""
+        cdef size_t start = <size_t>data(memory)
+        self.job.scratch = <void *>((start + LINE - 1) // LINE * LINE)
+        self.owners["scratch"] = memory
+
+    def init(self):
+        """Forget all classes."""
+        with nogil:
+            self.table.init(&self.job)
+
+    def score(self, ptrdiff_t first, ptrdiff_t last):
+        """Fold classes [first, last), whole blocks, into the state."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.score(&job)
+
+    cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
+        """The job for some of the classes."""
+        cdef ll_job job = self.job
+        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
+        job.first, job.last = first, last
+        if job.weight != NULL:
+            job.weight = <const char *>job.weight + item * (first - self.w_first) * (
+                job.k if job.packed else job.w_row)
+        if job.bias != NULL:
+            job.bias = <const char *>job.bias + item * (first - self.w_first)
+        if job.probs != NULL:
+            job.probs = <const char *>job.probs + item * (first - self.p_first) * job.p_col
+        if job.logits != NULL:
+            job.logits = <const char *>job.logits + item * (first - self.z_first) * job.z_col
+        return job
+
+    def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):
+        """Pack the features of the rows, which the gradient of the weights is a product with."""
+        cdef const void *source = data(x)
+        cdef void *target = data(packed)
+        cdef ptrdiff_t x_row = step(x, 0)
+        with nogil:
+            self.table.pack_columns(&self.job, &gradient.gradient, source, x_row, target)
+        gradient.gradient.columns = target
+        gradient.owners.append(packed)
+
+    def gradient_logits(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last):
+        """Kept logits of classes [first, last) to derivatives, and these into the gradients."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.gradient_logits(&job, &gradient.gradient)
+
+    def gradient_x(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last, ptrdiff_t f_first,
+                   ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last):
+        """Derivatives of classes [first, last) into some features of some rows of d_x."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.gradient_x(&job, &gradient.gradient, f_first, f_last, r_first, r_last)
+
+    def target_logits(self):
+        """Logits of the first target of each row, from unpacked rows."""
+        with nogil:
+            self.table.target_logits(&self.job)
+
+    def merge(self, cnp.ndarray values, cnp.ndarray ints):
+        """Merge the state of later classes, all but the best ones."""
+        cdef ll_state later
+        self.fill(&later, values, ints, None, None, None)
+        with nogil:
+            self.table.merge(&self.job, &later)
+
+    def merge_top(self, cnp.ndarray top_logit, cnp.ndarray top_index):
+        """Merge the best of other classes."""
+        cdef const void *logit = data(top_logit)
+        cdef const int64_t *index = <const int64_t *>data(top_index)
+        with nogil:
+            self.table.merge_top(&self.job, logit, index)
+
+    def normalise(self):
+        """Logits in `out` become what was asked for."""
+        with nogil:
+            self.table.normalise(&self.job)
+
+    def finish(self, cnp.ndarray target_loss):
+        """State to results; best classes in order."""
+        cdef void *loss = data(target_loss)
+        with nogil:
+            self.table.finish(&self.job, loss)
+            if self.job.top:
+                self.table.sort_top(&self.job)
+
+
+cdef class Gradient:
+    """Where the gradients of some rows go: `ll_gradient` with owners for its pointers."""
+
+    cdef ll_gradient gradient
+    cdef object owners
+
+    def __cinit__(self, cnp.ndarray coefficients, bint filter):
+        self.gradient.coefficients = data(coefficients)
+        self.gradient.c_stride = step(coefficients, 0)
+        self.gradient.filter = filter
+        self.owners = [coefficients]
+
+    def into_x(self, cnp.ndarray d_x, bint add):
+        """Gradients of the rows, (rows, k) with columns contiguous."""
+        self.gradient.d_x, self.gradient.add_x = data(d_x), add
+        self.gradient.dx_row = step(d_x, 0)
+        self.owners.append(d_x)
+
+    def into_weight(self, cnp.ndarray d_weight, cnp.ndarray d_bias, bint add, bint apart):
+        """Gradients of the weights and the bias, or of each group of rows if `apart`."""
+        self.gradient.d_weight, self.gradient.d_bias = data(d_weight), data(d_bias)
+        self.gradient.add_weight, self.gradient.apart = add, apart
+        self.owners.append((d_weight, d_bias))
+
+
+include "_few_rows.pxi"
+include "_screen.pxi"

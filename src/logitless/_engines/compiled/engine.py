@@ -1,0 +1,102 @@
+"""The engine over the compiled kernels: memory, blocks and threads; the kernels do the arithmetic.
+
+Same interface as `reference`. Everything that comes in has been checked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..interface import Request, State
+from ._core import Small
+from .gradient import gradients
+from .kernels import KERNELS, active_isa, available_isas, in_place
+from .layer import Layer
+from .plan import small_rows
+from .scoring import LinearScoring, LogitScoring, score_all
+from .scratch import aligned
+from .screen import Screen, can_screen
+from .screening import ScreenedScoring
+
+__all__ = [
+    "active_isa",
+    "available_isas",
+    "empty",
+    "gradients",
+    "make_layer",
+    "neg_log",
+    "neg_log_sum",
+    "score",
+    "score_logits",
+    "small_calls",
+    "spin_fma",
+    "spin_read",
+]
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory for a gradient."""
+    return aligned(shape, dtype)
+
+
+def make_layer(weight, bias, *, softcap, temperature, pack, screen) -> Layer:
+    """Weights and what is done to their logits, ready for `score`."""
+    layer = Layer(weight, bias, softcap, temperature, pack)
+    if screen and layer.packed is not None:
+        layer.screen = Screen(layer)
+    return layer
+
+
+def small_calls(layer: Layer) -> Small | None:
+    """The layer for calls of a few rows, where its arrays can be read as they are."""
+    kernels = KERNELS[layer.dtype]
+    n, k = layer.n_classes, layer.n_features
+    most = small_rows(kernels, n, k)
+    weight = layer.weight if layer.packed is None else layer.packed
+    plain = layer.packed is not None or in_place(weight, layer.dtype)
+    plain &= layer.bias is None or layer.bias.dtype == layer.dtype
+    plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
+    if most == 0 or not plain:
+        return None
+    return Small(kernels, weight, layer.packed is not None, layer.bias, n, k, layer.softcap,
+                 layer.temperature, most)
+
+
+def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """What `request` asks for, about the rows of x (m, k)."""
+    if layer.screen is not None and can_screen(layer, x, request):
+
+        def dense(x: np.ndarray, request: Request) -> State:
+            return score_all(LinearScoring(layer, x, request, n_threads))
+
+        return ScreenedScoring(layer, x, request, n_threads).state(dense)
+    return score_all(LinearScoring(layer, x, request, n_threads))
+
+
+def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """What `request` asks for, about the rows of logits (m, n)."""
+    return score_all(LogitScoring(logits, request, n_threads))
+
+
+def neg_log(p: np.ndarray) -> np.ndarray:
+    """``-log(p)``, contiguous in one dimension."""
+    loss = np.empty_like(p)
+    KERNELS[p.dtype].map(1, p, loss)
+    return np.subtract(0, loss, out=loss)
+
+
+def neg_log_sum(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """``-sum(t * log(p))`` of each row; entries with t = 0 contribute nothing."""
+    loss = np.empty(len(p), p.dtype)
+    KERNELS[p.dtype].nll(p, t, loss)
+    return loss
+
+
+def spin_fma(dtype: np.dtype, rounds: int) -> float:
+    """Keep one core's multiply-add units busy; returns the flops done."""
+    return KERNELS[dtype].spin_fma(rounds)
+
+
+def spin_read(memory: np.ndarray, streams: int) -> None:
+    """Read an array of float64 once, so many parts of it side by side."""
+    KERNELS[memory.dtype].spin_read(memory, streams)

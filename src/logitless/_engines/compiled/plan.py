@@ -1,0 +1,112 @@
+"""How a pass is cut: rows to a block, spans to a call, and what the threads share out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..._parallel.pool import resolve
+
+ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
+MAX_ROWS = 1008
+WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
+COPY_BYTES = 1 << 21  # of weights, logits, distributions that must be copied
+SMALL_N_ROWS = 16 * MAX_ROWS
+FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
+FLOPS_PER_CALL_VECTOR = 1 << 32
+FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for
+FLOPS_TINY = 1 << 22  # not worth planning
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Blocks of one pass.
+
+    Attributes
+    ----------
+    row_block : int
+        Rows that are packed and scored together.
+    class_step : int
+        Classes that one call takes: whole spans, or whole blocks where weights are copied.
+    by_class : bool
+        Threads share out the classes of all rows rather than blocks of rows.
+    n_threads : int
+        Threads that take part.
+    """
+
+    row_block: int
+    class_step: int
+    by_class: bool
+    n_threads: int
+
+
+ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, n_threads=1)
+
+
+def round_up(count: int, step: int) -> int:
+    """Round up to a multiple of `step`."""
+    return -(-count // step) * step
+
+
+def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
+         n_threads: int | None, copies_rows: bool = False, copies_weights: bool = False,
+         copies_values: bool = False) -> Plan:
+    """Cut m rows by n classes of k features into calls.
+
+    Results do not depend on any of it: rows are independent, and classes are cut at blocks.
+
+    Parameters
+    ----------
+    kernels
+        The kernels in use: name, lanes and span matter.
+    m, n, k : int
+        Rows, classes, features (0 when logits are given).
+    small_n : bool
+        The kernel for few classes runs: rows are not packed.
+    copies_rows : bool
+        Rows must be copied before they are used.
+    copies_weights, copies_values : bool
+        So must weights; or logits at hand, or target distributions.
+    tiles_rows : bool
+        Weights are packed on the way, so a tile holds all rows of a block.
+    n_threads : int, optional
+        Threads the call may use.
+    """
+    n_threads = resolve(n_threads)
+    m = max(m, 1)
+    flops = 2 * m * n * max(k, 16)
+    if m <= small_rows(kernels, n, k) and not (copies_weights or copies_values):
+        return ONE_CALL
+    n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
+
+    item = kernels.bits // 8
+    row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
+                            + (kernels.block if tiles_rows else 0))
+    rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, WORKSPACE // row_bytes)
+    per_call = FLOPS_PER_CALL.get(kernels.isa, FLOPS_PER_CALL_VECTOR)
+    span_flops = 2 * min(n, kernels.span) * max(k, 16)
+    rows = min(rows, max(per_call // span_flops, ROW_STEP))
+    rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
+    by_class = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP and n > kernels.span
+    if not by_class:
+        # Equal shares: as many blocks as a multiple of the threads.
+        blocks = round_up(-(-m // rows), n_threads)
+        rows = max(min(rows, round_up(-(-m // blocks), ROW_STEP)), ROW_STEP)
+        n_threads = min(n_threads, -(-m // rows))
+    spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
+    step = spans * kernels.span
+    if copies_weights or copies_values:
+        copied = k * copies_weights + min(rows, m) * copies_values
+        step = min(step, copied_classes(kernels, copied, kernels.block))
+    return Plan(rows, step, by_class, max(1, n_threads))
+
+
+def copied_classes(kernels, values: int, least: int) -> int:
+    """Classes, a multiple of `least`, of which so many values each may be copied at a time."""
+    return max(COPY_BYTES // (max(values, 1) * kernels.bits // 8) // least, 1) * least
+
+
+def small_rows(kernels, n: int, k: int) -> int:
+    """Most rows of a call that is not worth planning."""
+    if n > kernels.span:
+        return 0
+    return min(ROW_STEP, (FLOPS_TINY - 1) // (2 * n * max(k, 16)))

@@ -1,0 +1,39 @@
+"""Memory that is kept from call to call: fresh memory costs a page fault every 4 KiB."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from ._core import address
+
+KEPT_BYTES = 4 << 20  # larger memory is worth its page faults, and is given back
+
+# As many as were ever in use at once, whichever threads of the pool take turns. What was used last
+# is taken first, while it may be in a cache.
+_kept: deque[np.ndarray] = deque()
+
+
+def take(nbytes: int) -> np.ndarray:
+    """Memory of at least that many bytes, the caller's until it is given back."""
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        return np.empty(nbytes, np.uint8)
+    return memory if len(memory) >= nbytes else np.empty(nbytes, np.uint8)
+
+
+def give(memory: np.ndarray | None) -> None:
+    """Keep memory for the next call."""
+    if memory is not None and len(memory) <= KEPT_BYTES:
+        _kept.append(memory)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that starts at a cache line: no vector of it lies across two."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -address(memory) % 64
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,108 @@
+"""The weights of a layer as bytes, with bounds of what these lack: see docs/screening.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..._arrays.checks import compute_dtype
+from ..interface import Request
+from ._core import KC, screener_for
+from .kernels import KERNELS, active_isa
+from .layer import Layer
+from .plan import copied_classes, round_up
+from .scratch import aligned
+
+MIN_CLASSES = 512, 128  # fewer are not worth it: in all, and for each of the best
+UNIT = 2.0**-24  # half the distance of float32 numbers from 1
+
+
+def slack_of(k: int) -> float:
+    """What rounding may change in a logit of k features, in units of the sum of its magnitudes.
+
+    The longest chain of roundings of the exact logit, and 40 more for the screen's own arithmetic.
+    """
+    chain = min(k, KC) + -(-k // KC) + 1
+    return chain * UNIT / (1 - chain * UNIT) + 40 * UNIT
+
+
+class Screen:
+    """The classes of a layer as bytes, with bounds of what they lack.
+
+    Attributes
+    ----------
+    weight : ndarray of uint8
+        Panels of 16 classes, four features of each side by side, 128 more than they are.
+    bounds : ndarray of float32, shape (panels, 3, 16)
+        Of each class: its norm, that of its residual, and the scale of its bytes.
+    bias : ndarray of float32, or None
+        Upper bounds of the bias.
+    loose : float
+        The norm of the residual over that of the weights, of the median class.
+    """
+
+    __slots__ = ("bias", "bounds", "loose", "no_bias", "screener", "slack", "weight")
+
+    def __init__(self, layer: Layer):
+        n, k = layer.n_classes, layer.n_features
+        self.screener = screener_for(active_isa())
+        lanes = self.screener.lanes
+        panels = -(-n // lanes)
+        self.weight = aligned((panels * lanes * round_up(k, 4),), np.dtype(np.uint8))
+        self.bounds = aligned((panels, 3, lanes), np.dtype(np.float32))
+        self.slack = slack_of(k)
+        self.no_bias = (k + 16) * 2.0**-124  # what underflow may change
+        self.bias = None if layer.bias is None else self._raised(layer.bias, panels * lanes)
+        step = copied_classes(KERNELS[layer.dtype], k, lanes) // lanes
+        for first in range(0, panels, step):
+            last = min(first + step, panels)
+            self.screener.quantise_weight(
+                _float32_panels(layer, first * lanes, min(last * lanes, n)), k,
+                self.weight[first * lanes * round_up(k, 4):], self.bounds[first:last])
+        norm, error, _ = self.bounds.transpose(1, 0, 2)
+        with np.errstate(invalid="ignore"):
+            self.loose = float(np.median(error / norm))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes."""
+        return sum(a.nbytes for a in (self.weight, self.bounds, self.bias) if a is not None)
+
+    def _raised(self, bias: np.ndarray, size: int) -> np.ndarray:
+        """Upper bounds of a bias; NaN, which nothing keeps out, where it is too large for any."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            wide = bias.astype(np.float64)
+            wide += self.slack * np.abs(wide) + self.no_bias
+        wide[np.isneginf(bias)] = -np.inf  # a class that cannot happen
+        wide[~(np.abs(bias) < 2.0**60) & ~np.isneginf(bias)] = np.nan
+        raised = np.full(size, np.nan, np.float32)
+        raised[: len(bias)] = wide
+        return raised
+
+
+def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
+    """Packed weights of some classes, whole panels, in float32."""
+    k = layer.n_features
+    if layer.dtype == np.float32:
+        return layer.packed[first * k :]
+    kernels = KERNELS[np.dtype(np.float32)]
+    with np.errstate(over="ignore", under="ignore"):
+        weight = layer.classes(first, last, layer.dtype).astype(np.float32)
+    packed = np.empty(round_up(last - first, kernels.lanes) * k, np.float32)
+    kernels.pack_weight(weight, packed)
+    return packed
+
+
+def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
+    """Whether the screen of a layer can answer a request."""
+    asks_more = (request.sums or request.rank or request.entropy or request.smooth
+                 or request.write or request.targets is not None or request.probs is not None)
+    screener = layer.screen.screener
+    n, k = layer.n_classes, layer.n_features
+    return (
+        not asks_more
+        and compute_dtype(x.dtype, "x").itemsize <= layer.dtype.itemsize
+        and n >= max(MIN_CLASSES[0], MIN_CLASSES[1] * request.k)
+        and request.k <= screener.top
+        and 0 < k <= screener.features
+        and len(x) > 0
+    )

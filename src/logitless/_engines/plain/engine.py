@@ -1,0 +1,75 @@
+"""The engine in plain NumPy: takes the place of the compiled one, and is its oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .gradient import gradients
+from .layer import Layer
+from .scoring import score, score_logits
+
+__all__ = [
+    "active_isa",
+    "available_isas",
+    "empty",
+    "gradients",
+    "make_layer",
+    "neg_log",
+    "neg_log_sum",
+    "score",
+    "score_logits",
+    "small_calls",
+    "spin_fma",
+    "spin_read",
+]
+
+
+def available_isas() -> tuple[str, ...]:
+    """Give NumPy as the one choice there is."""
+    return ("numpy",)
+
+
+def active_isa() -> str:
+    """Give NumPy."""
+    return "numpy"
+
+
+def make_layer(weight, bias, *, screen: bool, **options) -> Layer:
+    """Weights and what is done to their logits; a screen would spare nothing here."""
+    return Layer(weight, bias, **options)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory for a gradient."""
+    return np.empty(shape, dtype)
+
+
+def small_calls(layer: Layer) -> None:
+    """No special way for small calls."""
+
+
+def neg_log(p: np.ndarray) -> np.ndarray:
+    """``-log(p)``."""
+    with np.errstate(all="ignore"):
+        return 0 - np.log(p)
+
+
+def neg_log_sum(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """``-sum(t * log(p))`` of each row; entries with t = 0 contribute nothing."""
+    with np.errstate(all="ignore"):
+        return np.where(t == 0, 0, t * (0 - np.log(p))).sum(axis=1)
+
+
+def spin_fma(dtype: np.dtype, rounds: int) -> float:
+    """Multiply matrices; returns the flops done."""
+    side = 256
+    a = np.ones((side, side), dtype)
+    times = max(1, rounds // 4096)
+    for _ in range(times):
+        a @ a
+    return 2.0 * side**3 * times
+
+
+def spin_read(memory: np.ndarray, streams: int) -> None:
+    """Read an array once."""
+    memory.sum()

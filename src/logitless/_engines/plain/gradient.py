@@ -1,0 +1,109 @@
+"""The gradients in plain NumPy, a block of rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..._arrays.checks import compute_dtype, plain
+from .scoring import NARROW, TILE, probs_tile, score_logits, spans
+
+FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
+
+
+def gradients(layer, x, probs, request, backward, grads, accumulate, workspace_bytes,
+              n_threads) -> None:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
+
+    `x` and the target distributions `probs` (m, n) are Rows: a block of them at a time is made.
+    """
+    m, n = x.m, layer.n_classes
+    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
+    if not accumulate:
+        for grad in (grads.weight, grads.bias):
+            if grad is not None:
+                grad[...] = 0
+    rows = min(TILE // min(n, NARROW), workspace_bytes // (n * dtype.itemsize))
+    rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
+    for lo in range(0, m, rows):
+        block = slice(lo, min(lo + rows, m))
+        part = replace(
+            request,
+            targets=None if request.targets is None else request.targets[block],
+            probs=None if probs is None else probs[block],
+        )
+        _block_gradients(layer, plain(x[block], dtype), block, part, backward, grads, accumulate,
+                         n_threads)
+
+
+def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:
+    """Add what a block of rows makes of the gradients."""
+    n, dtype = layer.n_classes, x.dtype
+    z = np.empty((len(x), n), dtype)
+    classes = TILE // max(len(x), layer.n_features, 1)
+    classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
+    with np.errstate(all="ignore"):
+        for lo, hi in spans(n, classes):
+            z[:, lo:hi] = layer.logits(x, lo, hi)
+    state = score_logits(z, request, n_threads)
+    coef = backward.take(state, block)
+    live = coef[:-1].any(axis=0)
+    x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
+    d_x = np.zeros_like(x)
+    with np.errstate(all="ignore"):
+        for lo, hi in spans(n, classes):
+            g = _logit_gradient(z, lo, hi, state, request, coef, live, backward.filters, layer)
+            if grads.x is not None:
+                d_x += g @ layer.classes(lo, hi, dtype)
+            if grads.weight is not None:
+                grads.weight[lo:hi] += g.T @ x
+            if grads.bias is not None:
+                grads.bias[lo:hi] += g.sum(axis=0)
+        if grads.x is not None:
+            grads.x[block] = d_x + grads.x[block] if accumulate else d_x
+
+
+def _logit_gradient(z, lo, hi, state, request, coef, live, filters, layer) -> np.ndarray:
+    """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
+    softmax, target, probs, smooth, limit = coef[:, :, None]
+    row = np.arange(len(z))
+    tile = z[:, lo:hi]
+    g = np.exp(tile - state.max[:, None])
+    g *= softmax / (1 + state.rest[:, None])
+    # What is taken off the softmax. Where a row is sure, the largest class has
+    # p = 1 - rest / (1 + rest), and no digit of what is left may be lost.
+    taken = np.zeros_like(g)
+    if request.smooth:
+        taken += smooth * request.class_weight[lo:hi]
+    if request.probs is not None:
+        t = probs_tile(request.probs, lo, hi, z.dtype)
+        weight = 1 if request.class_weight is None else request.class_weight[lo:hi]
+        taken += np.where(probs == 0, 0, probs * (weight * t))
+    if request.targets is not None:
+        y = request.targets[:, 0] - lo
+        here = (y >= 0) & (y < hi - lo)
+        taken[row[here], y[here]] += target[here, 0]
+    g -= taken
+    best = state.argmax - lo
+    here = (best >= 0) & (best < hi - lo) & (state.rest < 1)
+    at = row[here], best[here]
+    q = state.rest[here] / (1 + state.rest[here])
+    g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
+    if filters:
+        _filter(g, limit, live)
+    if layer.softcap is not None:
+        h = tile * (layer.temperature / layer.softcap)
+        g *= np.where(np.isneginf(tile), 1, (1 - h) * (1 + h))
+    g[~live] = 0
+    return g
+
+
+def _filter(g: np.ndarray, limit: np.ndarray, live: np.ndarray) -> None:
+    """Leave out tiles of rows and classes in which nothing of a live row reaches its limit."""
+    small = (np.abs(g) < limit) | ~live[:, None]
+    for i in range(0, len(g), FILTER_ROWS):
+        for c in range(0, g.shape[1], FILTER_CLASSES):
+            tile = np.s_[i : i + FILTER_ROWS, c : c + FILTER_CLASSES]
+            if small[tile].all():
+                g[tile] = 0

@@ -1,0 +1,64 @@
+"""A linear layer as plain NumPy holds it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..._arrays.checks import compute_dtype, plain
+
+
+class Layer:
+    """A linear layer: weight (n, k), bias (n,), and what happens to its logits."""
+
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        *,
+        softcap: float | None,
+        temperature: float,
+        pack: bool,
+    ):
+        self.dtype = compute_dtype(weight.dtype, "weight")
+        self.n_classes, self.n_features = weight.shape
+        self.nbytes = 0
+        if pack:
+            weight = weight.astype(self.dtype, order="C")
+            bias = None if bias is None else bias.copy()
+            self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
+        self._weight, self._bias = weight, bias
+        self.softcap, self.temperature = softcap, temperature
+        self.given = () if pack else (weight, bias)
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give a weight and a bias that make this layer again."""
+        return self._weight, self._bias
+
+    def is_plain(self, dtype: np.dtype) -> bool:
+        """Whether weights are used where they are in computations of `dtype`."""
+        return is_plain(self._weight, dtype)
+
+    def logits(self, x: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        """Logits (r, hi - lo) of classes lo to hi, in the dtype of x."""
+        z = x @ plain(self._weight[lo:hi], x.dtype).T
+        if self._bias is not None:
+            z += plain(self._bias[lo:hi], x.dtype)
+        if self.softcap is not None:
+            impossible = np.isneginf(z)
+            z /= self.softcap
+            np.tanh(z, out=z)
+            z *= self.softcap
+            z[impossible] = -math.inf  # and stays so
+        if self.temperature != 1:
+            z /= self.temperature
+        return z
+
+    def classes(self, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+        """Weights of classes lo to hi."""
+        return plain(self._weight[lo:hi], dtype)
+
+
+def is_plain(array: np.ndarray, dtype: np.dtype) -> bool:
+    return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned

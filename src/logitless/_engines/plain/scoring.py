@@ -1,0 +1,251 @@
+"""Scoring in plain NumPy.
+
+Logits are made a tile (rows x classes) at a time and folded, in class order, into
+what each row remembers: the online softmax of M. Milakov and N. Gimelshein, "Online
+normalizer calculation for softmax", 2018. Tiles are small, so no shape needs more
+than about 16 MB beyond its result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.sparse import SparseRows
+from ..._parallel import pool
+from ..interface import Request, State, gathered
+from .layer import Layer, is_plain
+from .order import before, best_columns
+
+TILE = 1 << 18  # logits in a tile, and values converted at a time
+NARROW = 512  # classes in a tile of many rows
+
+# The logits of classes lo to hi, for some rows: Tile(lo, hi) -> (r, hi - lo).
+Tile = Callable[[int, int], np.ndarray]
+
+
+def _score(
+    m: int,
+    n: int,
+    dtype: np.dtype,
+    tile_of: Callable[[slice], Tile],
+    request: Request,
+    row_limit: int,
+    class_limit: int,
+    n_threads: int | None,
+) -> State:
+    pool.resolve(n_threads)  # BLAS has threads of its own, but a bad setting is an error
+    wanted = max(request.k, 0 if request.targets is None else request.targets.shape[1], 1)
+    rows = max(1, min(TILE // min(n, NARROW), TILE // wanted, row_limit))
+    classes = max(1, min(TILE // min(rows, max(m, 1)), class_limit))
+    # m = 0 still gives a state, of no rows.
+    blocks = (slice(first, min(first + rows, m)) for first in range(0, max(m, 1), rows))
+    with np.errstate(all="ignore"):  # special values are dealt with, not warned of
+        return gathered(
+            m, ((b, _score_rows(b, n, classes, dtype, tile_of(b), request)) for b in blocks)
+        )
+
+
+def _score_rows(
+    block: slice, n: int, classes: int, dtype: np.dtype, tile: Tile, request: Request
+) -> State:
+    """Find the state of one block of rows."""
+    rows = _RowState(request, block, dtype)
+    out = None if request.out is None else request.out[block]
+    for lo, hi in spans(n, classes):
+        z = tile(lo, hi)
+        rows.add(z, lo)
+        if out is not None:
+            out[:, lo:hi] = z
+    state = rows.finish()
+    if request.rank:
+        state.target_rank = np.zeros(len(rows.max), np.int64)
+        for lo, hi in spans(n, classes):
+            # The ranks need the target's logit, so a second look at the tiles.
+            again = z if classes >= n else tile(lo, hi)
+            state.target_rank += before(again, lo, rows.targets[:, 0], rows.target_logit[:, 0])
+        state.target_rank[(rows.targets[:, 0] < 0) | ~np.isfinite(rows.max)] = -1
+    if request.write in ("log_proba", "proba"):
+        out -= rows.max[:, None]
+        if request.write == "log_proba":
+            out -= state.log_norm[:, None]
+        else:
+            np.exp(out, out=out)
+            out /= 1 + rows.rest[:, None]
+    return state
+
+
+def spans(n: int, classes: int) -> Iterator[tuple[int, int]]:
+    """First and last class of successive tiles."""
+    return ((lo, min(lo + classes, n)) for lo in range(0, n, classes))
+
+
+class _RowState:
+    """What the rows of a block remember between tiles.
+
+    `rest` is the sum of exp(z - max) over all classes so far but the one at
+    `max`; `slope` that of exp(z - max) * (z - max). Sums over many tiles lose
+    digits in float32, so they are held in float64.
+    """
+
+    def __init__(self, request: Request, block: slice, dtype: np.dtype):
+        m = block.stop - block.start
+        self.request = request
+        self.max = np.full(m, -math.inf, dtype)
+        self.argmax = np.zeros(m, np.intp)
+        self.dtype = dtype
+        self.rest = np.zeros(m)
+        self.slope = np.zeros(m)
+        self.smooth = _Gap(m, dtype) if request.smooth else None
+        self.targets = self.probs = None
+        if request.targets is not None:
+            self.targets = request.targets[block]
+            self.target_logit = np.full(self.targets.shape, math.nan, dtype)
+        if request.probs is not None:
+            self.probs = request.probs[block]
+            self.soft = _Gap(m, dtype)
+        self.top_index = np.empty((m, 0), np.int64)
+        self.top_logit = np.empty((m, 0), dtype)
+
+    def add(self, z: np.ndarray, lo: int) -> None:
+        """Take in the logits z of the classes from `lo` on."""
+        peak_at = z.argmax(axis=1)  # the first NaN where there is one
+        peak = _at(z, peak_at)
+        leads = (peak > self.max) | (np.isnan(peak) & ~np.isnan(self.max))
+        top = np.where(leads, peak, self.max)
+        if self.request.sums:
+            self._add_sums(z, peak_at, peak, leads)
+        if self.probs is not None:
+            t = probs_tile(self.probs, lo, lo + z.shape[1], z.dtype)
+            if self.request.class_weight is not None:
+                t = t * self.request.class_weight[lo : lo + z.shape[1]]
+            self.soft.add(t, z, peak, self.max, top)
+        if self.smooth is not None:
+            weight = self.request.class_weight[None, lo : lo + z.shape[1]]
+            self.smooth.add(weight, z, peak, self.max, top)
+        if self.targets is not None:
+            row, j = np.nonzero((self.targets >= lo) & (self.targets < lo + z.shape[1]))
+            self.target_logit[row, j] = z[row, self.targets[row, j] - lo]
+        if self.request.k:
+            best = best_columns(z, min(self.request.k, z.shape[1]))
+            index = np.concatenate([self.top_index, best + lo], axis=1)
+            logit = np.concatenate([self.top_logit, np.take_along_axis(z, best, 1)], axis=1)
+            best = best_columns(logit, min(self.request.k, logit.shape[1]))
+            self.top_index = np.take_along_axis(index, best, 1)
+            self.top_logit = np.take_along_axis(logit, best, 1)
+        self.max = top
+        self.argmax = np.where(leads, peak_at + lo, self.argmax)
+
+    def _add_sums(self, z, peak_at, peak, leads) -> None:
+        # A tile of nothing but -inf is measured against 0: its terms are 0 either way.
+        gap = z - _finite(peak)[:, None]
+        e = np.exp(gap)
+        np.put_along_axis(e, peak_at[:, None], 0, axis=1)  # the largest is left out
+        rest = e.sum(axis=1)
+        high = np.where(leads, peak, self.max).astype(np.float64)
+        low = np.where(leads, self.max, peak).astype(np.float64)
+        distance = np.where(low == -math.inf, -math.inf, low - high)
+        fade = np.exp(distance)
+        behind = 1 + np.where(leads, self.rest, rest)
+        if self.request.entropy:
+            gap *= e
+            gap[e == 0] = 0  # -inf * 0
+            slope = gap.sum(axis=1)
+            added = np.where(leads, self.slope, slope) + distance * behind
+            self.slope = np.where(leads, slope, self.slope) + np.where(fade == 0, 0, fade * added)
+        self.rest = np.where(leads, rest, self.rest) + fade * behind
+
+    def finish(self) -> State:
+        state = State(max=self.max, argmax=self.argmax)
+        if self.request.sums:
+            self.rest[~np.isfinite(self.max)] = math.nan
+            state.rest = self.rest.astype(self.dtype)
+            state.log_norm = np.log1p(self.rest).astype(self.dtype)
+            if self.request.entropy:
+                entropy = np.log1p(self.rest) - self.slope / (1 + self.rest)
+                state.entropy = entropy.astype(self.dtype)
+        if self.targets is not None:
+            state.target_logit = self.target_logit
+            if self.request.sums:
+                loss = (self.max[:, None] - self.target_logit) + state.log_norm[:, None]
+                state.target_loss = np.where(self.targets < 0, self.max.dtype.type(0), loss)
+        if self.probs is not None:
+            state.prob_sum = self.soft.mass.astype(self.dtype)
+            state.prob_loss = self.soft.loss(state.log_norm)
+        if self.smooth is not None:
+            state.smooth_loss = self.smooth.loss(state.log_norm)
+        if self.request.k:
+            state.top_index, state.top_logit = self.top_index, self.top_logit
+        return state
+
+
+class _Gap:
+    """Sum over the classes of weights t, the `mass`, and of t * (max - z), the `gap`."""
+
+    def __init__(self, m: int, dtype: np.dtype):
+        self.dtype = dtype
+        self.mass, self.gap = np.zeros(m), np.zeros(m)
+
+    def add(self, t, z, peak, before, top) -> None:
+        """Take in a tile with maxima `peak`, the row maximum going from `before` to `top`."""
+        base = _finite(peak)
+        gap = base[:, None] - z
+        gap *= t
+        gap[np.broadcast_to(t == 0, gap.shape)] = 0  # 0 * inf
+        before, top, base = (a.astype(np.float64) for a in (before, top, base))
+        mass = t.sum(axis=1)
+        # Both parts are measured from the common maximum; from -inf there is no way,
+        # but then `gap` is inf already or there is no mass.
+        self.gap += self.mass * _finite(top - before)
+        self.gap += gap.sum(axis=1) + mass * np.where(np.isfinite(peak), _finite(top - base), 0)
+        self.mass += mass
+
+    def loss(self, log_norm: np.ndarray) -> np.ndarray:
+        """Sum of t * (lse - z)."""
+        return (self.gap + self.mass * log_norm).astype(self.dtype)
+
+
+def probs_tile(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+    """Target distributions of classes lo to hi."""
+    if isinstance(probs, SparseRows):
+        return probs.dense(lo, hi, dtype)
+    return np.asarray(probs[:, lo:hi], dtype)
+
+
+def _at(z: np.ndarray, column: np.ndarray) -> np.ndarray:
+    return z[np.arange(len(z)), column]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """`values`, with 0 for what is not finite."""
+    return np.where(np.isfinite(values), values, values.dtype.type(0))
+
+
+def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """Find out what `request` asks for about the rows of x (m, k)."""
+    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
+
+    def tile_of(rows: slice) -> Tile:
+        block = plain(x[rows], dtype)
+        return lambda lo, hi: layer.logits(block, lo, hi)
+
+    k = max(1, layer.n_features)
+    row_limit = len(x) if is_plain(x, dtype) else max(1, TILE // k)
+    class_limit = layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k)
+    return _score(
+        len(x), layer.n_classes, dtype, tile_of, request, row_limit, class_limit, n_threads
+    )
+
+
+def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
+    """Find out what `request` asks for about the rows of logits (m, n)."""
+    m, n = logits.shape
+    dtype = compute_dtype(logits.dtype, "logits")
+
+    def tile_of(rows: slice) -> Tile:
+        return lambda lo, hi: plain(logits[rows, lo:hi], dtype)
+
+    return _score(m, n, dtype, tile_of, request, m, n, n_threads)

@@ -1,0 +1,1 @@
+"""Threads: how many, and a pool of them."""

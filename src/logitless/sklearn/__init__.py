@@ -1,0 +1,439 @@
+"""SoftmaxRegression: a classifier for scikit-learn, fitted without its logits in memory.
+
+Needs scikit-learn 1.6 or newer: ``pip install "logitless[sklearn]"``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from functools import partial, wraps
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._parallel.cores import usable_cores
+from .._parallel.pool import threads
+from ..head import LinearHead
+from ..results import Gradients
+from ._callbacks import CallbackSupportMixin, reporting, tasks
+from ._class_weight import row_weights
+from ._fitting import F64, Trainee
+from ._lbfgs import Found, minimise
+
+__all__ = ["SoftmaxRegression"]
+
+
+def _all_or_nothing(method):
+    """Have a method that fails, or is interrupted, leave the estimator as it was."""
+
+    @wraps(method)
+    def guarded(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return guarded
+
+
+class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+    """Multinomial logistic regression, fitted by L-BFGS or batch by batch.
+
+    Minimises, with ``s`` the sample weights times the class weights::
+
+        C * sum_i s_i * loss(W @ x_i + b, y_i) + 0.5 * sum(W ** 2)
+
+    where ``loss(z, y) = -log(softmax(z)[y])``, as scikit-learn's LogisticRegression
+    does: both reach the same coefficients. Two classes have a single row of them,
+    ``w``, with the logits ``[0, w @ x + b]``.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        Positive; the larger, the less the coefficients are held back. ``np.inf``: not
+        at all.
+    fit_intercept : bool, default True
+        Have a bias ``b``, which is not penalised.
+    class_weight : dict, "balanced" or None
+        Weights of the classes by label, finite and not negative, 1 for those not named.
+        Labels that do not occur may be named beside all that do. "balanced": inversely
+        proportional to the sum of the sample weights of each class.
+    tol : float, default 1e-4
+        `fit` ends when no entry of the gradient of ``objective / (C * sum(s))``, which
+        is the mean loss plus penalty, is larger, at the coefficients as they are kept.
+    max_iter : int, default 1000
+        Most iterations of a `fit`.
+    warm_start : bool, default False
+        `fit` starts from the coefficients at hand instead of zeros.
+    batch_size : int, default 256
+        Rows of a step of `partial_fit`.
+    learning_rate : float, default 0.1
+        Size of the first step of `partial_fit`.
+    n_jobs : int, optional
+        Threads; -1 for all cores, -2 for all but one. By default what
+        `logitless.threads`, ``LOGITLESS_NUM_THREADS`` or the machine says.
+    verbose : int or callable, default 0
+        1: `fit` shows its iteration, mean loss plus penalty, and time on stderr, in a
+        line that is written over on a terminal. A callable gets the first two
+        after each iteration.
+
+    Attributes
+    ----------
+    coef_ : ndarray, shape (n, k), or (1, k) for two classes
+        In the dtype of the rows it was fitted to.
+    intercept_ : ndarray, shape (n,), or (1,) for two classes
+        Zeros without `fit_intercept`.
+    classes_ : ndarray, shape (n,)
+        Labels in ascending order.
+    n_iter_ : ndarray of int32, shape (1,)
+        Iterations of the last `fit`.
+    n_samples_seen_ : int
+        Rows of the last `fit` and of every `partial_fit` since.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str, shape (k,)
+        Only where the rows came with names of columns.
+
+    Notes
+    -----
+    Rows are float32 or float64; other dtypes become float64. They are dense: sparse ones
+    are refused. L-BFGS sees each feature as if it had mean 0 and the same curvature as
+    the others, so that features of different scales need no scaler; coefficients,
+    penalty and `tol` are those of the features as given. float32 rows are computed in
+    float32 as far as that leads; where its rounding leaves open whether the gradient is
+    down to `tol`, `fit` goes on in float64, a block of rows at a time.
+
+    Beyond its input (copied if it is not in C order) a fit holds some 30 times the
+    coefficients in float64, a few numbers for each row, and the workspace of
+    `LinearHead.value_and_grad`, at most 64 MiB, where the logits of all rows would take
+    m * n numbers. An iteration takes 4 m n k flops, a few of them twice that.
+
+    A `fit` or `partial_fit` that fails or is interrupted leaves the model as it was.
+
+    With scikit-learn 1.9 or newer there is ``set_callbacks(*callbacks)``; `fit` calls
+    them as LogisticRegression does, and ends after an iteration whose
+    ``on_fit_task_end`` gives True.
+
+    `LinearHead.from_estimator` makes a head of the fitted model, for losses, top-k and
+    all else.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from logitless.sklearn import SoftmaxRegression
+    >>> x, y = load_digits(return_X_y=True)
+    >>> model = SoftmaxRegression().fit(x[:1200] / 16, y[:1200])
+    >>> model.coef_.shape
+    (10, 64)
+    >>> round(model.score(x[1200:] / 16, y[1200:]), 3)
+    0.921
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 (as scikit-learn reads it)
+        "C": [Interval(Real, 0, None, closed="right")],
+        "fit_intercept": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "n_jobs": [None, Interval(Integral, None, -1, closed="right"),
+                   Interval(Integral, 1, None, closed="left")],
+        "verbose": ["verbose", callable],
+    }
+
+    def __init__(self, *, C=1.0, fit_intercept=True, class_weight=None, tol=1e-4, max_iter=1000,
+                 warm_start=False, batch_size=256, learning_rate=0.1, n_jobs=None, verbose=0):
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @_all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Find the coefficients that minimise the penalised loss.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+        y : array_like, shape (m,)
+            Labels, of at least two classes.
+        sample_weight : array_like, shape (m,), optional
+            Not negative. A row of weight 0 counts for nothing, one of weight 2 as two.
+
+        Returns
+        -------
+        SoftmaxRegression
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit, entries that are not finite, a single class,
+            parameters or weights out of range, weights whose sum is 0 or not finite,
+            coefficients beyond the dtype of the rows, or with `warm_start` other
+            classes or features.
+        TypeError
+            Sparse rows.
+
+        Warns
+        -----
+        ConvergenceWarning
+            The gradient is not down to `tol`: `max_iter` iterations were not enough, or
+            it is out of reach with coefficients of this precision.
+        """
+        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C")
+        check_classification_targets(y)
+        classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"`y` must have labels of at least two classes, got only 1 class: "
+                             f"{classes[0]!r}")
+        index = np.searchsorted(classes, y)
+        weight = row_weights(self.class_weight, sample_weight, classes, index)
+        total = float(weight.sum())
+        if not total > 0:
+            raise ValueError("the weights of rows must have a positive sum, got zero: a class "
+                             "weight times a sample weight must be positive")
+        decay = self._decay(total)
+        trainee = self._trainee(X, classes, self.warm_start)
+        told = tasks(self, X, y, sample_weight, self.max_iter)
+        told.begin(partial(_attributes, classes, trainee, X.dtype))
+        with self._threads(), reporting(self.verbose) as show:
+
+            def report(iteration: int, objective: float, trainee: Trainee) -> bool:
+                show(iteration, objective)
+                return told.next(partial(_attributes, classes, trainee, X.dtype))
+
+            found = minimise(trainee, X, index, weight / total, decay, tol=self.tol,
+                             max_iter=self.max_iter, report=report)
+        _check_finite(trainee)
+        if not (found.stopped or found.largest <= self.tol):
+            _warn(found, self.tol, self.max_iter, trainee.dtype)
+        vars(self).update(_attributes(classes, trainee, X.dtype))
+        self.n_iter_ = np.array([found.iterations], np.int32)
+        self.n_samples_seen_ = len(X)
+        self._squares = None
+        told.end()
+        return self
+
+    @_all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go a step for each batch of rows, in the order given.
+
+        A step of AdaGrad on the mean loss of `batch_size` rows and their share of the
+        penalty, ``0.5 * sum(W ** 2) / (C * n_samples_seen_)``: an entry of the
+        coefficients moves by ``learning_rate * g / sqrt(sum of g**2 so far)``, with
+        ``g`` its gradient.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+        y : array_like, shape (m,)
+        classes : array_like, shape (n,), optional
+            All labels there are; needed in the first call, unless it follows a `fit`.
+        sample_weight : array_like, shape (m,), optional
+            Not negative.
+
+        Returns
+        -------
+        SoftmaxRegression
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, but weights may all be 0; no `classes` in the first call, or others
+            than in that; labels that are not among them; ``class_weight="balanced"``,
+            which needs all rows.
+        TypeError
+            Sparse rows.
+
+        Notes
+        -----
+        Rows shown in several calls count, against the penalty, each time. After a `fit`
+        steps are as small as if its rows had come here, with gradients as large as any.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError('`class_weight` must be a dict or None for `partial_fit`, got '
+                             '"balanced": the weights need all rows')
+        first = not hasattr(self, "coef_")
+        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C", reset=first)
+        check_classification_targets(y)
+        _check_partial_fit_first_call(self, classes)
+        if len(self.classes_) < 2:
+            raise ValueError(f"`classes` must have at least two classes, got {self.classes_!r}")
+        unknown = set(np.unique(y).tolist()) - set(self.classes_.tolist())
+        if unknown:
+            raise ValueError(f"`y` must have labels that are among the classes {self.classes_}, "
+                             f"got {sorted(unknown)} too")
+        index = np.searchsorted(self.classes_, y)
+        weight = row_weights(self.class_weight, sample_weight, self.classes_, index)
+        trainee = self._trainee(X, self.classes_, not first)
+        seen = 0 if first else self.n_samples_seen_
+        with self._threads(), np.errstate(over="ignore", invalid="ignore"):
+            squares = self._squares_so_far(trainee, X, seen)
+            for lo in range(0, len(X), self.batch_size):
+                rows = slice(lo, min(lo + self.batch_size, len(X)))
+                share = 1 / (rows.stop - lo)
+                seen += rows.stop - lo
+                trainee.step(X[rows], index[rows], weight[rows] * share, self._decay(seen),
+                             squares, self.learning_rate)
+        _check_finite(trainee, squares)
+        vars(self).update(_attributes(self.classes_, trainee, X.dtype))
+        self.n_samples_seen_ = seen
+        self._squares = squares
+        return self
+
+    def decision_function(self, X):
+        """``X @ coef_.T + intercept_``.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+
+        Returns
+        -------
+        ndarray, shape (m, n), or (m,) for two classes
+            Logits; for two classes that of ``classes_[1]``, the other's being 0.
+        """
+        X = self._checked(X)
+        with self._threads():
+            scores = LinearHead(self.coef_, self.intercept_, pack=False).logits(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict(self, X):
+        """Label of the class with the largest logit, the first of equals.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+
+        Returns
+        -------
+        ndarray, shape (m,)
+        """
+        X = self._checked(X)
+        with self._threads():
+            return self.classes_[self._head().predict(X)]
+
+    def predict_proba(self, X):
+        """Softmax of the logits, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+
+        Returns
+        -------
+        ndarray, shape (m, n)
+        """
+        X = self._checked(X)
+        with self._threads():
+            return self._head().predict_proba(X)
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`, precise also where that is next to 0 or 1.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+
+        Returns
+        -------
+        ndarray, shape (m, n)
+            In nats.
+        """
+        X = self._checked(X)
+        with self._threads():
+            return self._head().predict_log_proba(X)
+
+    def _checked(self, X) -> np.ndarray:
+        check_is_fitted(self, "coef_")
+        return validate_data(self, X, dtype=[F64, np.float32], reset=False)
+
+    def _head(self) -> LinearHead:
+        return LinearHead.from_estimator(self, pack=False)
+
+    def _threads(self):
+        if self.n_jobs is None:
+            return nullcontext()
+        wanted = self.n_jobs if self.n_jobs > 0 else usable_cores() + 1 + self.n_jobs
+        return threads(max(1, wanted))
+
+    def _decay(self, total: float) -> float:
+        """Factor of the penalty beside a mean loss."""
+        counts = self.C * total
+        if not counts >= np.finfo(F64).tiny:
+            raise ValueError(f"`C` times the sum of the weights must be at least "
+                             f"{np.finfo(F64).tiny:.2g}, got {self.C} times {total}")
+        return 1 / counts
+
+    def _trainee(self, X, classes, go_on: bool) -> Trainee:
+        """Coefficients to fit: zeros, or those at hand."""
+        trainee = Trainee(len(classes), X.shape[1], X.dtype, self.fit_intercept)
+        if go_on and hasattr(self, "coef_"):
+            if not np.array_equal(classes, self.classes_):
+                raise ValueError(f"`warm_start` needs labels of the classes of the last fit, "
+                                 f"{self.classes_}, got {classes}")
+            if self.coef_.shape != trainee.coef.shape:
+                raise ValueError(f"`warm_start` needs the {self.coef_.shape[1]} features of the "
+                                 f"last fit, got {X.shape[1]}")
+            trainee.coef[...] = self.coef_
+            if self.fit_intercept:
+                trainee.intercept[...] = self.intercept_
+        return trainee
+
+    def _squares_so_far(self, trainee: Trainee, X, seen: int) -> Gradients:
+        """Sums of the squares of the gradients of all steps before."""
+        known = getattr(self, "_squares", None)
+        if known is not None:
+            return Gradients(None, known.weight.astype(X.dtype), known.bias.astype(X.dtype))
+        steps = seen / self.batch_size
+        coef = np.empty_like(trainee.coef)
+        coef[...] = steps / len(X) * np.einsum("ij,ij->j", X, X)
+        return Gradients(None, coef, np.full_like(trainee.intercept, steps))
+
+
+def _attributes(classes, trainee: Trainee, dtype: np.dtype) -> dict:
+    """What an estimator with these coefficients knows."""
+    return {"classes_": classes, "coef_": trainee.coef.astype(dtype),
+            "intercept_": trainee.intercept.astype(dtype)}
+
+
+def _check_finite(trainee: Trainee, squares: Gradients | None = None) -> None:
+    """Coefficients are of use, and `partial_fit` can go on with the sums of squares."""
+    arrays = {"coef_": trainee.coef, "intercept_": trainee.intercept}
+    if squares is not None:
+        arrays["sums of squared gradients"] = squares.weight
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must stay finite, but left the range of {trainee.dtype}: "
+                             "rows, weights or steps are too large, or rows too small")
+
+
+def _warn(found: Found, tol: float, max_iter: int, dtype: np.dtype) -> None:
+    if found.iterations >= max_iter:
+        advice = "give `max_iter` more of them"
+    elif dtype != F64:
+        advice = "a larger `tol` or float64 rows may be what it needs"
+    else:
+        advice = "a larger `tol` may be what it needs"
+    warnings.warn(f"the gradient is not down to `tol` {tol:g} after {found.iterations} iterations, "
+                  f"its largest entry is {found.largest:.3g}: {advice}",
+                  ConvergenceWarning, stacklevel=5)

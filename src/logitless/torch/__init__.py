@@ -1,0 +1,235 @@
+"""The loss for PyTorch: ``torch.nn.functional.linear_cross_entropy`` without the logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ._call import apply, found_along
+from ._checks import check_options, check_shapes, check_target, check_tensors, loss_dtype
+
+__all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
+
+
+def linear_cross_entropy(
+    input: torch.Tensor,
+    linear_weight: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    linear_bias: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    filter_eps: float = 0.0,
+) -> torch.Tensor:
+    """``cross_entropy(input @ linear_weight.T + linear_bias, target)`` without the logits.
+
+    Takes what ``torch.nn.functional.linear_cross_entropy`` takes and gives what it
+    gives, for tensors on the CPU. The last four options are this package's own, and
+    so are more axes of `input` before the last.
+
+    Parameters
+    ----------
+    input : Tensor, shape (..., k)
+        float32, float64, bfloat16 or float16.
+    linear_weight : Tensor, shape (C, k) or (C, d1, ..., dK, k)
+        With more than two axes one classifier for each place in (d1, ..., dK);
+        `input` must then have at least two.
+    target : Tensor
+        Class indices: an integer dtype, shape (...,) or (..., d1, ..., dK). Or
+        class probabilities: a float dtype, shape (..., C) or (..., C, d1, ..., dK);
+        finite, not negative.
+    linear_bias : Tensor, shape (C,) or (C, d1, ..., dK), optional
+    weight : Tensor, shape (C,), optional
+        Weight of each class; finite, not negative.
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the sum of the weights of the targets that count; with
+        class probabilities, by their number.
+    ignore_index : int, optional
+        Targets of this class index do not count; -100 by default. Not for class
+        probabilities.
+    label_smoothing : float, default 0.0
+        In [0, 1]: this part of each target is spread over all classes.
+    options : object, optional
+        Accepted, without effect: there is nothing to choose between.
+    softcap : float, optional
+        Logits become ``softcap * tanh(logits / softcap)``.
+    temperature : float, default 1.0
+        Logits are divided by it, after the cap.
+    z_loss : float, default 0.0
+        Adds this times the square of the log-sum-exp to each loss.
+    filter_eps : float, default 0.0
+        What may be left out of the gradients, as in
+        `logitless.LinearHead.value_and_grad`; 0 is exact, and above it a sample's
+        gradient depends on the samples beside it.
+
+    Returns
+    -------
+    Tensor
+        In nats: a scalar; with "none" of shape (...,) or (..., d1, ..., dK). Its
+        dtype is that of `input` and `linear_weight`, the wider of the two; class
+        probabilities and the weights beside them widen it, and so does autocast, to
+        float32. "mean" of no target that counts is NaN.
+
+    Raises
+    ------
+    TypeError
+        Something else than a dense tensor on the CPU in one piece, a dtype that
+        cannot be used, class weights that require grad.
+    ValueError
+        Shapes that do not fit, an option out of range.
+    IndexError
+        A class index that is neither in [0, C) nor `ignore_index`.
+    RuntimeError
+        When a second derivative is asked for.
+
+    Notes
+    -----
+    Gradients flow to `input`, `linear_weight`, `linear_bias` and class probabilities,
+    and have their dtypes. With "mean" and "sum" the first three are computed along with
+    the loss, where they are wanted, and held until ``backward``; with "none",
+    ``backward`` computes them, and always that of class probabilities,
+    ``(1 - label_smoothing) * weight * -log(softmax(logits))`` times what comes in.
+
+    Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
+    layout are read where they are, except that bfloat16 is copied to float32;
+    gradients of both 16-bit types are held in float32 until they are scaled. Losses are
+    computed in float32 at least: to have that of 16-bit tensors before it is rounded to
+    their dtype, call under ``torch.autocast("cpu", dtype)``.
+
+    `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
+    ``torch.ops.logitless.linear_cross_entropy``. `torch.func.grad` works; `torch.vmap`
+    and forward-mode derivatives do not. Storages of parameters may be freed and filled
+    again between calls, as FSDP2 does it; where the parameters are not gathered, a
+    DTensor needs its ``full_tensor()``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from logitless.torch import linear_cross_entropy
+    >>> x = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    >>> loss = linear_cross_entropy(x, torch.eye(3), torch.tensor([2]))
+    >>> loss.backward()
+    >>> loss.detach(), x.grad
+    (tensor(0.4076), tensor([[ 0.0900,  0.2447, -0.3348]]))
+    """
+    check_tensors(input=input, linear_weight=linear_weight, target=target,
+                  linear_bias=linear_bias, weight=weight)
+    places = check_shapes(input, linear_weight, linear_bias, weight)
+    lead, n_classes = tuple(input.shape[:-1]), linear_weight.shape[0]
+    if not lead and target.shape == (1,) != (n_classes,):
+        target = target[0]
+    soft = check_target(target, lead, n_classes, places, ignore_index)
+    options_of_operator = check_options(reduction, ignore_index, label_smoothing, softcap,
+                                        temperature, z_loss, filter_eps)
+    return apply(
+        input, linear_weight, linear_bias, target, weight, *options_of_operator,
+        loss_dtype(input, linear_weight, *((target, weight) if soft else ())),
+        found_along(reduction, input, linear_weight, linear_bias),
+    )
+
+
+class LinearCrossEntropyLoss(torch.nn.Module):
+    """``cross_entropy(linear(input), target)``, as ``torch.nn.LinearCrossEntropyLoss``.
+
+    Its state has the names it has in torch, so that either module loads the other's.
+
+    Parameters
+    ----------
+    in_features : int
+        Features of a sample, k.
+    num_classes : int
+        Classes, C.
+    out_features : tuple of int, default ()
+        (d1, ..., dK): one classifier for each place of such an array.
+    bias : bool, default False
+        Have a bias.
+    device, dtype : optional
+        Of the layer, which must be on the CPU when the loss is computed.
+    weight : Tensor, shape (C,), optional
+        Weight of each class.
+    reduction, ignore_index, label_smoothing, options, softcap, temperature, z_loss, filter_eps
+        As for `linear_cross_entropy`.
+
+    Attributes
+    ----------
+    linear : torch.nn.Linear
+        The layer; its weight is (C * d1 * ... * dK, k).
+    weight : Tensor or None
+        The class weights, a buffer.
+
+    Raises
+    ------
+    ValueError
+        Class weights of another shape, label smoothing outside [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from logitless.torch import LinearCrossEntropyLoss
+    >>> head = LinearCrossEntropyLoss(5, 10, reduction="none")
+    >>> head(torch.zeros(2, 5), torch.tensor([3, 9])).detach()
+    tensor([2.3026, 2.3026])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device=None,
+        dtype=None,
+        reduction: str = "mean",
+        weight: torch.Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: object = None,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        z_loss: float = 0.0,
+        filter_eps: float = 0.0,
+    ):
+        if weight is not None and weight.shape != (num_classes,):
+            raise ValueError(f"`weight` must have shape ({num_classes},), "
+                             f"got {tuple(weight.shape)}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"`label_smoothing` must be between 0 and 1, got {label_smoothing}")
+        super().__init__()
+        self.num_classes = num_classes
+        self.out_features = tuple(out_features)
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.options = options
+        self.softcap = softcap
+        self.temperature = temperature
+        self.z_loss = z_loss
+        self.filter_eps = filter_eps
+        self.register_buffer("weight", weight)
+        rows = math.prod(self.out_features, start=num_classes)
+        self.linear = torch.nn.Linear(in_features, rows, bias, device, dtype)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Find the loss, as `linear_cross_entropy`."""
+        shape, bias = (self.num_classes, *self.out_features), self.linear.bias
+        return linear_cross_entropy(
+            input, self.linear.weight.reshape(*shape, self.linear.in_features), target,
+            linear_bias=None if bias is None else bias.reshape(shape), weight=self.weight,
+            reduction=self.reduction, ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing, options=self.options, softcap=self.softcap,
+            temperature=self.temperature, z_loss=self.z_loss, filter_eps=self.filter_eps,
+        )
+
+    def extra_repr(self) -> str:
+        """Describe the options in the module's repr."""
+        names = ("num_classes", "out_features", "reduction", "ignore_index", "label_smoothing",
+                 "softcap", "temperature", "z_loss", "filter_eps")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -1,0 +1,119 @@
+"""A call of `logitless.torch` on the memory of its tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from .. import functional
+from .._arrays.rows import Rows
+from .._calls.value_and_grad import WORKSPACE
+from ..head import LinearHead
+from ..results import Gradients
+
+
+class Problem:
+    """The tensors of a call as arrays, and its options but for the dtype of the loss.
+
+    With places (d1, ..., dK), each of them has a classifier of its own. The arrays see the
+    memory of the tensors and are good for the duration of the call, no longer.
+    """
+
+    def __init__(self, tensors, reduction, ignore_index, label_smoothing, softcap, temperature,
+                 z_loss, filter_eps):
+        arrays = (None if tensor is None else as_array(tensor) for tensor in tensors)
+        self.x, self.weight, self.bias, self.target, self.class_weight = arrays
+        self.soft = tensors[3].is_floating_point()
+        self.n_classes, *places, self.n_features = self.weight.shape
+        self.places = tuple(places)
+        self.dtype = np.result_type(self.x, self.weight, np.float32)
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.of_head = {"softcap": softcap, "temperature": temperature}
+        self.z_loss = z_loss
+        self.filter_eps = filter_eps
+
+    def losses(self, wrt, factor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Each loss; gradients of their sum times `factor`, with the classes after the places."""
+        of_classes = *self.places, self.n_classes
+        shapes = {"x": self.x.shape, "weight": (*of_classes, self.n_features), "bias": of_classes}
+        found = {name: np.zeros(shapes[name], self.dtype) for name in wrt}
+        losses = np.empty((*self.x.shape[:-1], *self.places), self.dtype)
+        factor = np.broadcast_to(factor, losses.shape)
+        options = {
+            "reduction": "none", "class_weight": self.class_weight, **self.of_head,
+            "ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+        }
+        for place in np.ndindex(self.places):
+            weight, bias = self._classifier(place)
+            here = (..., *place)
+            arrays = self.x, weight, self.target[here], bias
+            if wrt:
+                out = {name: g if name == "x" else g[place] for name, g in found.items()}
+                losses[here], _ = functional.linear_cross_entropy_value_and_grad(
+                    *arrays, wrt=tuple(wrt), grad_output=factor[here], out=Gradients(**out),
+                    accumulate=any(place), filter_eps=self.filter_eps, **options,
+                )
+            else:
+                losses[here] = functional.linear_cross_entropy(*arrays, **options)
+        return losses, found
+
+    def target_gradient(self, dtype: torch.dtype, factor) -> torch.Tensor:
+        """Gradient by class probabilities: factor * w[c] * (1 - label_smoothing) * -log p[c].
+
+        Weight 0 makes 0 of anything.
+        """
+        lead, n = self.x.shape[:-1], self.n_classes
+        rows = Rows(self.x)
+        gradient = torch.empty((rows.m, n, *self.places), dtype=dtype, device="cpu")
+        factor = np.broadcast_to(factor, (*lead, *self.places)).reshape(rows.m, *self.places)
+        of_class = np.full(n, self.label_smoothing - 1, self.dtype)
+        if self.class_weight is not None:
+            of_class *= self.class_weight
+        step = max(1, WORKSPACE // (n * self.dtype.itemsize))
+        memory = np.empty((min(step, rows.m), n), self.dtype)
+        for place in np.ndindex(self.places):
+            head = LinearHead(*self._classifier(place), **self.of_head, pack=False)
+            for first in range(0, rows.m, step):
+                some = slice(first, min(first + step, rows.m))
+                block = memory[: some.stop - first]
+                head.predict_log_proba(rows[some], out=block)
+                of_row = factor[(some, *place)].astype(self.dtype)
+                with np.errstate(all="ignore"):
+                    block *= of_class
+                    block *= of_row[:, None]
+                block[of_row == 0] = 0
+                block[:, of_class == 0] = 0
+                gradient[(some, slice(None), *place)] = torch.from_numpy(block)
+        return gradient.view(*lead, n, *self.places)
+
+    def _classifier(self, place) -> tuple[np.ndarray, np.ndarray | None]:
+        of_classes = slice(None), *place
+        return self.weight[of_classes], None if self.bias is None else self.bias[of_classes]
+
+    def divisor(self) -> np.float64:
+        """What the sum of the losses is divided by, NaN instead of 0."""
+        if self.reduction != "mean":
+            return np.float64(1)
+        if self.soft:
+            return np.float64(self.target.size / self.n_classes or math.nan)
+        counted = self.target[self.target != self.ignore_index]
+        if self.class_weight is None:
+            return np.float64(counted.size or math.nan)
+        # The losses find what is out of range.
+        weights = self.class_weight.take(counted, mode="clip")
+        return np.float64(weights.sum(dtype=np.float64) or math.nan)
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """The memory of a tensor; of bfloat16, which NumPy has not, a copy.
+
+    By way of DLPack the storage stays resizable, as those who shard parameters need it;
+    ``tensor.numpy()`` would end that for good.
+    """
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return np.from_dlpack(tensor.float() if tensor.dtype == torch.bfloat16 else tensor)

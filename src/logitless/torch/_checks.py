@@ -1,0 +1,106 @@
+"""The checks of `logitless.torch`: tensors, their shapes, and options as plain numbers."""
+
+from __future__ import annotations
+
+from functools import reduce
+from numbers import Real
+
+import torch
+
+from .._arrays.checks import check_integer, check_positive
+
+_FLOAT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def requires_grad(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
+
+
+def loss_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+    dtypes = [tensor.dtype for tensor in tensors if tensor is not None]
+    if torch.is_autocast_enabled("cpu"):
+        dtypes.append(torch.float32)
+    return reduce(torch.promote_types, dtypes)
+
+
+def check_tensors(**tensors) -> None:
+    for name, tensor in tensors.items():
+        if tensor is None and name in ("linear_bias", "weight"):
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+        if hasattr(tensor, "full_tensor"):
+            raise TypeError(f"`{name}` must be a tensor in one piece, got a DTensor: "
+                            f"give `{name}.full_tensor()`, or `{name}.to_local()` for the part "
+                            "that is here")
+        if tensor.device.type != "cpu":
+            raise TypeError(f"`{name}` must be on the CPU, where this loss is computed, "
+                            f"got a tensor on {tensor.device}")
+        if tensor.is_nested or tensor.layout != torch.strided:
+            layout = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+            raise TypeError(f"`{name}` must be dense, got {layout}")
+        if name != "target" and tensor.dtype not in _FLOAT:
+            raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
+        if name == "weight" and requires_grad(tensor):
+            raise TypeError(f"`{name}` requires grad, but gets no gradient here; "
+                            f"detach it: `{name}.detach()`")
+
+
+def check_shapes(input, linear_weight, linear_bias, weight) -> tuple[int, ...]:
+    """The places (d1, ..., dK) of a multi-dimensional loss."""
+    if input.ndim == 0:
+        raise ValueError("`input` must have shape (..., k), got ()")
+    k, shape = input.shape[-1], tuple(linear_weight.shape)
+    if len(shape) < 2 or shape[0] == 0 or shape[-1] != k:
+        raise ValueError(f"`linear_weight` must have shape (C, {k}) or (C, d1, ..., dK, {k}), "
+                         f"C >= 1, got {shape}")
+    if len(shape) > 2 and input.ndim == 1:
+        raise ValueError(f"`input` must have shape (..., N, {k}) with `linear_weight` of shape "
+                         f"{shape}, got {tuple(input.shape)}")
+    fits = ("linear_bias", linear_bias, shape[:-1]), ("weight", weight, shape[:1])
+    for name, tensor, fit in fits:
+        if tensor is not None and tensor.shape != fit:
+            raise ValueError(f"`{name}` must have shape {fit}, got {tuple(tensor.shape)}")
+    return shape[1:-1]
+
+
+def check_target(target, lead, n_classes, places, ignore_index) -> bool:
+    """Whether the target holds class probabilities."""
+    shape, dtype = tuple(target.shape), target.dtype
+    indices, probabilities = (*lead, *places), (*lead, n_classes, *places)
+    if shape not in (indices, probabilities):
+        raise ValueError(f"`target` must have shape {indices} for class indices or "
+                         f"{probabilities} for class probabilities, got {shape}")
+    if shape == indices and dtype not in _INTEGER:
+        raise TypeError(f"`target` of shape {shape} must be class indices of one of {_INTEGER}, "
+                        f"got {dtype}")
+    if shape == probabilities and dtype not in _FLOAT:
+        raise TypeError(f"`target` of shape {shape} must be class probabilities of one of "
+                        f"{_FLOAT}, got {dtype}")
+    if shape == probabilities and ignore_index is not None:
+        raise ValueError(f"`ignore_index` must be None with class probabilities, "
+                         f"got {ignore_index}")
+    return shape == probabilities
+
+
+def check_options(reduction, ignore_index, label_smoothing, softcap, temperature, z_loss,
+                  filter_eps) -> tuple:
+    """The options as the operators take them; those in between limits are checked there."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"`reduction` must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return (
+        reduction,
+        -100 if ignore_index is None else check_integer(ignore_index, "ignore_index"),
+        _number(label_smoothing, "label_smoothing"),
+        None if softcap is None else check_positive(softcap, "softcap"),
+        check_positive(temperature, "temperature"),
+        _number(z_loss, "z_loss"),
+        _number(filter_eps, "filter_eps"),
+    )
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+    return float(value)
