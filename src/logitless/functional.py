@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._calls.options import HEAD, check_keywords, parted
 from ._calls.value_and_grad import WORKSPACE
 from .head import LinearHead
 from .results import Gradients, Scores, TopK
 
-_LOSS_OPTIONS = ("ignore_index", "class_weight", "sample_weight", "label_smoothing", "z_loss",
-                 "shift")
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
+
+    from ._arrays.checks import TargetLike
+    from ._calls.options import HeadAndLossKeywords, HeadKeywords
 
 
-def _head(weight, bias, options: dict) -> LinearHead:
-    options.setdefault("pack", False)  # a copy of the weights would not pay for one call
-    return LinearHead(weight, bias, **options)
-
-
-def _parted(options: dict) -> tuple[dict, dict]:
-    """Options of the head, and those of the loss."""
-    loss = {name: options.pop(name) for name in _LOSS_OPTIONS if name in options}
-    return options, loss
+def _head(function: str, weight: ArrayLike, bias: ArrayLike | None, options: Any) -> LinearHead:
+    """Make the head of a call; a copy of the weights would not pay for one."""
+    if options:
+        check_keywords(function, options, HEAD)
+    return LinearHead(weight, bias, **{"pack": False, **options})
 
 
 def linear_cross_entropy(
-    x, weight, target, bias=None, *, reduction: str = "none", out=None, **options
-):
+    x: ArrayLike,
+    weight: ArrayLike,
+    target: TargetLike,
+    bias: ArrayLike | None = None,
+    *,
+    reduction: str = "none",
+    out: np.ndarray | None = None,
+    **options: Unpack[HeadAndLossKeywords],
+) -> Any:
     """``-log(softmax(x @ weight.T + bias)[target])`` without the logits in memory.
 
     Parameters
@@ -57,25 +70,26 @@ def linear_cross_entropy(
     >>> ll.linear_cross_entropy([[1.0, 2.0, 3.0]], np.eye(3), [2]).round(4)
     array([0.4076])
     """
-    options, of_loss = _parted(options)
-    return _head(weight, bias, options).loss(x, target, reduction=reduction, out=out, **of_loss)
+    of_head, of_loss = parted("linear_cross_entropy", options)
+    head = _head("linear_cross_entropy", weight, bias, of_head)
+    return head.loss(x, target, reduction=reduction, out=out, **of_loss)
 
 
 def linear_cross_entropy_value_and_grad(
-    x,
-    weight,
-    target,
-    bias=None,
+    x: ArrayLike,
+    weight: ArrayLike,
+    target: TargetLike,
+    bias: ArrayLike | None = None,
     *,
     reduction: str = "mean",
-    wrt=("x", "weight", "bias"),
-    grad_output=None,
+    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    grad_output: ArrayLike | None = None,
     workspace_bytes: int = WORKSPACE,
     filter_eps: float = 0.0,
     out: Gradients | None = None,
     accumulate: bool = False,
-    **options,
-):
+    **options: Unpack[HeadAndLossKeywords],
+) -> tuple[Any, Gradients]:
     """Loss and its gradients, as `LinearHead.value_and_grad`.
 
     Parameters
@@ -109,8 +123,8 @@ def linear_cross_entropy_value_and_grad(
     (0.3133, array([[ 0.2689,  0.5379],
            [-0.2689, -0.5379]]))
     """
-    options, of_loss = _parted(options)
-    return _head(weight, bias, options).value_and_grad(
+    of_head, of_loss = parted("linear_cross_entropy_value_and_grad", options)
+    return _head("linear_cross_entropy_value_and_grad", weight, bias, of_head).value_and_grad(
         x, target, reduction=reduction, wrt=wrt, grad_output=grad_output,
         workspace_bytes=workspace_bytes, filter_eps=filter_eps, out=out, accumulate=accumulate,
         **of_loss,
@@ -118,7 +132,14 @@ def linear_cross_entropy_value_and_grad(
 
 
 def linear_score(
-    x, weight, target=None, bias=None, *, k: int = 0, entropy: bool = False, **options
+    x: ArrayLike,
+    weight: ArrayLike,
+    target: TargetLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    k: int = 0,
+    entropy: bool = False,
+    **options: Unpack[HeadAndLossKeywords],
 ) -> Scores:
     """Everything about each row of ``x @ weight.T + bias``, as `LinearHead.score`.
 
@@ -150,11 +171,20 @@ def linear_score(
     >>> scores.predicted, scores.target_rank
     (array([2]), array([1]))
     """
-    options, of_loss = _parted(options)
-    return _head(weight, bias, options).score(x, target, k=k, entropy=entropy, **of_loss)
+    of_head, of_loss = parted("linear_score", options)
+    head = _head("linear_score", weight, bias, of_head)
+    return head.score(x, target, k=k, entropy=entropy, **of_loss)
 
 
-def linear_topk(x, weight, k: int, bias=None, *, normalize: bool = True, **options) -> TopK:
+def linear_topk(
+    x: ArrayLike,
+    weight: ArrayLike,
+    k: int,
+    bias: ArrayLike | None = None,
+    *,
+    normalize: bool = True,
+    **options: Unpack[HeadKeywords],
+) -> TopK:
     """Find the `k` largest of ``x @ weight.T + bias`` in each row, as `LinearHead.topk`.
 
     Parameters
@@ -185,10 +215,13 @@ def linear_topk(x, weight, k: int, bias=None, *, normalize: bool = True, **optio
     >>> ll.linear_topk([[1.0, 2.0, 3.0]], np.eye(3), 2).index
     array([[2, 1]])
     """
-    return _head(weight, bias, options).topk(x, k, normalize=normalize)
+    return _head("linear_topk", weight, bias, options).topk(x, k, normalize=normalize)
 
 
-def linear_softmax(x, weight, bias=None, **options):
+def linear_softmax(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
+    **options: Unpack[HeadKeywords],
+) -> np.ndarray:
     """``softmax(x @ weight.T + bias)``, as `LinearHead.predict_proba`.
 
     Parameters
@@ -215,10 +248,13 @@ def linear_softmax(x, weight, bias=None, **options):
     >>> ll.linear_softmax([1.0, 2.0, 3.0], np.eye(3)).round(2)
     array([0.09, 0.24, 0.67])
     """
-    return _head(weight, bias, options).predict_proba(x)
+    return _head("linear_softmax", weight, bias, options).predict_proba(x)
 
 
-def linear_log_softmax(x, weight, bias=None, **options):
+def linear_log_softmax(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
+    **options: Unpack[HeadKeywords],
+) -> np.ndarray:
     """``log(softmax(x @ weight.T + bias))``, as `LinearHead.predict_log_proba`.
 
     Parameters
@@ -246,10 +282,13 @@ def linear_log_softmax(x, weight, bias=None, **options):
     >>> ll.linear_log_softmax([1.0, 2.0, 3.0], np.eye(3)).round(4)
     array([-2.4076, -1.4076, -0.4076])
     """
-    return _head(weight, bias, options).predict_log_proba(x)
+    return _head("linear_log_softmax", weight, bias, options).predict_log_proba(x)
 
 
-def linear_logsumexp(x, weight, bias=None, **options):
+def linear_logsumexp(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
+    **options: Unpack[HeadKeywords],
+) -> Any:
     """``log(sum(exp(x @ weight.T + bias)))`` of each row, as `LinearHead.logsumexp`.
 
     Parameters
@@ -276,10 +315,13 @@ def linear_logsumexp(x, weight, bias=None, **options):
     >>> ll.linear_logsumexp([[1.0, 2.0, 3.0]], np.eye(3)).round(4)
     array([3.4076])
     """
-    return _head(weight, bias, options).logsumexp(x)
+    return _head("linear_logsumexp", weight, bias, options).logsumexp(x)
 
 
-def linear_argmax(x, weight, bias=None, **options):
+def linear_argmax(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
+    **options: Unpack[HeadKeywords],
+) -> Any:
     """``argmax(x @ weight.T + bias)`` of each row, as `LinearHead.predict`.
 
     Parameters
@@ -306,4 +348,4 @@ def linear_argmax(x, weight, bias=None, **options):
     >>> ll.linear_argmax([[1.0, 2.0, 3.0]], np.eye(3))
     array([2])
     """
-    return _head(weight, bias, options).predict(x)
+    return _head("linear_argmax", weight, bias, options).predict(x)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +18,23 @@ from ._arrays.checks import (
     compute_dtype,
 )
 from ._arrays.rows import Rows
-from ._calls.batch import Pass, screen_stats, top_of
+from ._calls.batch import Batch, screen_stats, top_of
 from ._calls.coefficients import head_arrays
 from ._calls.objective import Objective, shifted
+from ._calls.options import DEFAULTS, LossOptions
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates
 from ._calls.value_and_grad import WORKSPACE, value_and_grad
 from ._engines.choice import engine
 from ._engines.interface import Request, State
 from .results import Gradients, Scores, ScreenStats, TopK
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
+
+    from ._arrays.checks import TargetLike
+    from ._calls.options import HeadKeywords, LossKeywords
 
 
 class LinearHead:
@@ -112,8 +122,8 @@ class LinearHead:
 
     def __init__(
         self,
-        weight,
-        bias=None,
+        weight: ArrayLike,
+        bias: ArrayLike | None = None,
         *,
         softcap: float | None = None,
         temperature: float = 1.0,
@@ -141,7 +151,7 @@ class LinearHead:
             screen=screen is not None,
         )
         self._score = partial(engine.score, self._layer)
-        self._small = engine.small_calls(self._layer)
+        self._few_rows = engine.few_rows(self._layer)
         self._stats = None if screen is None else screen_stats(State())
         self._n_classes, self._n_features = weight.shape
         self._dtype = compute_dtype(weight.dtype, "weight")
@@ -178,7 +188,7 @@ class LinearHead:
         return self._stats
 
     @classmethod
-    def from_estimator(cls, fitted, **options) -> LinearHead:
+    def from_estimator(cls, fitted: Any, **options: Unpack[HeadKeywords]) -> LinearHead:
         """Make a head of a fitted classifier: ``z = x @ coef_.T + intercept_``.
 
         Two classes with a single row of coefficients, and the score ``z``, become
@@ -239,18 +249,13 @@ class LinearHead:
 
     def loss(
         self,
-        x,
-        target,
+        x: ArrayLike,
+        target: TargetLike,
         *,
         reduction: str = "none",
-        ignore_index: int = -100,
-        class_weight=None,
-        sample_weight=None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        shift: int = 0,
-        out=None,
-    ):
+        out: np.ndarray | None = None,
+        **options: Unpack[LossKeywords],
+    ) -> Any:
         """Softmax cross entropy: ``-log(softmax(z)[target])``.
 
         With class probabilities ``t`` as target it is
@@ -329,43 +334,32 @@ class LinearHead:
         array([0.888])
         """
         if (
-            self._small is not None
+            self._few_rows is not None
             and out is None
             and reduction == "none"
-            and _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift)
+            and (not options or LossOptions.of("LinearHead.loss", options).change_nothing)
         ):
-            losses = self._small.loss(x, target)
+            losses = self._few_rows.loss(x, target)
             if losses is not None:
                 return losses
-        rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
-        return rows.loss(target, out, {
-            "reduction": reduction,
-            "ignore_index": ignore_index,
-            "class_weight": class_weight,
-            "sample_weight": sample_weight,
-            "label_smoothing": label_smoothing,
-            "z_loss": z_loss,
-        })
+        of_loss = LossOptions.of("LinearHead.loss", options) if options else DEFAULTS
+        batch, target, of_loss = self._paired(x, target, of_loss)
+        return batch.loss(target, out, reduction, of_loss)
 
     def value_and_grad(
         self,
-        x,
-        target,
+        x: ArrayLike,
+        target: TargetLike,
         *,
         reduction: str = "mean",
-        wrt=("x", "weight", "bias"),
-        grad_output=None,
+        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        grad_output: ArrayLike | None = None,
         workspace_bytes: int = WORKSPACE,
         filter_eps: float = 0.0,
         out: Gradients | None = None,
         accumulate: bool = False,
-        ignore_index: int = -100,
-        class_weight=None,
-        sample_weight=None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        shift: int = 0,
-    ):
+        **options: Unpack[LossKeywords],
+    ) -> tuple[Any, Gradients]:
         """Loss and its gradients with respect to `x`, the weights and the bias.
 
         With ``G[i, c]`` the derivative of the reduced loss by logit c of row i,
@@ -444,15 +438,15 @@ class LinearHead:
         >>> grad.bias.round(4)
         array([-0.2263,  0.2263])
         """
+        x, dtype = self._checked(x)
         return value_and_grad(
-            self._layer, self._n_threads, x, target, reduction=reduction, wrt=wrt,
+            self._layer, self._n_threads, x, target, dtype, reduction=reduction, wrt=wrt,
             grad_output=grad_output, workspace_bytes=workspace_bytes, filter_eps=filter_eps,
-            out=out, accumulate=accumulate, shift=shift, sample_weight=sample_weight,
-            ignore_index=ignore_index, class_weight=class_weight,
-            label_smoothing=label_smoothing, z_loss=z_loss,
+            out=out, accumulate=accumulate,
+            options=LossOptions.of("LinearHead.value_and_grad", options),
         )
 
-    def predict(self, x):
+    def predict(self, x: ArrayLike) -> Any:
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
 
         Parameters
@@ -471,14 +465,14 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
         array([2, 0])
         """
-        if self._small is not None and self._stats is None:
-            best = self._small.predict(x)
+        if self._few_rows is not None and self._stats is None:
+            best = self._few_rows.predict(x)
             if best is not None:
                 return best
-        rows = self._pass(x)
-        return rows.shaped(self._screened(rows, Request(sums=False)).argmax)
+        rows = self._batch(x)
+        return rows.shaped(self._screened(rows, Request(rows.dtype, sums=False)).argmax)
 
-    def predict_proba(self, x, *, out=None):
+    def predict_proba(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
         """``softmax(z) = exp(z) / sum(exp(z))``.
 
         Parameters
@@ -506,7 +500,7 @@ class LinearHead:
         """
         return self._columns(x, "proba", out)
 
-    def predict_log_proba(self, x, *, out=None):
+    def predict_log_proba(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
         """``log(softmax(z)) = z - log(sum(exp(z)))``, as precise as `loss`.
 
         Parameters
@@ -534,7 +528,7 @@ class LinearHead:
         """
         return self._columns(x, "log_proba", out)
 
-    def logits(self, x, *, out=None):
+    def logits(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
         """``z = x @ weight.T + bias``, capped and divided by the temperature.
 
         Parameters
@@ -562,7 +556,7 @@ class LinearHead:
         """
         return self._columns(x, "logits", out)
 
-    def topk(self, x, k: int, *, normalize: bool = True) -> TopK:
+    def topk(self, x: ArrayLike, k: int, *, normalize: bool = True) -> TopK:
         """Find the `k` classes with the largest logits: best first, the lowest index among equals.
 
         Parameters
@@ -592,16 +586,16 @@ class LinearHead:
         (array([[2, 1]]), array([[3., 2.]]), array([[-0.4076, -1.4076]]))
         """
         k = check_integer(k, "k", 1, self._n_classes)
-        if self._small is not None and (normalize or self._stats is None):
-            top = self._small.topk(x, k, normalize)
+        if self._few_rows is not None and (normalize or self._stats is None):
+            top = self._few_rows.topk(x, k, normalize)
             if top is not None:
                 return TopK(*top)
-        rows = self._pass(x)
-        request = Request(sums=normalize, k=k)
+        rows = self._batch(x)
+        request = Request(rows.dtype, sums=normalize, k=k)
         state = rows.run(request) if normalize else self._screened(rows, request)
         return _shaped_top(top_of(state, normalize), rows)
 
-    def logsumexp(self, x):
+    def logsumexp(self, x: ArrayLike) -> Any:
         """``log(sum(exp(z)))`` of each row.
 
         Parameters
@@ -621,10 +615,12 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).logsumexp([[1.0, 2.0, 3.0]]).round(4)
         array([3.4076])
         """
-        rows = self._pass(x)
-        return rows.shaped(rows.each(Request(), None, lambda state, _: state.lse))
+        rows = self._batch(x)
+        return rows.shaped(rows.each(Request(rows.dtype), lambda state, _: state.lse))
 
-    def target_log_prob(self, x, target, *, ignore_index: int = -100):
+    def target_log_prob(
+        self, x: ArrayLike, target: TargetLike, *, ignore_index: int = -100
+    ) -> Any:
         """``log(softmax(z)[target])``: minus the loss.
 
         Parameters
@@ -656,16 +652,18 @@ class LinearHead:
         >>> head.target_log_prob([[1.0, 2.0, 3.0]], [[2, 0]]).round(4)
         array([[-0.4076, -2.4076]])
         """
-        rows = self._pass(x)
+        rows = self._batch(x)
         candidates = check_candidates(target, rows.rows.lead, self._n_classes)
         if candidates is None:
-            losses = rows.loss(target, None, {"ignore_index": ignore_index})
+            losses = rows.loss(target, None, "none", LossOptions(ignore_index=ignore_index))
         else:
-            request = Request(targets=candidates)
-            losses = rows.shaped(rows.each(request, None, lambda state, _: state.target_loss))
+            request = Request(rows.dtype, targets=candidates)
+            losses = rows.shaped(rows.each(request, lambda state, _: state.target_loss))
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
 
-    def sample(self, x, rng, size: int = 1):
+    def sample(
+        self, x: ArrayLike, rng: np.random.Generator | int | None, size: int = 1
+    ) -> np.ndarray:
         """Draw `size` classes for each row, with replacement, from ``softmax(z)``.
 
         The class of the largest ``z - log(e)`` with ``e`` standard exponential:
@@ -701,22 +699,17 @@ class LinearHead:
         ((1, 1000), array([0, 2]))
         """
         size = check_integer(size, "size", 0)
-        rows = self._pass(x)
+        rows = self._batch(x)
         return rows.shaped(draw(rows, np.random.default_rng(rng), size))
 
     def score(
         self,
-        x,
-        target=None,
+        x: ArrayLike,
+        target: TargetLike | None = None,
         *,
         k: int = 0,
         entropy: bool = False,
-        ignore_index: int = -100,
-        class_weight=None,
-        sample_weight=None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        shift: int = 0,
+        **options: Unpack[LossKeywords],
     ) -> Scores:
         """Everything about each row, from one pass over the weights.
 
@@ -753,28 +746,21 @@ class LinearHead:
         array([0.8324, 0.9753])
         """
         k = check_integer(k, "k", 0, self._n_classes)
-        if self._small is not None and _is_plain(
-            ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift
-        ):
-            found = self._small.score(x, target, k, bool(entropy))
+        of_loss = LossOptions.of("LinearHead.score", options)
+        if self._few_rows is not None and of_loss.change_nothing:
+            found = self._few_rows.score(x, target, k, bool(entropy))
             if found is not None:
                 return Scores(*found[0], None if found[1] is None else TopK(*found[1]))
-        rows, target, sample_weight = self._paired(x, target, sample_weight, shift)
+        rows, target, of_loss = self._paired(x, target, of_loss)
+        loss = target_logit = target_rank = None
         if target is None:
-            state = rows.run(Request(k=k, entropy=bool(entropy)))
-            loss = target_logit = target_rank = None
+            state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy)))
         else:
-            objective = Objective(
-                target, rows.rows.lead, self._n_classes, rows.dtype, ignore_index=ignore_index,
-                class_weight=class_weight, sample_weight=sample_weight,
-                label_smoothing=label_smoothing, z_loss=z_loss,
-            )
-            probs = objective.targets.probs
-            request = objective.request(k=k, entropy=bool(entropy), rank=probs is None)
-            state = rows.run(request, probs)
+            objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss)
+            ranks = objective.targets.probs is None
+            state = rows.run(objective.request(k=k, entropy=bool(entropy), rank=ranks))
             loss = rows.shaped(objective.losses(state))
-            target_logit = target_rank = None
-            if request.rank:
+            if ranks:
                 target_logit = rows.shaped(state.target_logit[:, 0])
                 target_rank = rows.shaped(state.target_rank)
         return Scores(
@@ -788,33 +774,35 @@ class LinearHead:
             top=_shaped_top(top_of(state, True), rows) if k else None,
         )
 
-    def _pass(self, x) -> Pass:
+    def _checked(self, x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
+        """Rows (..., k), and the precision of a computation with them."""
         x = check_x(x, self._n_features)
         dtype = compute_dtype(x.dtype, "x")
-        if dtype.itemsize < self._dtype.itemsize:
-            dtype = self._dtype
-        return Pass(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
+        return x, dtype if dtype.itemsize > self._dtype.itemsize else self._dtype
 
-    def _screened(self, rows: Pass, request: Request) -> State:
-        """Run a pass that the screen may shorten."""
-        state = rows.run(request)
+    def _batch(self, x: ArrayLike) -> Batch:
+        x, dtype = self._checked(x)
+        return Batch(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
+
+    def _paired(self, x: ArrayLike, target: object, options: LossOptions):
+        """Rows with the targets and the options of the loss that belong to them."""
+        if options is not DEFAULTS:
+            x, target, options = shifted(check_x(x, self._n_features), target, options)
+        return self._batch(x), target, options
+
+    def _screened(self, batch: Batch, request: Request) -> State:
+        """Run a batch that the screen may shorten."""
+        state = batch.run(request)
         if self._stats is not None:
             self._stats = screen_stats(state)
         return state
 
-    def _paired(self, x, target, sample_weight, shift) -> tuple:
-        if type(shift) is not int or shift:
-            x, target, sample_weight = shifted(
-                check_x(x, self._n_features), target, sample_weight, shift
-            )
-        return self._pass(x), target, sample_weight
-
-    def _columns(self, x, write: str, out) -> np.ndarray:
-        if out is None and self._small is not None:
-            columns = self._small.columns(x, write)
+    def _columns(self, x: ArrayLike, write: str, out: np.ndarray | None) -> np.ndarray:
+        if out is None and self._few_rows is not None:
+            columns = self._few_rows.columns(x, write)
             if columns is not None:
                 return columns
-        rows = self._pass(x)
+        rows = self._batch(x)
         if out is None:
             return rows.shaped(rows.columns(write))
         shape = (*rows.rows.lead, rows.n)
@@ -835,17 +823,6 @@ class LinearHead:
     def __reduce__(self):
         weight, bias = self._layer.unpack()
         return _remake, (type(self), weight, bias, self._options)
-
-
-def _is_plain(ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift) -> bool:
-    """Whether these options change nothing about classes within [0, n)."""
-    return (
-        class_weight is sample_weight is None
-        and type(label_smoothing) is type(z_loss) is float
-        and label_smoothing == z_loss == 0
-        and type(shift) is type(ignore_index) is int
-        and shift == 0 > ignore_index
-    )
 
 
 def _check_scale(softcap: float | None, temperature: float, dtype: np.dtype) -> None:
@@ -869,6 +846,6 @@ def _remake(cls: type[LinearHead], weight, bias, options: dict) -> LinearHead:
     return cls(weight, bias, **options)
 
 
-def _shaped_top(top: TopK, rows: Pass) -> TopK:
+def _shaped_top(top: TopK, rows: Batch) -> TopK:
     log_prob = None if top.log_prob is None else rows.shaped(top.log_prob)
     return TopK(rows.shaped(top.index), rows.shaped(top.logit), log_prob)

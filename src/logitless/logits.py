@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ._arrays.checks import as_array, check_axis, check_classes, compute_dtype, plain
 from ._arrays.rows import Rows, row_blocks
 from ._arrays.sparse import SparseRows
-from ._calls.batch import Pass, check_loss_out, given_loss
+from ._calls.batch import Batch, check_loss_out, given_loss
 from ._calls.objective import Objective, shifted
+from ._calls.options import DEFAULTS, LossOptions
 from ._calls.targets import Targets
 from ._engines.choice import engine
 from ._engines.interface import Request, State
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
 
-def softmax(logits, axis=-1):
+    from ._arrays.checks import TargetLike
+    from ._calls.options import LossKeywords
+
+
+
+def softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
     """``exp(logits) / sum(exp(logits))`` along `axis`.
 
     Parameters
@@ -46,7 +57,7 @@ def softmax(logits, axis=-1):
     return _normalized(logits, axis, "proba")
 
 
-def log_softmax(logits, axis=-1):
+def log_softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
     """``logits - log(sum(exp(logits)))`` along `axis`.
 
     Parameters
@@ -77,7 +88,7 @@ def log_softmax(logits, axis=-1):
     return _normalized(logits, axis, "log_proba")
 
 
-def logsumexp(logits, axis=-1):
+def logsumexp(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
     """``log(sum(exp(logits)))`` along `axis`.
 
     Parameters
@@ -108,7 +119,7 @@ def logsumexp(logits, axis=-1):
     rows, _, _ = _along(as_array(logits, "logits"), axis)
     if rows.n == 0:
         return rows.shaped(np.full(rows.rows.m, -np.inf, rows.dtype))
-    return rows.shaped(rows.each(Request(), None, _lse_with_infinities))
+    return rows.shaped(rows.each(Request(rows.dtype), _lse_with_infinities))
 
 
 def _lse_with_infinities(state: State, _) -> np.ndarray:
@@ -116,18 +127,13 @@ def _lse_with_infinities(state: State, _) -> np.ndarray:
 
 
 def cross_entropy(
-    logits,
-    target,
+    logits: ArrayLike,
+    target: TargetLike,
     *,
     reduction: str = "none",
-    ignore_index: int = -100,
-    class_weight=None,
-    sample_weight=None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    shift: int = 0,
-    out=None,
-):
+    out: np.ndarray | None = None,
+    **options: Unpack[LossKeywords],
+) -> Any:
     """``-log(softmax(logits)[target])`` of each row.
 
     With class probabilities `t` as target it is
@@ -161,20 +167,21 @@ def cross_entropy(
     array([0.4076])
     """
     logits = check_classes(as_array(logits, "logits"), "logits")
-    if type(shift) is not int or shift:
-        logits, target, sample_weight = shifted(logits, target, sample_weight, shift, "logits")
-    return _logit_pass(Rows(logits)).loss(target, out, {
-        "reduction": reduction,
-        "ignore_index": ignore_index,
-        "class_weight": class_weight,
-        "sample_weight": sample_weight,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-    })
+    of_loss = LossOptions.of("cross_entropy", options)
+    if of_loss is not DEFAULTS:
+        logits, target, of_loss = shifted(logits, target, of_loss, "logits")
+    return _logit_batch(Rows(logits)).loss(target, out, reduction, of_loss)
 
 
-def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, class_weight=None,
-        out=None):
+def nll(
+    p: ArrayLike,
+    target: TargetLike,
+    *,
+    reduction: str = "none",
+    ignore_index: int = -100,
+    class_weight: ArrayLike | None = None,
+    out: np.ndarray | None = None,
+) -> Any:
     """``-log(p[target])``; with class probabilities `t` as target ``-sum(t * log(p))``.
 
     Class weights `w` make these ``-w[target] * log(p[target])`` and
@@ -212,10 +219,8 @@ def nll(p, target, *, reduction: str = "none", ignore_index: int = -100, class_w
     dtype = compute_dtype(p.dtype, "p")
     rows = Rows(p)
 
-    objective = Objective(
-        target, rows.lead, rows.n, dtype, reduction=reduction, ignore_index=ignore_index,
-        class_weight=class_weight,
-    )
+    options = LossOptions(ignore_index=ignore_index, class_weight=class_weight)
+    objective = Objective(target, rows.lead, rows.n, dtype, reduction, options)
     check_loss_out(out, objective, rows.lead)
     state = _nll(rows, objective.targets, objective.class_weight, dtype)
     return given_loss(objective.losses(state), objective, rows.lead, out)
@@ -247,19 +252,19 @@ def _nll(rows: Rows, targets: Targets, class_weight: np.ndarray | None, dtype: n
     return state
 
 
-def _logit_pass(rows: Rows) -> Pass:
+def _logit_batch(rows: Rows) -> Batch:
     dtype = compute_dtype(rows.dtype, "logits")
-    return Pass(rows, rows.n, dtype, engine.score_logits, None)
+    return Batch(rows, rows.n, dtype, engine.score_logits, None)
 
 
-def _along(logits: np.ndarray, axis) -> tuple[Pass, tuple[int, ...], tuple[int, ...]]:
-    """Give a pass whose classes lie along `axis`, the axes in its order, and their lengths."""
+def _along(logits: np.ndarray, axis) -> tuple[Batch, tuple[int, ...], tuple[int, ...]]:
+    """Give a batch whose classes lie along `axis`, the axes in its order, and their lengths."""
     logits = np.atleast_1d(logits)
     compute_dtype(logits.dtype, "logits")
     axes = check_axis(axis, logits.ndim)
     order = tuple(a for a in range(logits.ndim) if a not in axes) + axes
     moved = logits.transpose(order)
-    return _logit_pass(Rows(moved, len(axes))), order, moved.shape
+    return _logit_batch(Rows(moved, len(axes))), order, moved.shape
 
 
 def _normalized(logits, axis, write: str) -> np.ndarray | np.generic:

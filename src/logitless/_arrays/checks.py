@@ -7,10 +7,26 @@ import operator
 import sys
 from collections.abc import Iterable
 from numbers import Real
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .frames import read_frame, refuse_objects, remedy
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import ArrayLike
+
+    class Sparse(Protocol):
+        """A SciPy sparse matrix or array, of any format."""
+
+        shape: Any
+        dtype: Any
+
+        def tocsr(self) -> Any: ...
+
+    TargetLike: TypeAlias = ArrayLike | Sparse
 
 # By type number, which byte order and metadata leave alone.
 _COMPUTE = {
@@ -18,7 +34,6 @@ _COMPUTE = {
     for codes, wide in (("?bBhHef", np.float32), ("iIlLqQd", np.float64))
     for code in codes
 }
-_REDUCTIONS = ("none", "sum", "mean", "batch_mean")
 _HOST_MEMORY = (1, 3, 11)  # DLPack: CPU, CUDA's and ROCm's pinned host memory
 def as_array(value: object, name: str) -> np.ndarray:
     """`value` as an ndarray, without a copy where it already is an array of some library."""
@@ -89,7 +104,8 @@ def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def check_x(x: object, n_features: int) -> np.ndarray:
-    x = as_array(x, "x")
+    if type(x) is not np.ndarray:
+        x = as_array(x, "x")
     if x.ndim == 0:
         raise ValueError(f"`x` must have shape (..., {n_features}), got a scalar")
     if x.shape[-1] != n_features:
@@ -168,11 +184,6 @@ def check_axis(axis: object, ndim: int) -> tuple[int, ...]:
     if len(set(axes)) != len(axes):
         raise ValueError(f"`axis` must not name an axis twice, got {axis}")
     return axes
-
-
-def check_reduction(reduction: object) -> None:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}")
 
 
 def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:

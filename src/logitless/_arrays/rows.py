@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from .sparse import SparseRows
+
 _BLOCK_BYTES = 4 << 20  # what may be copied at a time
 
 
@@ -64,7 +66,7 @@ def _merges(array: np.ndarray, first: int, last: int) -> bool:
     return all(outer[1] == inner[0] * inner[1] for outer, inner in pairwise(axes))
 
 
-def row_blocks(m: int, *arrays: Rows) -> Iterator[slice]:
-    """Ranges of rows of which a copy from each of the arrays stays small."""
-    step = max(1, _BLOCK_BYTES // max(1, *(a.row_bytes for a in arrays)))
+def row_blocks(m: int, *arrays: Rows | SparseRows, most: int = 1 << 62) -> Iterator[slice]:
+    """Ranges of up to `most` rows, of which a copy from each of the arrays stays small."""
+    step = max(1, min(most, _BLOCK_BYTES // max(1, 1, *(a.row_bytes for a in arrays))))
     return (slice(first, min(first + step, m)) for first in range(0, m, step))

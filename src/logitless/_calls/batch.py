@@ -1,24 +1,23 @@
-"""One pass of the engine over rows, whatever their layout, and what is made of it."""
+"""A batch of rows on its way through the engine, whatever its layout, and what is made of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from .._arrays.checks import check_out
 from .._arrays.rows import Rows, row_blocks
-from .._arrays.sparse import SparseRows
 from .._engines.interface import Request, State, gathered
 from ..results import ScreenStats, TopK
 from .objective import ALL, Objective
+from .options import LossOptions
 
 ROWS_AT_ONCE = 1 << 17  # whose states are held beside what is made of them
 
 
-class Pass:
+class Batch:
     """Checked rows to be scored against n classes.
 
     Attributes
@@ -47,52 +46,46 @@ class Pass:
         self._score = score
         self._n_threads = n_threads
 
-    def run(self, request: Request, probs: Rows | SparseRows | None = None) -> State:
-        """Find the state of all rows; `probs` are the target distributions of `request`."""
-        if self._is_matrix(probs):
-            request.probs = None if probs is None else probs.whole
-            return self._score(self.rows.whole, request, self._n_threads)
-        return gathered(self.rows.m, self._parts(request, probs))
+    def run(self, request: Request) -> State:
+        """Find the state of all rows."""
+        rows = self.rows.whole
+        if rows is None or type(request.probs) is Rows:
+            return gathered(self.rows.m, self._parts(request))
+        return self._score(rows, request, self._n_threads)
 
-    def each(self, request: Request, probs: Rows | SparseRows | None,
-             of: Callable[[State, slice], np.ndarray]) -> np.ndarray:
+    def each(self, request: Request, of: Callable[[State, slice], np.ndarray]) -> np.ndarray:
         """Join what ``of(state, rows)`` makes of the states of some rows after the other."""
         m = self.rows.m
-        if m <= ROWS_AT_ONCE and self._is_matrix(probs):
-            return of(self.run(request, probs), ALL)
+        if m <= ROWS_AT_ONCE:
+            return of(self.run(request), ALL)
         joined = None
-        for rows, state in self._parts(request, probs):
+        for rows, state in self._parts(request):
             part = of(state, rows)
             if joined is None:
                 joined = np.empty((m, *part.shape[1:]), part.dtype)
             joined[rows] = part
         return joined
 
-    def _is_matrix(self, probs: Rows | SparseRows | None) -> bool:
-        """Whether all rows can be seen at once without a copy."""
-        return self.rows.whole is not None and (probs is None or probs.whole is not None)
-
-    def _parts(self, request: Request, probs: Rows | SparseRows | None):
+    def _parts(self, request: Request) -> Iterator[tuple[slice, State]]:
         """Ranges of rows and their states, one after the other."""
-        rows, most = self.rows, ROWS_AT_ONCE
-        blocks = (slice(first, min(first + most, rows.m)) for first in range(0, rows.m, most))
-        if not self._is_matrix(probs):
-            blocks = row_blocks(rows.m, *((rows,) if probs is None else (rows, probs)))
-        for block in blocks:
-            yield block, self._score(rows[block], _cut(request, block, probs), self._n_threads)
+        rows, probs = self.rows, request.probs
+        copied = [a for a in (rows, probs) if type(a) is Rows and a.whole is None]
+        for block in row_blocks(rows.m, *copied, most=ROWS_AT_ONCE):
+            yield block, self._score(rows[block], request.rows(block), self._n_threads)
 
-    def loss(self, target: object, out: np.ndarray | None, options: dict):
+    def loss(self, target: object, out: np.ndarray | None, reduction: str, options: LossOptions):
         """Find the losses against `target`, reduced and shaped."""
-        objective = Objective(target, self.rows.lead, self.n, self.dtype, **options)
-        check_loss_out(out, objective, self.rows.lead)
-        losses = self.each(objective.request(), objective.targets.probs, objective.losses)
+        objective = Objective(target, self.rows.lead, self.n, self.dtype, reduction, options)
+        if out is not None:
+            check_loss_out(out, objective, self.rows.lead)
+        losses = self.each(objective.request(), objective.losses)
         return given_loss(losses, objective, self.rows.lead, out)
 
     def columns(self, write: str, out: np.ndarray | None = None) -> np.ndarray:
         """Make a matrix (m, n), in `out` or new: "logits", "log_proba" or "proba"."""
         if out is None:
             out = np.empty((self.rows.m, self.n), self.dtype)
-        self.run(Request(sums=write != "logits", write=write, out=out))
+        self.run(Request(self.dtype, sums=write != "logits", write=write, out=out))
         return out
 
     def logit_blocks(self, most: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -100,7 +93,8 @@ class Pass:
         for first in range(0, self.rows.m, most):
             x = self.rows[first : min(first + most, self.rows.m)]
             out = np.empty((len(x), self.n), self.dtype)
-            self._score(x, Request(sums=False, write="logits", out=out), self._n_threads)
+            request = Request(self.dtype, sums=False, write="logits", out=out)
+            self._score(x, request, self._n_threads)
             yield first, out
 
     def shaped(self, values: np.ndarray) -> np.ndarray | np.generic:
@@ -110,15 +104,16 @@ class Pass:
 
 def check_loss_out(out: object, objective: Objective, lead: tuple[int, ...]) -> None:
     """Check that the reduced losses fit into `out`."""
-    if out is not None:
-        check_out(out, lead if objective.reduction == "none" else (), objective.dtype)
+    check_out(out, lead if objective.reduction == "none" else (), objective.dtype)
 
 
 def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...], out):
     """Losses (m,) as the caller gets them: reduced, shaped, in `out`."""
-    result = objective.reduce(losses)
-    if objective.reduction == "none":
-        result = shaped(result, lead)
+    result = losses
+    if objective.reduction != "none":
+        result = objective.reduce(losses)
+    elif len(lead) != 1:
+        result = shaped(losses, lead)
     if out is None:
         return result
     out[...] = result
@@ -131,15 +126,6 @@ def shaped(values: np.ndarray, lead: tuple[int, ...]) -> np.ndarray | np.generic
         return values
     values = values.reshape(lead + values.shape[1:])
     return values if values.ndim else values[()]
-
-
-def _cut(request: Request, block: slice, probs: Rows | SparseRows | None) -> Request:
-    return replace(
-        request,
-        targets=None if request.targets is None else request.targets[block],
-        probs=None if probs is None else probs[block],
-        out=None if request.out is None else request.out[block],
-    )
 
 
 def screen_stats(state: State) -> ScreenStats:

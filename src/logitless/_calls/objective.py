@@ -17,19 +17,23 @@ times s, with t[c] = (c == y) for an index.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-from .._arrays.checks import as_array, check_integer, check_reduction, compute_dtype, plain
+from .._arrays.checks import as_array, check_integer, compute_dtype, plain
 from .._arrays.rows import Rows
 from .._arrays.sparse import checked_csr, is_sparse
 from .._engines.interface import Request, State
 from ..results import warn_of_no_rows
-from .targets import Targets, check_target
+from .options import DEFAULTS, LossOptions
+from .targets import check_target
 
 F64 = np.dtype(np.float64)
 ALL = slice(None)
+REDUCTIONS = ("none", "sum", "mean", "batch_mean")
 
 
 class Objective:
@@ -51,17 +55,21 @@ class Objective:
     __slots__ = ("class_weight", "dtype", "label_smoothing", "n", "plain", "reduction",
                  "sample_weight", "targets", "z_loss")
 
-    def __init__(self, target, lead, n, dtype, *, reduction="none", ignore_index=-100,
-                 class_weight=None, sample_weight=None, label_smoothing=0.0, z_loss=0.0):
-        check_reduction(reduction)
+    def __init__(self, target: object, lead: tuple[int, ...], n: int, dtype: np.dtype,
+                 reduction: str, options: LossOptions):
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}")
         self.reduction, self.n, self.dtype = reduction, n, dtype
-        self.class_weight = _check_class_weight(class_weight, n, dtype)
-        self.sample_weight = _check_sample_weight(sample_weight, lead)
-        self.label_smoothing = _check_fraction(label_smoothing, "label_smoothing")
-        self.z_loss = _check_size(z_loss, "z_loss")
-        self.plain = (class_weight is None and sample_weight is None
+        self.class_weight = self.sample_weight = None
+        self.label_smoothing = self.z_loss = 0.0
+        if options is not DEFAULTS:
+            self.class_weight = _check_class_weight(options.class_weight, n, dtype)
+            self.sample_weight = _check_sample_weight(options.sample_weight, lead)
+            self.label_smoothing = _check_fraction(options.label_smoothing, "label_smoothing")
+            self.z_loss = _check_size(options.z_loss, "z_loss")
+        self.plain = (self.class_weight is None and self.sample_weight is None
                       and self.label_smoothing == 0 and self.z_loss == 0)
-        self.targets = check_target(target, lead, n, dtype, ignore_index)
+        self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
     def arrays(self) -> list[np.ndarray]:
         """All that is read while gradients are written."""
@@ -75,19 +83,20 @@ class Objective:
 
     def request(self, **also) -> Request:
         """Make the request that finds what the losses are made of."""
-        if self.plain:
-            return Request(targets=self.targets.index, **also)
-        smooth = self.label_smoothing > 0
-        weight = self.class_weight
+        probs = self.targets.probs
+        if probs is not None and probs.whole is not None:
+            probs = probs.whole
+        smooth, weight = self.label_smoothing > 0, self.class_weight
         if weight is None and smooth:
             weight = np.ones(self.n, self.dtype)
-        needed = smooth or self.targets.probs is not None
-        return Request(targets=self.targets.index, class_weight=weight if needed else None,
+        if not smooth and probs is None:
+            weight = None
+        return Request(self.dtype, targets=self.targets.index, probs=probs, class_weight=weight,
                        smooth=smooth, **also)
 
     def losses(self, state: State, rows: slice = ALL) -> np.ndarray:
         """Find the loss of each row of those with this state."""
-        losses = losses_of(state, self.targets, rows)
+        losses = self._plain_losses(state, rows)
         if self.plain:
             return losses
         with np.errstate(all="ignore"):
@@ -106,6 +115,15 @@ class Objective:
             if counts is not None:
                 loss[~counts] = 0
             return loss.astype(self.dtype)
+
+    def _plain_losses(self, state: State, rows: slice) -> np.ndarray:
+        """Read off the plain loss of each row of a state: of one-hot rows by their class index."""
+        index = self.targets.index
+        if self.targets.probs is None:
+            return state.target_loss[:, 0]
+        if index is None:
+            return state.prob_loss
+        return np.where(index[rows, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
 
     def target_weight(self, rows: slice) -> np.ndarray | None:
         """Class weight of each row's target, float64: 1 where that is not one class."""
@@ -142,8 +160,6 @@ class Objective:
 
     def reduce(self, losses: np.ndarray) -> np.ndarray | np.generic:
         """Losses (m,) to one: added up in float64, in an order that threads do not change."""
-        if self.reduction == "none":
-            return losses
         divisor = self.divisor()
         if divisor == 0:
             warn_of_no_rows(self.reduction)
@@ -152,25 +168,18 @@ class Objective:
             return self.dtype.type(np.sum(losses, dtype=F64) / divisor)
 
 
-def losses_of(state: State, targets: Targets, rows: slice = ALL) -> np.ndarray:
-    """Read off the plain loss of each row of a state: of one-hot rows by their class index."""
-    if targets.probs is None:
-        return state.target_loss[:, 0]
-    if targets.index is None:
-        return state.prob_loss
-    return np.where(targets.index[rows, 0] >= 0, state.target_loss[:, 0], state.prob_loss)
-
-
 def _product(weight, loss: np.ndarray) -> np.ndarray:
     """Weight 0 makes 0 even of an infinite loss."""
     return np.where(np.equal(weight, 0), 0.0, weight * loss)
 
 
-def shifted(x: np.ndarray, target, sample_weight, shift, x_name: str = "x"):
+def shifted(
+    x: np.ndarray, target: object, options: LossOptions, x_name: str = "x"
+) -> tuple[np.ndarray, Any, LossOptions]:
     """Rows of x (..., t, k) paired with the targets `shift` places further along t."""
-    shift = check_integer(shift, "shift", 0)
+    shift = check_integer(options.shift, "shift", 0)
     if shift == 0:
-        return x, target, sample_weight
+        return x, target, options
     lead = x.shape[:-1]
     if not lead or lead[-1] < shift:
         raise ValueError(
@@ -191,7 +200,9 @@ def shifted(x: np.ndarray, target, sample_weight, shift, x_name: str = "x"):
             raise ValueError(f"`{name}` must have shape {lead}, got {array.shape}")
         return array[(ALL,) * (len(lead) - 1) + (slice(shift, None),)]
 
-    return x[..., :keep, :], later(target, "target"), later(sample_weight, "sample_weight")
+    target = later(target, "target")
+    weight = later(options.sample_weight, "sample_weight")
+    return x[..., :keep, :], target, replace(options, sample_weight=weight)
 
 
 def _check_class_weight(weight, n: int, dtype: np.dtype) -> np.ndarray | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .batch import Pass
+from .batch import Batch
 
 _VALUES = 1 << 20  # random numbers held at a time
 _TICK = 2.0**-54  # below what steps the random numbers come in
 
 
-def draw(rows: Pass, rng: np.random.Generator, size: int) -> np.ndarray:
+def draw(rows: Batch, rng: np.random.Generator, size: int) -> np.ndarray:
     """Draw classes (m, size): the winner of an exponential race (Gumbel-max).
 
     The random numbers are taken in the order row, draw, class, so that they do

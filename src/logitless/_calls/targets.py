@@ -47,12 +47,15 @@ def check_target(
     target: object, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
 ) -> Targets:
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
-    ignore_index = check_integer(ignore_index, "ignore_index")
-    if type(target) is not np.ndarray and is_sparse(target):
-        _check_nothing_ignored(ignore_index)
-        rows = read_sparse(target, (math.prod(lead), n), dtype)
-        return _distributions(one_hot_index(rows).reshape(-1, 1), rows)
-    array = _target_array(target)
+    if ignore_index is not _IGNORED:
+        ignore_index = check_integer(ignore_index, "ignore_index")
+    array = target
+    if type(target) is not np.ndarray:
+        if is_sparse(target):
+            _check_nothing_ignored(ignore_index)
+            rows = read_sparse(target, (math.prod(lead), n), dtype)
+            return _distributions(one_hot_index(rows).reshape(-1, 1), rows)
+        array = _target_array(target)
     kind = array.dtype.kind
     if kind not in "iu":
         targets = _check_probabilities(array, lead, n, dtype)

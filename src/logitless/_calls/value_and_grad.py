@@ -11,43 +11,42 @@ from .._arrays.checks import (
     as_array,
     check_direct_out,
     check_integer,
-    check_x,
     compute_dtype,
     plain,
 )
 from .._arrays.rows import Rows
 from .._engines.choice import engine
+from .._engines.interface import Layer
 from ..results import Gradients
 from .backward import Backward
 from .batch import given_loss
 from .objective import F64, Objective, shifted
+from .options import DEFAULTS, LossOptions
 
 WORKSPACE = 64 << 20
 NAMES = ("x", "weight", "bias")
 
 
 
-def value_and_grad(layer, n_threads, x, target, *, reduction, wrt, grad_output, workspace_bytes,
-                   filter_eps, out, accumulate, shift, sample_weight=None, **options):
-    """Loss and Gradients of a layer; see `LinearHead.value_and_grad`."""
-    x = check_x(x, layer.n_features)
-    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"), key=lambda d: d.itemsize)
+def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: object,
+                   dtype: np.dtype, *, reduction, wrt, grad_output, workspace_bytes, filter_eps,
+                   out, accumulate, options: LossOptions):
+    """Loss and Gradients of a layer for checked rows; see `LinearHead.value_and_grad`."""
     wanted = _check_wrt(wrt)
     workspace_bytes = check_integer(workspace_bytes, "workspace_bytes", 1)
     filter_eps = _check_eps(filter_eps)
-    used, target, sample_weight = shifted(x, target, sample_weight, shift)
+    used = x
+    if options is not DEFAULTS:
+        used, target, options = shifted(x, target, options)
     rows = Rows(used)
-    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction=reduction,
-                          sample_weight=sample_weight, **options)
+    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options)
     grad_output = _check_grad_output(grad_output, rows.lead, reduction)
     grads = _gradients(out, wanted, x, layer, dtype, accumulate, objective)
 
-    probs = objective.targets.probs
-    request = objective.request()
     backward = Backward(objective, grad_output, filter_eps, layer.temperature)
     d_x = _rows_of(grads.x, used.shape, accumulate)
     engine.gradients(
-        layer, rows, probs, request, backward, Gradients(d_x, grads.weight, grads.bias),
+        layer, rows, objective.request(), backward, Gradients(d_x, grads.weight, grads.bias),
         bool(accumulate), workspace_bytes, n_threads,
     )
     if d_x is not None and not np.may_share_memory(d_x, grads.x):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from .interface import Engine
 
-def _pick() -> ModuleType:
+
+def _pick() -> Engine[Any]:
     asked = os.environ.get("LOGITLESS_BACKEND", "")
     if asked == "numpy":
         return _reference()
@@ -41,7 +43,7 @@ def _fault(error: ImportError) -> str:
     return "is there but cannot be loaded"
 
 
-def _reference() -> ModuleType:
+def _reference() -> Engine[Any]:
     from .plain import engine as reference
 
     return reference

@@ -1,16 +1,19 @@
-"""What a scoring pass is asked for, and what it gives back."""
+"""What an engine is, what it is asked, and what it gives back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows
+from ..results import Gradients
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """What one pass over the classes should find out about each row.
 
@@ -19,18 +22,20 @@ class Request:
 
     Attributes
     ----------
+    dtype : dtype
+        float32 or float64: of the computation and of all that comes back.
     sums : bool
         Find the softmax denominator. Whatever needs it (`lse`, `loss`,
         `entropy`, log-probabilities, a `write` other than "logits") sets it.
     targets : ndarray of int64, shape (m, j), or None
-        Classes whose logits are wanted; -1 stands for an ignored row.
+        Classes whose logits are wanted, C-contiguous; -1 stands for an ignored row.
     rank : bool
         Count the classes ranked before ``targets[:, 0]``.
-    probs : ndarray of float, shape (m, n), or SparseRows, or None
-        Target distributions; any float dtype and layout.
+    probs : ndarray of float, shape (m, n), or SparseRows, or Rows, or None
+        Target distributions; any float dtype and layout. Rows where there is no view
+        of all: `rows` makes an array of some.
     class_weight : ndarray, shape (n,), or None
-        In the dtype of the computation; multiplies `probs`, and is what `smooth`
-        sums.
+        In `dtype`; multiplies `probs`, and is what `smooth` sums.
     smooth : bool
         Find ``sum(class_weight * -log p)``.
     k : int
@@ -40,19 +45,29 @@ class Request:
     write : {None, "logits", "log_proba", "proba"}
         What to put in `out`.
     out : ndarray, shape (m, n), or None
-        In the dtype of the computation, rows contiguous.
+        In `dtype`, rows contiguous.
     """
 
+    dtype: np.dtype
     sums: bool = True
     targets: np.ndarray | None = None
     rank: bool = False
-    probs: np.ndarray | SparseRows | None = None
+    probs: np.ndarray | SparseRows | Rows | None = None
     class_weight: np.ndarray | None = None
     smooth: bool = False
     k: int = 0
     entropy: bool = False
     write: str | None = None
     out: np.ndarray | None = None
+
+    def rows(self, block: slice) -> Request:
+        """The same, asked about some of the rows."""
+        return replace(
+            self,
+            targets=None if self.targets is None else self.targets[block],
+            probs=None if self.probs is None else self.probs[block],
+            out=None if self.out is None else self.out[block],
+        )
 
 
 @dataclass(slots=True)
@@ -130,3 +145,118 @@ def gathered(m: int, parts: Iterable[tuple[slice, State]]) -> State:
                 setattr(whole, name, np.empty((m, *values.shape[1:]), values.dtype))
             getattr(whole, name)[rows] = values
     return whole
+
+
+class Layer(Protocol):
+    """A linear layer as an engine holds it; nothing about it changes.
+
+    Attributes
+    ----------
+    n_classes, n_features : int
+    dtype : dtype
+        float32 or float64: what its weights are computed in.
+    temperature : float
+    given : tuple
+        The caller's arrays, where they may be in use.
+    nbytes : int
+        Bytes of arrays that are not the caller's.
+    """
+
+    @property
+    def n_classes(self) -> int: ...
+    @property
+    def n_features(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def given(self) -> tuple[np.ndarray | None, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give a weight and a bias that make this layer again."""
+        ...
+
+
+class FewRows(Protocol):
+    """A short way for calls of a few rows; each gives None for what is not for it."""
+
+    def loss(self, x: Any, target: Any) -> np.ndarray | None: ...
+    def predict(self, x: Any) -> np.ndarray | None: ...
+    def columns(self, x: Any, write: str) -> np.ndarray | None: ...
+    def topk(self, x: Any, top: int, normalize: bool) -> tuple | None: ...
+    def score(self, x: Any, target: Any, top: int, entropy: bool) -> tuple | None: ...
+
+
+class Backward(Protocol):
+    """What makes coefficients of gradients from the states of rows; see `_calls.backward`."""
+
+    @property
+    def filters(self) -> bool: ...
+
+    def take(self, state: State, rows: slice) -> np.ndarray:
+        """Note the losses of some rows and give their coefficients."""
+        ...
+
+
+L = TypeVar("L")  # an engine's own kind of layer
+
+
+class Engine(Protocol[L]):
+    """What does the arithmetic: a module. Everything that comes in has been checked."""
+
+    def available_isas(self) -> tuple[str, ...]:
+        """Instruction sets that are built and run here, best first."""
+        ...
+
+    def active_isa(self) -> str:
+        """Name the one in use."""
+        ...
+
+    def make_layer(
+        self, weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None,
+        temperature: float, pack: bool, screen: bool,
+    ) -> L:
+        """Make a layer of weight (n, k) and bias (n,)."""
+        ...
+
+    def few_rows(self, layer: L) -> FewRows | None:
+        """Give the layer for calls of a few rows, where there is a short way."""
+        ...
+
+    def score(self, layer: L, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+        """Find out what `request` asks for about the rows of x (m, k)."""
+        ...
+
+    def score_logits(self, logits: np.ndarray, request: Request, n_threads: int | None) -> State:
+        """Find out what `request` asks for about the rows of logits (m, n)."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Memory for a gradient."""
+        ...
+
+    def gradients(
+        self, layer: L, x: Rows, request: Request, backward: Backward, grads: Gradients,
+        accumulate: bool, workspace_bytes: int, n_threads: int | None,
+    ) -> None:
+        """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
+        ...
+
+    def neg_log(self, p: np.ndarray) -> np.ndarray:
+        """``-log(p)``, contiguous in one dimension."""
+        ...
+
+    def neg_log_sum(self, p: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """``-sum(t * log(p))`` of each row; entries with t = 0 contribute nothing."""
+        ...
+
+    def spin_fma(self, dtype: np.dtype, rounds: int) -> float:
+        """Keep one core's multiply-add units busy; returns the flops done."""
+        ...
+
+    def spin_read(self, memory: np.ndarray, streams: int) -> None:
+        """Read an array of float64 once, so many parts of it side by side."""
+        ...

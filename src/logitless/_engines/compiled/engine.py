@@ -22,13 +22,13 @@ __all__ = [
     "active_isa",
     "available_isas",
     "empty",
+    "few_rows",
     "gradients",
     "make_layer",
     "neg_log",
     "neg_log_sum",
     "score",
     "score_logits",
-    "small_calls",
     "spin_fma",
     "spin_read",
 ]
@@ -47,7 +47,7 @@ def make_layer(weight, bias, *, softcap, temperature, pack, screen) -> Layer:
     return layer
 
 
-def small_calls(layer: Layer) -> Small | None:
+def few_rows(layer: Layer) -> Small | None:
     """The layer for calls of a few rows, where its arrays can be read as they are."""
     kernels = KERNELS[layer.dtype]
     n, k = layer.n_classes, layer.n_features

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..._parallel.pool import resolve
-
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
 WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
@@ -48,7 +46,7 @@ def round_up(count: int, step: int) -> int:
 
 
 def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
-         n_threads: int | None, copies_rows: bool = False, copies_weights: bool = False,
+         n_threads: int, copies_rows: bool = False, copies_weights: bool = False,
          copies_values: bool = False) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
@@ -68,10 +66,9 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
         So must weights; or logits at hand, or target distributions.
     tiles_rows : bool
         Weights are packed on the way, so a tile holds all rows of a block.
-    n_threads : int, optional
+    n_threads : int
         Threads the call may use.
     """
-    n_threads = resolve(n_threads)
     m = max(m, 1)
     flops = 2 * m * n * max(k, 16)
     if m <= small_rows(kernels, n, k) and not (copies_weights or copies_values):

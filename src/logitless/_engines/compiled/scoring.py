@@ -1,12 +1,11 @@
-"""One pass of the compiled engine: the state of all rows, and how it is shared out."""
+"""One pass over the classes: what is asked of which rows, what is found out, who does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.checks import plain
+from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import Request, State
@@ -14,7 +13,7 @@ from . import _core, scratch
 from ._core import KC, SMALL_N, Job
 from .kernels import KERNELS, has_rows, in_place
 from .layer import Layer
-from .plan import COPY_BYTES, plan, round_up
+from .plan import COPY_BYTES, Plan, plan
 
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
@@ -24,33 +23,35 @@ ARGMAX, RANK = range(_core.INTS)
 
 
 class Scoring:
-    """One pass: the state of all rows, and what is done to a block of them.
+    """What is asked of which rows, and how it is cut: nothing of it changes once it is made.
 
-    Threads share it, so nothing of it changes while they run but what the arrays hold.
+    Attributes
+    ----------
+    m, n, k : int
+        Rows, classes, features (0 where logits are at hand).
+    copies : bool
+        Weights, logits or target distributions come as copies, of some classes at a time.
+    copies_probs : bool
+        Target distributions do.
     """
 
-    def __init__(self, request: Request, dtype: np.dtype, m: int, n: int, k: int):
-        self.request, self.dtype = request, dtype
+    __slots__ = ("class_weight", "copies", "copies_probs", "cut", "dtype", "k", "kernels", "m", "n",
+                 "request", "softcap", "temperature")
+    cut: Plan
+
+    def __init__(self, request: Request, m: int, n: int, k: int, softcap: float = 0.0,
+                 temperature: float = 1.0):
+        self.request, self.dtype = request, request.dtype
         self.m, self.n, self.k = m, n, k
-        self.kernels = KERNELS[dtype]
-        self.softcap, self.temperature = 0.0, 1.0
-        stride = round_up(max(m, 1), self.kernels.lanes)
-        self.values, self.ints = self.room_for_state(stride)
-        self.wide = self.room_for_sums()
+        self.kernels = KERNELS[request.dtype]
+        self.softcap, self.temperature = softcap, temperature
         self.class_weight = request.class_weight
         if self.class_weight is not None:
             idle = -n % self.kernels.lanes
-            self.class_weight = np.append(self.class_weight, np.zeros(idle, dtype))
-        self.targets = request.targets
-        if self.targets is not None:
-            self.targets = np.ascontiguousarray(self.targets, np.int64)
-        shape = None if self.targets is None else self.targets.shape
-        self.target_logit = np.empty(shape, dtype) if shape else None
-        self.target_loss = np.empty(shape, dtype) if shape and request.sums else None
-        self.top_logit, self.top_index = self.top(m)
+            self.class_weight = np.append(self.class_weight, np.zeros(idle, self.dtype))
         probs = request.probs
-        # Target distributions that must be copied come with the classes they are of.
-        self.copies_probs = isinstance(probs, np.ndarray) and not in_place(probs, dtype)
+        self.copies_probs = probs is not None and not isinstance(probs, SparseRows) and (
+            isinstance(probs, Rows) or not in_place(probs, self.dtype))
 
     def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the values and integers of a state that the request uses."""
@@ -60,24 +61,13 @@ class Scoring:
         return (np.empty((*more, values if q.sums else MAX + 1, stride), self.dtype),
                 np.empty((*more, RANK + q.rank, stride), np.int64))
 
-    def room_for_sums(self) -> np.ndarray | None:
-        """Make room for the state of several spans, in double."""
-        if self.n <= self.kernels.span:
-            return None
-        return self.values if self.dtype == np.float64 else np.empty(self.values.shape)
-
-    def top(self, rows: int):
-        """Empty heaps for the best classes of some rows."""
-        k = self.request.k
-        if not k:
-            return None, None
-        return np.full((rows, k), np.nan, self.dtype), np.full((rows, k), -1, np.int64)
-
-    def job(self, lo: int, hi: int) -> Job:
-        """What is to be found out about rows [lo, hi), and where it goes."""
-        q = self.request
+    def job(self, block: Block, lo: int, hi: int) -> Job:
+        """What is to be found out about rows [lo, hi) of a block, and where it goes."""
+        q, first = self.request, block.first
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
-        if isinstance(q.probs, SparseRows):
+        if block.probs is not None:
+            job.probs(block.probs[lo - first : hi - first], 0)
+        elif isinstance(q.probs, SparseRows):
             probs = q.probs[lo:hi]
             job.sparse(probs.start, probs.index, probs.value)
         elif q.probs is not None and not self.copies_probs:
@@ -89,35 +79,94 @@ class Scoring:
             q.entropy,
             q.rank,
             q.probs is not None,
-            None if self.targets is None else self.targets[lo:hi],
+            None if q.targets is None else q.targets[lo:hi],
             q.k,
             None if q.out is None else q.out[lo:hi],
             q.write,
         )
+        lo, hi = lo - first, hi - first
         job.remember(
-            self.values[:, lo:],
-            None if self.wide is None else self.wide[:, lo:],
-            self.ints[:, lo:],
-            None if self.target_logit is None else self.target_logit[lo:hi],
-            None if self.top_logit is None else self.top_logit[lo:hi],
-            None if self.top_index is None else self.top_index[lo:hi],
+            block.values[:, lo:],
+            None if block.wide is None else block.wide[:, lo:],
+            block.ints[:, lo:],
+            None if block.target_logit is None else block.target_logit[lo:hi],
+            None if block.top_logit is None else block.top_logit[lo:hi],
+            None if block.top_index is None else block.top_index[lo:hi],
         )
+        if block.kept is not None:
+            block.keep(job, self, block.kept, lo, 0)
         return job
 
-    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
-        """Give a job of rows [lo, hi) what is copied for classes [first, last) alone."""
-        if self.copies_probs:
+    def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
+        """Give a job its rows, packed unless they are packed already."""
+
+    def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
+        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
+        if self.copies_probs and block.probs is None:
             job.probs(plain(self.request.probs[lo:hi, first:last], self.dtype), first)
 
-    def finish(self, job: Job, lo: int, hi: int) -> None:
-        """Rows that have met all classes."""
-        if self.request.out is not None and self.request.write != "logits":
-            job.normalise()
-        job.finish(None if self.target_loss is None else self.target_loss[lo:hi])
+    def share(self, lo: int, hi: int) -> np.ndarray | None:
+        """Pack rows for several jobs."""
+        return None
 
-    def state(self) -> State:
+    def target_logits(self, block: Block, lo: int, hi: int) -> None:
+        """Find logits of the targets, before the classes are gone through: ranks need them."""
+        raise NotImplementedError
+
+
+class Block:
+    """Rows of a scoring from `first` on, and where what is found out about them goes.
+
+    Threads share it: nothing of it changes while they run but what the arrays hold.
+
+    Attributes
+    ----------
+    values, ints : ndarray, shape (statistics, m rounded up)
+    wide : ndarray or None
+        The state of several spans, in double.
+    target_logit, target_loss, top_logit, top_index : ndarray, shape (m, j), or None
+    probs : ndarray, shape (m, n), or None
+        Target distributions, where they have been copied for all jobs.
+    kept : ndarray or None
+        Where the logits of all classes are kept.
+    """
+
+    __slots__ = ("first", "ints", "kept", "m", "probs", "target_logit", "target_loss", "top_index",
+                 "top_logit", "values", "wide")
+
+    def __init__(self, scoring: Scoring, first: int, m: int, kept: np.ndarray | None = None,
+                 probs: np.ndarray | None = None):
+        self.first, self.m, self.kept, self.probs = first, m, kept, probs
+        q, dtype = scoring.request, scoring.dtype
+        lanes = scoring.kernels.lanes
+        self.values, self.ints = scoring.room_for_state(-(-max(m, 1) // lanes) * lanes)
+        self.wide = None
+        if scoring.n > scoring.kernels.span:
+            self.wide = self.values if dtype == np.float64 else np.empty(self.values.shape)
+        self.target_logit = self.target_loss = None
+        if q.targets is not None:
+            shape = m, q.targets.shape[1]
+            self.target_logit = np.empty(shape, dtype)
+            self.target_loss = np.empty(shape, dtype) if q.sums else None
+        self.top_logit = self.top_index = None
+        if q.k:
+            self.top_logit, self.top_index = no_classes(m, q)
+
+    def keep(self, job: Job, scoring: Scoring, memory: np.ndarray, lo: int, window: int) -> None:
+        """Keep the logits of rows from `lo` on, of classes from `window` on."""
+        kernels = scoring.kernels
+        job.keep(memory, lo * kernels.keep_size(1, min(scoring.n, kernels.block)), self.m, window)
+
+    def finish(self, job: Job, scoring: Scoring, lo: int, hi: int) -> None:
+        """Rows [lo, hi) have met all classes."""
+        if scoring.request.out is not None and scoring.request.write != "logits":
+            job.normalise()
+        loss = self.target_loss
+        job.finish(None if loss is None else loss[lo - self.first : hi - self.first])
+
+    def state(self, q: Request) -> State:
         """Everything that was asked."""
-        q, m, values = self.request, self.m, self.values
+        m, values = self.m, self.values
         state = State(values[MAX, :m], self.ints[ARGMAX, :m].astype(np.intp, copy=False))
         if q.sums:
             state.log_norm = values[REST, :m]
@@ -137,37 +186,51 @@ class Scoring:
         return state
 
 
-class LinearScoring(Scoring):
-    """Rows of x against a layer."""
+def no_classes(m: int, q: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and indices of the best classes of m rows that have seen none."""
+    return np.full((m, q.k), np.nan, q.dtype), np.full((m, q.k), -1, np.int64)
 
-    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
-        dtype = layer.dtype
-        if x.dtype != dtype and compute_dtype(x.dtype, "x").itemsize > dtype.itemsize:
-            dtype = compute_dtype(x.dtype, "x")
-        super().__init__(request, dtype, *x.shape[:1], layer.n_classes, layer.n_features)
+
+class LinearScoring(Scoring):
+    """Rows of x against a layer.
+
+    Attributes
+    ----------
+    x : ndarray (m, k), or Rows
+    small : bool
+        Classes are few: rows are not packed.
+    weight : ndarray or None
+        Weights the kernels can read where they are; else they come piece by piece.
+    """
+
+    __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "weight", "x")
+
+    def __init__(self, layer: Layer, x: np.ndarray | Rows, request: Request, n_threads: int | None,
+                 rows: int | None = None):
+        m = x.m if isinstance(x, Rows) else len(x)
+        super().__init__(request, m, layer.n_classes, layer.n_features, layer.softcap,
+                         layer.temperature)
+        dtype = self.dtype
         self.layer, self.x = layer, x
-        self.softcap, self.temperature = layer.softcap, layer.temperature
         self.bias = layer.bias
         if self.bias is not None and self.bias.dtype != dtype:
             self.bias = self.bias.astype(dtype)
         self.small = self.n <= SMALL_N
-        self.packed = layer.packed if layer.dtype == dtype else None
-        # Weights the kernels can read where they are; else they come piece by piece.
-        self.weight = None
-        if self.small:
-            self.weight = layer.weight
-            if self.weight.dtype != dtype:
-                self.weight = self.weight.astype(dtype)
-        elif self.packed is not None:
-            self.weight = self.packed.reshape(1, -1)
-        elif layer.weight is not None and in_place(layer.weight, dtype):
-            self.weight = layer.weight
-        self.copies_rows = not has_rows(x, dtype)
+        self.packed = not self.small and layer.packed is not None and layer.dtype == dtype
+        self.weight = layer.weight
+        if self.packed:
+            self.weight = layer.packed.reshape(1, -1)
+        elif self.small and layer.dtype != dtype:
+            self.weight = layer.weight.astype(dtype)
+        elif not self.small and not (layer.weight is not None and in_place(layer.weight, dtype)):
+            self.weight = None
+        self.copies = self.weight is None or self.copies_probs
+        self.copies_rows = isinstance(x, Rows) or not has_rows(x, dtype)
         self.cut = plan(
-            self.kernels, self.m, self.n, self.k,
+            self.kernels, m if rows is None else rows, self.n, self.k,
             small_n=self.small,
-            tiles_rows=not self.small and self.packed is None and self.k > KC,
-            n_threads=n_threads,
+            tiles_rows=not self.small and not self.packed and self.k > KC,
+            n_threads=pool.resolve(n_threads),
             copies_rows=self.copies_rows,
             copies_weights=self.weight is None,
             copies_values=self.copies_probs,
@@ -175,61 +238,58 @@ class LinearScoring(Scoring):
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
         """Rows of x as the kernels read them."""
-        x = self.x[lo:hi]
+        x = self.x[slice(lo, hi)]
         return plain(x, self.dtype) if self.copies_rows else x
 
-    def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
-        """Give a job its rows, packed unless they are packed already."""
+    def open(self, job, lo, hi, packed=None):
         if packed is not None:
             job.packed_rows(packed)
             return
-        job.rows(self.rows(lo, hi))
+        job.rows(self.rows(lo, hi) if self.copies_rows else self.x[lo:hi])
         if not self.small:
-            job.pack_rows(self.room(lo, hi))
+            job.pack_rows(np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype))
 
-    def share(self) -> np.ndarray:
-        """All rows packed, for several jobs."""
-        job = self.job(0, self.m)
-        job.rows(self.rows(0, self.m))
-        packed = self.room(0, self.m)
+    def share(self, lo, hi):
+        job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
+        packed = np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
+        job.rows(self.rows(lo, hi))
         job.pack_rows(packed)
         return packed
 
-    def room(self, lo: int, hi: int) -> np.ndarray:
-        """Memory for packed rows."""
-        return np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
-
-    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
-        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
-        super().give(job, lo, hi, first, last)
-        self.give_weights(job, first, last)
+    def give(self, job, block, lo, hi, first, last):
+        if self.copies_probs:
+            super().give(job, block, lo, hi, first, last)
+        if self.weight is not None:
+            job.weights(self.weight, self.bias, self.packed, 0)
+        else:
+            self.give_weights(job, first, last)
 
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes."""
         if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed is not None, 0)
+            job.weights(self.weight, self.bias, self.packed, 0)
             return
         bias = None if self.bias is None else self.bias[first:last]
         job.weights(self.layer.classes(first, last, self.dtype), bias, False, first)
 
-    def target_logits(self, lo: int, hi: int) -> None:
-        """Logits of the targets, before the classes are gone through: ranks need them."""
+    def target_logits(self, block, lo, hi):
         step = max(hi - lo, 1)
         if self.weight is None:
             step = max(COPY_BYTES // (max(self.k, 1) * self.dtype.itemsize), 1)
         for first in range(lo, hi, step):
-            self._target_logits(first, min(first + step, hi))
+            self._target_logits(block, first, min(first + step, hi))
 
-    def _target_logits(self, lo: int, hi: int) -> None:
-        job = self.job(lo, hi)
+    def _target_logits(self, block: Block, lo: int, hi: int) -> None:
+        job = self.job(block, lo, hi)
         job.rows(self.rows(lo, hi))
         if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed is not None, 0)
+            job.weights(self.weight, self.bias, self.packed, 0)
         else:
-            index = np.maximum(self.targets[lo:hi, 0], 0)
+            targets = self.request.targets[lo:hi]
+            index = np.maximum(targets[:, 0], 0)
             weight = self.layer.targets(index, self.dtype)
             bias = None if self.bias is None else self.bias[index]
-            own = np.where(self.targets[lo:hi, :1] < 0, -1, np.arange(hi - lo)[:, None])
+            own = np.where(targets[:, :1] < 0, -1, np.arange(hi - lo)[:, None])
             job.ask(False, False, True, False, own.astype(np.int64), 0, None, None)
             job.weights(weight, bias, False, 0)
         job.target_logits()
@@ -238,96 +298,104 @@ class LinearScoring(Scoring):
 class LogitScoring(Scoring):
     """Logits at hand."""
 
+    __slots__ = ("in_place", "logits")
+
     def __init__(self, logits: np.ndarray, request: Request, n_threads: int | None):
-        dtype = compute_dtype(logits.dtype, "logits")
-        super().__init__(request, dtype, *logits.shape, 0)
-        self.logits, self.in_place = logits, in_place(logits, dtype)
+        super().__init__(request, *logits.shape, 0)
+        self.logits, self.in_place = logits, in_place(logits, self.dtype)
+        self.copies = not self.in_place or self.copies_probs
         self.cut = plan(
-            self.kernels, self.m, self.n, 0,
-            small_n=False, tiles_rows=False, n_threads=n_threads,
-            copies_values=not self.in_place or self.copies_probs,
+            self.kernels, self.m, self.n, 0, small_n=False, tiles_rows=False,
+            n_threads=pool.resolve(n_threads), copies_values=self.copies,
         )
 
-    def share(self) -> None:
-        """Nothing to pack."""
-
-    def open(self, job: Job, lo: int, hi: int, packed: None = None) -> None:
-        """Nothing to pack."""
-
-    def give(self, job: Job, lo: int, hi: int, first: int, last: int) -> None:
-        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
-        super().give(job, lo, hi, first, last)
+    def give(self, job, block, lo, hi, first, last):
+        super().give(job, block, lo, hi, first, last)
         if self.in_place:
             job.logits(self.logits[lo:hi], 0)
         else:
             job.logits(plain(self.logits[lo:hi, first:last], self.dtype), first)
 
-    def target_logits(self, lo: int, hi: int) -> None:
-        """Logits of the targets, before the classes are gone through: ranks need them."""
-        target = self.targets[lo:hi, 0]
+    def target_logits(self, block, lo, hi):
+        target = self.request.targets[lo:hi, 0]
         z = self.logits[np.arange(lo, hi), np.maximum(target, 0)]
-        job = self.job(lo, hi)
+        job = self.job(block, lo, hi)
         job.ask(False, False, True, False, np.minimum(target, 0)[:, None], 0, None, None)
         job.logits(plain(z, self.dtype)[:, None], 0)
         job.target_logits()
 
 
-def pieces(first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
-    """Cut classes [first, last) into ranges of up to `step`."""
-    return ((c, min(c + step, last)) for c in range(first, last, step))
+def score_all(scoring: Scoring) -> State:
+    """Score all rows of a scoring."""
+    block = Block(scoring, 0, scoring.m)
+    score_block(scoring, block)
+    return block.state(scoring.request)
 
 
-def _score_block(scoring, lo: int, hi: int, memory: np.ndarray | None, tasks) -> np.ndarray | None:
-    """Score rows [lo, hi) against all classes; returns the scratch memory for the next block."""
-    cut, n = scoring.cut, scoring.n
-    job = scoring.job(lo, hi)
+def score_block(scoring: Scoring, block: Block) -> None:
+    """Score the rows of a block against all classes."""
+    cut, first, last = scoring.cut, block.first, block.first + block.m
+    if cut.by_class and block.m:
+        _score_by_class(scoring, block)
+        return
+    step = cut.row_block
+    if cut.n_threads == 1 or block.m <= step:
+        memory = None
+        for lo in range(first, max(last, first + 1), step):
+            memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, None)
+        scratch.give(memory)
+        return
+
+    def work(tasks):
+        memory = None
+        for task in tasks:
+            lo = first + task * step
+            memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, tasks)
+        scratch.give(memory)
+
+    pool.run(work, -(-block.m // step), cut.n_threads)
+
+
+def _score_rows(
+    scoring: Scoring, block: Block, lo: int, hi: int, memory: np.ndarray | None,
+    tasks: pool.Tasks | None,
+) -> np.ndarray | None:
+    """Score rows [lo, hi) against all classes; returns the scratch memory for the next."""
+    step, n = scoring.cut.class_step, scoring.n
+    job = scoring.job(block, lo, hi)
     job.init()
     if scoring.request.rank and n > scoring.kernels.block:
-        scoring.target_logits(lo, hi)
+        scoring.target_logits(block, lo, hi)
     scoring.open(job, lo, hi)
-    for first, last in pieces(0, n, cut.class_step):
-        scoring.give(job, lo, hi, first, last)
-        if memory is None:  # the first block is the largest
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        if first == 0 or scoring.copies:
+            scoring.give(job, block, lo, hi, first, last)
+        if memory is None:  # the first rows are the most
             memory = scratch.take(job.scratch_bytes())
         if first == 0:
             job.scratch(memory)
         job.score(first, last)
         if tasks is not None and tasks.stopped:
             return memory
-    scoring.finish(job, lo, hi)
+    block.finish(job, scoring, lo, hi)
     return memory
 
 
-def _score_rows(scoring) -> None:
-    """Threads share out blocks of rows."""
-    step, m = scoring.cut.row_block, scoring.m
-    if m <= step:
-        scratch.give(_score_block(scoring, 0, m, None, None))
-        return
-
-    def work(tasks):
-        memory = None
-        for block in tasks:
-            lo = block * step
-            memory = _score_block(scoring, lo, min(lo + step, m), memory, tasks)
-        scratch.give(memory)
-
-    pool.run(work, -(-m // step), scoring.cut.n_threads)
-
-
-def _score_classes(scoring) -> None:
+def _score_by_class(scoring: Scoring, block: Block) -> None:
     """Threads share out spans of classes: few rows, many classes.
 
     Each span has a state of its own; they are merged in order, as one thread would have met them.
     """
-    m, n, span = scoring.m, scoring.n, scoring.kernels.span
-    job = scoring.job(0, m)
+    m, n, span = block.m, scoring.n, scoring.kernels.span
+    lo, hi = block.first, block.first + m
+    job = scoring.job(block, lo, hi)
     job.init()
     if scoring.request.rank:
-        scoring.target_logits(0, m)
-    shared = scoring.share()
-    stride = scoring.values.shape[1]
-    at_once = max(STATE_BYTES // (scoring.values.nbytes + scoring.ints.nbytes), 2)
+        scoring.target_logits(block, lo, hi)
+    shared = scoring.share(lo, hi)
+    stride = block.values.shape[1]
+    at_once = max(STATE_BYTES // (block.values.nbytes + block.ints.nbytes), 2)
     at_once = max(at_once, SPANS_PER_THREAD * scoring.cut.n_threads)
 
     for begin in range(0, n, at_once * span):
@@ -336,13 +404,13 @@ def _score_classes(scoring) -> None:
         tops = []
 
         def work(tasks, spans=spans, values=values, ints=ints, tops=tops):
-            best = scoring.top(m)
+            best = no_classes(m, scoring.request) if scoring.request.k else (None, None)
             tops.append(best)
             memory = None
             for task in tasks:
-                part = scoring.job(0, m)
-                part.remember(values[task], None, ints[task], scoring.target_logit, *best)
-                memory = _score_span(scoring, part, shared, spans[task], memory)
+                part = scoring.job(block, lo, hi)
+                part.remember(values[task], None, ints[task], block.target_logit, *best)
+                memory = _score_span(scoring, block, part, shared, spans[task], memory)
 
         pool.run(work, len(spans), scoring.cut.n_threads)
         for task in range(len(spans)):
@@ -350,27 +418,23 @@ def _score_classes(scoring) -> None:
         for best in tops:
             if scoring.request.k:
                 job.merge_top(*best)
-    scoring.finish(job, 0, m)
+    block.finish(job, scoring, lo, hi)
 
 
-def _score_span(scoring, part: Job, shared, first: int, memory) -> np.ndarray:
-    """Score all rows against one span; returns the scratch memory for the next."""
-    last = min(first + scoring.kernels.span, scoring.n)
+def _score_span(
+    scoring: Scoring, block: Block, part: Job, shared: np.ndarray | None, first: int,
+    memory: np.ndarray | None,
+) -> np.ndarray:
+    """Score all rows of a block against one span; returns the scratch memory for the next."""
+    last, step = min(first + scoring.kernels.span, scoring.n), scoring.cut.class_step
+    rows = block.first, block.first + block.m
     part.init()
-    scoring.open(part, 0, scoring.m, shared)
-    for lo, hi in pieces(first, last, scoring.cut.class_step):
-        scoring.give(part, 0, scoring.m, lo, hi)
+    scoring.open(part, *rows, shared)
+    for lo in range(first, last, step):
+        hi = min(lo + step, last)
+        scoring.give(part, block, *rows, lo, hi)
         if memory is None:  # its size depends on how weights lie
             memory = np.empty(part.scratch_bytes(), np.uint8)
         part.scratch(memory)
         part.score(lo, hi)
     return memory
-
-
-def score_all(scoring) -> State:
-    """Score all rows of a scoring."""
-    if scoring.cut.by_class:
-        _score_classes(scoring)
-    else:
-        _score_rows(scoring)
-    return scoring.state()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..._arrays.checks import compute_dtype
 from ..interface import Request
 from ._core import KC, screener_for
 from .kernels import KERNELS, active_isa
@@ -100,7 +99,7 @@ def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
     n, k = layer.n_classes, layer.n_features
     return (
         not asks_more
-        and compute_dtype(x.dtype, "x").itemsize <= layer.dtype.itemsize
+        and request.dtype == layer.dtype
         and n >= max(MIN_CLASSES[0], MIN_CLASSES[1] * request.k)
         and request.k <= screener.top
         and 0 < k <= screener.features

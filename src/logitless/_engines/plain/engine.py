@@ -12,13 +12,13 @@ __all__ = [
     "active_isa",
     "available_isas",
     "empty",
+    "few_rows",
     "gradients",
     "make_layer",
     "neg_log",
     "neg_log_sum",
     "score",
     "score_logits",
-    "small_calls",
     "spin_fma",
     "spin_read",
 ]
@@ -44,8 +44,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.empty(shape, dtype)
 
 
-def small_calls(layer: Layer) -> None:
-    """No special way for small calls."""
+def few_rows(layer: Layer) -> None:
+    """No short way for calls of a few rows."""
 
 
 def neg_log(p: np.ndarray) -> np.ndarray:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.checks import plain
+from ..._arrays.rows import Rows
+from ...results import Gradients
+from ..interface import Backward, Request
+from .layer import Layer
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
 
 FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
 
-def gradients(layer, x, probs, request, backward, grads, accumulate, workspace_bytes,
-              n_threads) -> None:
-    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
-
-    `x` and the target distributions `probs` (m, n) are Rows: a block of them at a time is made.
-    """
-    m, n = x.m, layer.n_classes
-    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
+def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
+              accumulate: bool, workspace_bytes: int, n_threads: int | None) -> None:
+    """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
+    m, n, dtype = x.m, layer.n_classes, request.dtype
     if not accumulate:
         for grad in (grads.weight, grads.bias):
             if grad is not None:
@@ -28,13 +26,8 @@ def gradients(layer, x, probs, request, backward, grads, accumulate, workspace_b
     rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
-        part = replace(
-            request,
-            targets=None if request.targets is None else request.targets[block],
-            probs=None if probs is None else probs[block],
-        )
-        _block_gradients(layer, plain(x[block], dtype), block, part, backward, grads, accumulate,
-                         n_threads)
+        _block_gradients(layer, plain(x[block], dtype), block, request.rows(block), backward, grads,
+                         accumulate, n_threads)
 
 
 def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:

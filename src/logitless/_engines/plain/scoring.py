@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.checks import plain
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import Request, State, gathered
@@ -30,7 +30,6 @@ Tile = Callable[[int, int], np.ndarray]
 def _score(
     m: int,
     n: int,
-    dtype: np.dtype,
     tile_of: Callable[[slice], Tile],
     request: Request,
     row_limit: int,
@@ -44,17 +43,16 @@ def _score(
     # m = 0 still gives a state, of no rows.
     blocks = (slice(first, min(first + rows, m)) for first in range(0, max(m, 1), rows))
     with np.errstate(all="ignore"):  # special values are dealt with, not warned of
-        return gathered(
-            m, ((b, _score_rows(b, n, classes, dtype, tile_of(b), request)) for b in blocks)
-        )
+        return gathered(m, (
+            (b, _score_rows(b.stop - b.start, n, classes, tile_of(b), request.rows(b)))
+            for b in blocks
+        ))
 
 
-def _score_rows(
-    block: slice, n: int, classes: int, dtype: np.dtype, tile: Tile, request: Request
-) -> State:
-    """Find the state of one block of rows."""
-    rows = _RowState(request, block, dtype)
-    out = None if request.out is None else request.out[block]
+def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> State:
+    """Find the state of a block of m rows, which `request` is about."""
+    rows = _RowState(m, request)
+    out = request.out
     for lo, hi in spans(n, classes):
         z = tile(lo, hi)
         rows.add(z, lo)
@@ -91,21 +89,19 @@ class _RowState:
     digits in float32, so they are held in float64.
     """
 
-    def __init__(self, request: Request, block: slice, dtype: np.dtype):
-        m = block.stop - block.start
+    def __init__(self, m: int, request: Request):
         self.request = request
+        dtype = request.dtype
         self.max = np.full(m, -math.inf, dtype)
         self.argmax = np.zeros(m, np.intp)
         self.dtype = dtype
         self.rest = np.zeros(m)
         self.slope = np.zeros(m)
         self.smooth = _Gap(m, dtype) if request.smooth else None
-        self.targets = self.probs = None
-        if request.targets is not None:
-            self.targets = request.targets[block]
+        self.targets, self.probs = request.targets, request.probs
+        if self.targets is not None:
             self.target_logit = np.full(self.targets.shape, math.nan, dtype)
-        if request.probs is not None:
-            self.probs = request.probs[block]
+        if self.probs is not None:
             self.soft = _Gap(m, dtype)
         self.top_index = np.empty((m, 0), np.int64)
         self.top_logit = np.empty((m, 0), dtype)
@@ -226,7 +222,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """Find out what `request` asks for about the rows of x (m, k)."""
-    dtype = max(layer.dtype, compute_dtype(x.dtype, "x"))
+    dtype = request.dtype
 
     def tile_of(rows: slice) -> Tile:
         block = plain(x[rows], dtype)
@@ -235,17 +231,14 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
     k = max(1, layer.n_features)
     row_limit = len(x) if is_plain(x, dtype) else max(1, TILE // k)
     class_limit = layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k)
-    return _score(
-        len(x), layer.n_classes, dtype, tile_of, request, row_limit, class_limit, n_threads
-    )
+    return _score(len(x), layer.n_classes, tile_of, request, row_limit, class_limit, n_threads)
 
 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
     """Find out what `request` asks for about the rows of logits (m, n)."""
     m, n = logits.shape
-    dtype = compute_dtype(logits.dtype, "logits")
 
     def tile_of(rows: slice) -> Tile:
-        return lambda lo, hi: plain(logits[rows, lo:hi], dtype)
+        return lambda lo, hi: plain(logits[rows, lo:hi], request.dtype)
 
-    return _score(m, n, dtype, tile_of, request, m, n, n_threads)
+    return _score(m, n, tile_of, request, m, n, n_threads)
