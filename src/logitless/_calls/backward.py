@@ -38,27 +38,26 @@ class Backward:
 
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the losses of some rows and give their coefficients, 0 for rows left out."""
-        self.losses[rows] = self._objective.losses(state, rows)
-        weight = self._row_weight(rows)
-        coefficients = np.zeros((COEFFICIENTS, rows.stop - rows.start), self._objective.dtype)
+        o = self._objective
+        self.losses[rows] = o.losses(state, rows)
+        counts = o.counts(rows)
+        weight = self._weight[rows] if isinstance(self._weight, np.ndarray) else self._weight
+        coefficients = np.zeros((COEFFICIENTS, rows.stop - rows.start), o.dtype)
         with np.errstate(all="ignore"):
-            self._fill(coefficients, weight, state, rows)
+            if o.sample_weight is not None:
+                weight = weight * o.sample_weight[rows]
+            if counts is not None:
+                weight = np.where(counts, weight, 0.0)
+            coefficients[LIMIT] = self._filter_eps * np.abs(weight)
+            if o.plain and o.targets.probs is None:
+                coefficients[SOFTMAX] = coefficients[TARGET] = weight
+            else:
+                self._fill(coefficients, weight, state, rows)
         return coefficients
 
-    def _row_weight(self, rows: slice):
-        """Find what the gradients of some rows are multiplied with: an array, or one number."""
-        weight = self._weight if np.ndim(self._weight) == 0 else self._weight[rows]
-        if self._objective.sample_weight is not None:
-            weight = weight * self._objective.sample_weight[rows]
-        counts = self._objective.counts(rows)
-        return weight if counts is None else np.where(counts, weight, 0.0)
-
     def _fill(self, c: np.ndarray, weight: np.ndarray, state: State, rows: slice) -> None:
+        """Fill in the coefficients of rows whose gradients are multiplied with `weight`."""
         o = self._objective
-        c[LIMIT] = self._filter_eps * np.abs(weight)
-        if o.plain and o.targets.probs is None:
-            c[SOFTMAX] = c[TARGET] = weight
-            return
         index = None if o.targets.index is None else o.targets.index[rows, 0]
         target = weight * (1 - o.label_smoothing)
         of_class = o.target_weight(rows)

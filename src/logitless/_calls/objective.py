@@ -96,7 +96,10 @@ class Objective:
 
     def losses(self, state: State, rows: slice = ALL) -> np.ndarray:
         """Find the loss of each row of those with this state."""
-        losses = self._plain_losses(state, rows)
+        if self.targets.probs is None:
+            losses = state.target_loss[:, 0]
+        else:
+            losses = self._soft_losses(state, rows)
         if self.plain:
             return losses
         with np.errstate(all="ignore"):
@@ -116,11 +119,9 @@ class Objective:
                 loss[~counts] = 0
             return loss.astype(self.dtype)
 
-    def _plain_losses(self, state: State, rows: slice) -> np.ndarray:
-        """Read off the plain loss of each row of a state: of one-hot rows by their class index."""
+    def _soft_losses(self, state: State, rows: slice) -> np.ndarray:
+        """Read off the losses against distributions: of one-hot rows by their class index."""
         index = self.targets.index
-        if self.targets.probs is None:
-            return state.target_loss[:, 0]
         if index is None:
             return state.prob_loss
         return np.where(index[rows, 0] >= 0, state.target_loss[:, 0], state.prob_loss)

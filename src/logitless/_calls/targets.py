@@ -47,7 +47,7 @@ def check_target(
     target: object, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
 ) -> Targets:
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
-    if ignore_index is not _IGNORED:
+    if type(ignore_index) is not int:
         ignore_index = check_integer(ignore_index, "ignore_index")
     array = target
     if type(target) is not np.ndarray:
@@ -114,7 +114,7 @@ def check_index(array: np.ndarray, n: int, ignore_index: int | None) -> np.ndarr
         and array.flags.c_contiguous
         and array.flags.aligned
         # A negative label is a large unsigned one: a single pass checks both ends.
-        and (array.size == 0 or array.view(np.uint64).max() < n)
+        and (array.size == 0 or np.maximum.reduce(array.view(np.uint64), axis=None) < n)
     ):
         return array
     bad = (array < 0) | (array >= n)

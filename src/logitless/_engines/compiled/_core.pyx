@@ -428,15 +428,12 @@ cdef class Job:
         with nogil:
             self.table.merge_top(&self.job, logit, index)
 
-    def normalise(self):
-        """Logits in `out` become what was asked for."""
-        with nogil:
-            self.table.normalise(&self.job)
-
     def finish(self, cnp.ndarray target_loss):
-        """State to results; best classes in order."""
+        """All classes have been met: logits in `out` and the state to results, the best in order."""
         cdef void *loss = data(target_loss)
         with nogil:
+            if self.job.out != NULL and self.job.write != LL_LOGITS:
+                self.table.normalise(&self.job)
             self.table.finish(&self.job, loss)
             if self.job.top:
                 self.table.sort_top(&self.job)

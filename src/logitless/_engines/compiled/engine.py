@@ -34,9 +34,7 @@ __all__ = [
 ]
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory for a gradient."""
-    return aligned(shape, dtype)
+empty = aligned  # memory for a gradient
 
 
 def make_layer(weight, bias, *, softcap, temperature, pack, screen) -> Layer:

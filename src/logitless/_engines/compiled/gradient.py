@@ -46,7 +46,7 @@ def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads
     memory = _Memory(call)
     for lo in range(0, x.m, call.step):
         _block(call, lo, memory, call.n_threads, None)
-    scratch.give(memory.all)
+    memory.give_back()
 
 
 class _Call:
@@ -112,7 +112,7 @@ class _Call:
 
 
 class _Memory:
-    """What one thread needs for a block of rows: kept logits, columns of features."""
+    """What one thread needs for a block of rows: kept logits, columns of features, scratch."""
 
     def __init__(self, call: _Call):
         scoring = call.scoring
@@ -120,10 +120,16 @@ class _Memory:
         columns = 0
         if call.grads.weight is not None:
             columns = (rows + -(-rows // call.group)) * round_up(scoring.k, scoring.kernels.lanes)
-        self.all = scratch.take(item * (call.kept_reals + columns) + 64)
-        start = -address(self.all) % 64
-        reals = self.all[start : start + item * (call.kept_reals + columns)].view(scoring.dtype)
+        self._all = scratch.take(item * (call.kept_reals + columns) + 64)
+        start = -address(self._all) % 64
+        reals = self._all[start : start + item * (call.kept_reals + columns)].view(scoring.dtype)
         self.logits, self.columns = reals[: call.kept_reals], reals[call.kept_reals :]
+        self.scratch: np.ndarray | None = None
+
+    def give_back(self) -> None:
+        """Nothing of it is in use any more."""
+        scratch.give(self._all)
+        scratch.give(self.scratch)
 
 
 def _blocks_side_by_side(call: _Call) -> None:
@@ -142,7 +148,7 @@ def _blocks_side_by_side(call: _Call) -> None:
                 own = slice(task * groups, (task + 1) * groups)
                 apart = [None if d is None else d[own] for d in (d_weight, d_bias)]
                 _block(call, first + task * step, memory, 1, apart)
-            scratch.give(memory.all)
+            memory.give_back()
 
         pool.run(work, blocks, call.n_threads)
         parts = -(-(last - first) // call.group)
@@ -175,12 +181,13 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
         probs = plain(request.probs[lo:hi], scoring.dtype)  # once for all jobs of the block
     whole = call.window >= scoring.n
     block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
-    score_block(scoring, block)
+    memory.scratch = score_block(scoring, block, memory.scratch)
     coefficients = call.backward.take(block.state(request), slice(lo, hi))
     gradient = call.gradient(coefficients, lo, hi, apart)
     job = scoring.job(block, lo, hi)
     if call.grads.weight is not None:
-        job.pack_columns(gradient, scoring.rows(lo, hi), memory.columns)
+        x = scoring.rows(lo, hi) if scoring.copies_rows else scoring.x[lo:hi]
+        job.pack_columns(gradient, x, memory.columns)
     to_x = call.grads.x is not None and scoring.k > 0
     for first in range(0, scoring.n, call.window):
         last = min(first + call.window, scoring.n)
@@ -202,9 +209,8 @@ class _Window:
     def alone(self, job: Job, to_x: bool) -> None:
         """A block of classes after the other, while their derivatives are in the caches."""
         scoring, gradient, m = self._scoring, self._gradient, self._block.m
-        again = self._open(job)
-        if scoring.weight is not None:
-            scoring.give_weights(job, 0, scoring.n)
+        self._open(job)
+        again = None if self._block.kept is not None else self._logit_job()
         for lo in range(self._first, self._last, scoring.kernels.block):
             hi = min(lo + scoring.kernels.block, self._last)
             if again is not None:
@@ -222,7 +228,8 @@ class _Window:
 
         def by_class(tasks):
             job = self._job()
-            again = self._open(job)
+            self._open(job)
+            again = None if self._block.kept is not None else self._logit_job()
             for task in tasks:
                 lo = self._first + task * step
                 hi = min(lo + step, self._last)
@@ -242,7 +249,7 @@ class _Window:
 
         def by_part(tasks):
             job = self._job()
-            self._room(job)
+            self._open(job)
             for task in tasks:
                 f, r = task % across * f_step, task // across * r_step
                 self._into_x(job, self._first, self._last, f, min(f + f_step, k), r,
@@ -254,15 +261,13 @@ class _Window:
         """Make a job of the rows of the block."""
         return self._scoring.job(self._block, self._block.first, self._block.first + self._block.m)
 
-    def _room(self, job: Job) -> None:
-        """Let a job see the kept logits, and give it scratch memory."""
-        self._block.keep(job, self._scoring, self._logits, 0, self._first)
+    def _open(self, job: Job) -> None:
+        """Let a job see the kept logits, and give it scratch memory and weights it can read."""
+        scoring = self._scoring
+        job.keep(self._logits, 0, self._block.m, self._first)
         job.scratch(np.empty(job.gradient_bytes(), np.uint8))
-
-    def _open(self, job: Job) -> Job | None:
-        """Ready a job for derivatives; returns one that scores again, where that is needed."""
-        self._room(job)
-        return self._logit_job() if self._block.kept is None else None
+        if scoring.weight is not None:
+            job.weights(scoring.weight, scoring.bias, scoring.packed, 0)
 
     def _logit_job(self) -> Job:
         """Make a job that finds nothing but logits, once more."""
@@ -272,8 +277,8 @@ class _Window:
         values, ints = block.values[:1], block.ints[:1]
         job.remember(np.empty_like(values), None, np.empty_like(ints), None, None, None)
         job.init()
+        job.keep(self._logits, 0, block.m, self._first)
         scoring.open(job, block.first, block.first + block.m)
-        block.keep(job, scoring, self._logits, 0, self._first)
         scoring.give_weights(job, self._first, self._first + 1)  # its scratch depends on their kind
         job.scratch(np.empty(job.scratch_bytes(), np.uint8))
         return job

@@ -46,4 +46,4 @@ def in_place(a: np.ndarray, dtype: np.dtype) -> bool:
 
 def has_rows(a: np.ndarray, dtype: np.dtype) -> bool:
     """Whether the kernels can read these rows where they are: columns next to each other."""
-    return (a.strides[1] == dtype.itemsize or a.shape[1] == 1) and in_place(a, dtype)
+    return in_place(a, dtype) and (a.strides[1] == dtype.itemsize or a.shape[1] == 1)

@@ -23,7 +23,7 @@ class Layer:
         The caller's arrays, where they may be in use.
     """
 
-    __slots__ = ("_own", "bias", "dtype", "given", "n_classes", "n_features", "packed",
+    __slots__ = ("bias", "dtype", "given", "n_classes", "n_features", "packed",
                  "screen", "softcap", "temperature", "weight")
 
     def __init__(self, weight, bias, softcap, temperature, pack):
@@ -36,8 +36,7 @@ class Layer:
             self.bias = np.array(bias, own) if pack else plain(bias, own)
         self.softcap = softcap or 0.0
         self.temperature = temperature
-        given = weight, bias
-        self.given = () if pack else given
+        self.given = () if pack else (weight, bias)
         self.weight, self.packed = weight, None
         if self.n_classes <= SMALL_N:
             if pack:
@@ -48,14 +47,13 @@ class Layer:
             self.packed = self._pack()
             self.weight = None
         self.screen = None
-        held = self.packed, self.weight, self.bias
-        self._own = [a for a in held if not any(a is b for b in given)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of arrays that are not the caller's."""
-        screen = 0 if self.screen is None else self.screen.nbytes
-        return screen + sum(a.nbytes for a in self._own if a is not None)
+        held = self.packed, self.weight, self.bias, self.screen
+        given = {id(a) for a in self.given}
+        return sum(a.nbytes for a in held if a is not None and id(a) not in given)
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """A weight and a bias that make this layer again."""

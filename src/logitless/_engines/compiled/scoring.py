@@ -33,10 +33,12 @@ class Scoring:
         Weights, logits or target distributions come as copies, of some classes at a time.
     copies_probs : bool
         Target distributions do.
+    kept_row : int
+        Reals to a row in a block of classes whose logits are kept.
     """
 
-    __slots__ = ("class_weight", "copies", "copies_probs", "cut", "dtype", "k", "kernels", "m", "n",
-                 "request", "softcap", "temperature")
+    __slots__ = ("class_weight", "copies", "copies_probs", "cut", "dtype", "k", "kept_row",
+                 "kernels", "m", "n", "request", "softcap", "temperature")
     cut: Plan
 
     def __init__(self, request: Request, m: int, n: int, k: int, softcap: float = 0.0,
@@ -44,6 +46,7 @@ class Scoring:
         self.request, self.dtype = request, request.dtype
         self.m, self.n, self.k = m, n, k
         self.kernels = KERNELS[request.dtype]
+        self.kept_row = self.kernels.keep_size(1, min(n, self.kernels.block))
         self.softcap, self.temperature = softcap, temperature
         self.class_weight = request.class_weight
         if self.class_weight is not None:
@@ -94,14 +97,15 @@ class Scoring:
             None if block.top_index is None else block.top_index[lo:hi],
         )
         if block.kept is not None:
-            block.keep(job, self, block.kept, lo, 0)
+            job.keep(block.kept, lo * self.kept_row, block.m, 0)
         return job
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
-        """Give a job its rows, packed unless they are packed already."""
+        """Give a job of rows [lo, hi) what it reads of all classes, and its rows packed."""
+        raise NotImplementedError
 
     def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
-        """Give a job of rows [lo, hi) what belongs to classes [first, last)."""
+        """Give a job of rows [lo, hi) what is copied of classes [first, last) alone."""
         if self.copies_probs and block.probs is None:
             job.probs(plain(self.request.probs[lo:hi, first:last], self.dtype), first)
 
@@ -151,18 +155,6 @@ class Block:
         self.top_logit = self.top_index = None
         if q.k:
             self.top_logit, self.top_index = no_classes(m, q)
-
-    def keep(self, job: Job, scoring: Scoring, memory: np.ndarray, lo: int, window: int) -> None:
-        """Keep the logits of rows from `lo` on, of classes from `window` on."""
-        kernels = scoring.kernels
-        job.keep(memory, lo * kernels.keep_size(1, min(scoring.n, kernels.block)), self.m, window)
-
-    def finish(self, job: Job, scoring: Scoring, lo: int, hi: int) -> None:
-        """Rows [lo, hi) have met all classes."""
-        if scoring.request.out is not None and scoring.request.write != "logits":
-            job.normalise()
-        loss = self.target_loss
-        job.finish(None if loss is None else loss[lo - self.first : hi - self.first])
 
     def state(self, q: Request) -> State:
         """Everything that was asked."""
@@ -242,6 +234,8 @@ class LinearScoring(Scoring):
         return plain(x, self.dtype) if self.copies_rows else x
 
     def open(self, job, lo, hi, packed=None):
+        if self.weight is not None:
+            job.weights(self.weight, self.bias, self.packed, 0)
         if packed is not None:
             job.packed_rows(packed)
             return
@@ -257,15 +251,12 @@ class LinearScoring(Scoring):
         return packed
 
     def give(self, job, block, lo, hi, first, last):
-        if self.copies_probs:
-            super().give(job, block, lo, hi, first, last)
-        if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed, 0)
-        else:
+        super().give(job, block, lo, hi, first, last)
+        if self.weight is None:
             self.give_weights(job, first, last)
 
     def give_weights(self, job: Job, first: int, last: int) -> None:
-        """Give a job the weights of a range of classes."""
+        """Give a job the weights of a range of classes, or all where it can read them."""
         if self.weight is not None:
             job.weights(self.weight, self.bias, self.packed, 0)
             return
@@ -309,11 +300,13 @@ class LogitScoring(Scoring):
             n_threads=pool.resolve(n_threads), copies_values=self.copies,
         )
 
-    def give(self, job, block, lo, hi, first, last):
-        super().give(job, block, lo, hi, first, last)
+    def open(self, job, lo, hi, packed=None):
         if self.in_place:
             job.logits(self.logits[lo:hi], 0)
-        else:
+
+    def give(self, job, block, lo, hi, first, last):
+        super().give(job, block, lo, hi, first, last)
+        if not self.in_place:
             job.logits(plain(self.logits[lo:hi, first:last], self.dtype), first)
 
     def target_logits(self, block, lo, hi):
@@ -328,23 +321,26 @@ class LogitScoring(Scoring):
 def score_all(scoring: Scoring) -> State:
     """Score all rows of a scoring."""
     block = Block(scoring, 0, scoring.m)
-    score_block(scoring, block)
+    scratch.give(score_block(scoring, block, None))
     return block.state(scoring.request)
 
 
-def score_block(scoring: Scoring, block: Block) -> None:
-    """Score the rows of a block against all classes."""
+def score_block(
+    scoring: Scoring, block: Block, memory: np.ndarray | None
+) -> np.ndarray | None:
+    """Score the rows of a block against all classes.
+
+    Gives back the scratch memory for the next, of no more rows, where only this thread had one.
+    """
     cut, first, last = scoring.cut, block.first, block.first + block.m
     if cut.by_class and block.m:
         _score_by_class(scoring, block)
-        return
+        return memory
     step = cut.row_block
     if cut.n_threads == 1 or block.m <= step:
-        memory = None
         for lo in range(first, max(last, first + 1), step):
             memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, None)
-        scratch.give(memory)
-        return
+        return memory
 
     def work(tasks):
         memory = None
@@ -354,6 +350,7 @@ def score_block(scoring: Scoring, block: Block) -> None:
         scratch.give(memory)
 
     pool.run(work, -(-block.m // step), cut.n_threads)
+    return memory
 
 
 def _score_rows(
@@ -369,7 +366,7 @@ def _score_rows(
     scoring.open(job, lo, hi)
     for first in range(0, n, step):
         last = min(first + step, n)
-        if first == 0 or scoring.copies:
+        if scoring.copies:
             scoring.give(job, block, lo, hi, first, last)
         if memory is None:  # the first rows are the most
             memory = scratch.take(job.scratch_bytes())
@@ -378,7 +375,8 @@ def _score_rows(
         job.score(first, last)
         if tasks is not None and tasks.stopped:
             return memory
-    block.finish(job, scoring, lo, hi)
+    loss = block.target_loss
+    job.finish(None if loss is None else loss[lo - block.first : hi - block.first])
     return memory
 
 
@@ -418,7 +416,7 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
         for best in tops:
             if scoring.request.k:
                 job.merge_top(*best)
-    block.finish(job, scoring, lo, hi)
+    job.finish(block.target_loss)
 
 
 def _score_span(
@@ -432,7 +430,8 @@ def _score_span(
     scoring.open(part, *rows, shared)
     for lo in range(first, last, step):
         hi = min(lo + step, last)
-        scoring.give(part, block, *rows, lo, hi)
+        if scoring.copies:
+            scoring.give(part, block, *rows, lo, hi)
         if memory is None:  # its size depends on how weights lie
             memory = np.empty(part.scratch_bytes(), np.uint8)
         part.scratch(memory)
