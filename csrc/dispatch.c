@@ -1,5 +1,10 @@
-/* Which instruction sets this processor and its operating system can run. */
+/* Which instruction sets this processor and its operating system can run; names of enums. */
 #include "logitless.h"
+
+const char *const ll_field_names[] = { LL_FIELDS(LL_NAME) };
+const char *const ll_int_field_names[] = { LL_INT_FIELDS(LL_NAME) };
+const char *const ll_coefficient_names[] = { LL_COEFFICIENT_LIST(LL_NAME) };
+const char *const ll_function_names[] = { LL_FUNCTIONS(LL_NAME) };
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define LL_X86

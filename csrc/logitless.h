@@ -26,13 +26,18 @@
                            * dropped by a filter so many at a time */
 #define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
-/* Row state: `values` has one row of m reals for each of these, `ints` one of m integers. Those
- * that few calls want come last, so that the others do without their memory. */
-enum {
-    LL_MAX, LL_REST, LL_OTHERS, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP, LL_SMOOTH_SUM, LL_SMOOTH_GAP,
-    LL_VALUES
-};
-enum { LL_ARGMAX, LL_RANK, LL_INTS };
+/* Row state: `values` has one row of m reals for each of LL_FIELDS, `ints` one of m integers for
+ * each of LL_INT_FIELDS. Those that few calls want come last, so that the others do without their
+ * memory. */
+#define LL_FIELDS(FIELD)                                                                         \
+    FIELD(MAX) FIELD(REST) FIELD(OTHERS) FIELD(MOMENT) FIELD(PROB_SUM) FIELD(PROB_GAP)           \
+    FIELD(SMOOTH_SUM) FIELD(SMOOTH_GAP)
+#define LL_INT_FIELDS(FIELD) FIELD(ARGMAX) FIELD(RANK)
+#define LL_ENUM(name) LL_##name,
+#define LL_NAME(name) #name,
+enum { LL_FIELDS(LL_ENUM) LL_VALUES };
+enum { LL_INT_FIELDS(LL_ENUM) LL_INTS };
+extern const char *const ll_field_names[], *const ll_int_field_names[];
 /*  LL_MAX       largest logit so far
  *  LL_REST      sum of exp(z - max) over every class but that one
  *  LL_MOMENT    sum of exp(z - max) * (z - max)
@@ -102,7 +107,9 @@ typedef struct {
  *     SOFTMAX * p[c] - TARGET * (c is the target) - w[c] * (PROBS * t[c] + SMOOTH)
  * times the derivative of the softcap. LIMIT is what the filter compares it with. A row of zeros
  * adds nothing to any gradient, whatever it holds. */
-enum { LL_SOFTMAX, LL_TARGET, LL_PROBS, LL_SMOOTH, LL_LIMIT, LL_COEFFICIENTS };
+#define LL_COEFFICIENT_LIST(OF) OF(SOFTMAX) OF(TARGET) OF(PROBS) OF(SMOOTH) OF(LIMIT)
+enum { LL_COEFFICIENT_LIST(LL_ENUM) LL_COEFFICIENTS };
+extern const char *const ll_coefficient_names[];
 
 typedef struct {
     const void *coefficients;  /* (LL_COEFFICIENTS, c_stride) */
@@ -131,6 +138,7 @@ typedef struct {
 #define LL_SCREEN_K 65536     /* features at most: sums stay within int32 */
 
 enum { LL_ROW_SCALE, LL_ROW_REACH, LL_ROW_SIZE, LL_ROW_BOUNDS };
+enum { LL_CLASS_NORM, LL_CLASS_ERROR, LL_CLASS_SCALE, LL_CLASS_BOUNDS };
 
 typedef struct {
     ptrdiff_t rows, n, k;
@@ -140,7 +148,7 @@ typedef struct {
     double softcap, temperature; /* as in ll_job */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
     const uint8_t *weight;
-    const float *bounds;       /* (panels, 3, LL_SCREEN_LANES): norm, error, scale */
+    const float *bounds;       /* (panels, LL_CLASS_BOUNDS, LL_SCREEN_LANES) */
     const float *bias;         /* upper bounds of the bias, whole panels; or NULL ... */
     float no_bias;             /* ... and this instead */
     float slack;
@@ -177,7 +185,13 @@ typedef struct {
     void (*merge)(const ll_screen *screen, const ll_screen *other);
 } ll_screener;
 
+/* Functions of one number, for `map`. */
+#define LL_FUNCTIONS(FUNCTION) FUNCTION(EXP) FUNCTION(LOG) FUNCTION(LOG1P) FUNCTION(TANH)
+enum { LL_FUNCTIONS(LL_ENUM) LL_FUNCTION_COUNT };
+extern const char *const ll_function_names[];
+
 typedef struct {
+    ptrdiff_t item;            /* bytes of a real */
     ptrdiff_t lanes, mr, block, span;
     /* Packed rows: rows * k + lanes reals. */
     void (*pack_x)(const void *x, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row, void *packed);
@@ -224,7 +238,7 @@ typedef struct {
     void (*sharpen)(const ll_job *job, const ll_screen *screen, ptrdiff_t many);
     /* Exact logits of the candidates, and of these the best. */
     void (*settle)(const ll_job *job, const ll_screen *screen);
-    /* y[i] = f(x[i]): 0 exp, 1 log, 2 log1p, 3 tanh. */
+    /* y[i] = f(x[i]) of LL_FUNCTIONS. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);
     /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */
     void (*nll)(ptrdiff_t rows, ptrdiff_t n, const void *p, ptrdiff_t p_row, ptrdiff_t p_col,

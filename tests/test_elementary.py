@@ -8,7 +8,6 @@ import pytest
 
 pytestmark = pytest.mark.compiled_only
 
-FUNCTIONS = {"exp": 0, "log": 1, "log1p": 2, "tanh": 3}
 LIMITS = {"exp": 0.9, "log": 0.9, "log1p": 0.9, "tanh": 1.3}
 COUNT = 1500
 
@@ -17,7 +16,7 @@ def mapped(name, x):
     from logitless._engines.compiled.kernels import KERNELS
 
     y = np.empty_like(x)
-    KERNELS[x.dtype].map(FUNCTIONS[name], x, y)
+    KERNELS[x.dtype].map(name, x, y)
     return y
 
 
@@ -41,7 +40,7 @@ def arguments(name, dtype):
     return np.ascontiguousarray(x.astype(dtype))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", LIMITS)
 def test_ulps(name, dtype):
     x = arguments(name, dtype)
     y = mapped(name, x)

@@ -62,8 +62,8 @@ static void map_function(int function, ptrdiff_t count, const void *x_, void *y_
     for (ptrdiff_t i = 0; i < count; i += LL_LANES) {
         ptrdiff_t left = least(LL_LANES, count - i);
         vec a = load_part(x + i, left);
-        vstore(part, function == 0 ? vexp(a) : function == 1 ? vlog(a)
-                   : function == 2 ? vlog1p(a) : vtanh(a));
+        vstore(part, function == LL_EXP ? vexp(a) : function == LL_LOG ? vlog(a)
+                   : function == LL_LOG1P ? vlog1p(a) : vtanh(a));
         memcpy(y + i, part, (size_t)left * sizeof(real));
     }
 }

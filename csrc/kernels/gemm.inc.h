@@ -125,7 +125,7 @@ typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, re
         micro_kernel(height, width, streamed, kc, a, b, b_panel, c, c_row, first, bias);         \
     }
 #define LL_MICRO(height, width) LL_MICRO_OF(micro_##height##_##width, height, width, 0)
-#define LL_NAME(height, width) micro_##height##_##width,
+#define LL_MICRO_NAME(height, width) micro_##height##_##width,
 #define LL_STREAMED(height, width) LL_MICRO_OF(streamed_##height##_##width, height, width, 1)
 #define LL_STREAMED_NAME(height, width) streamed_##height##_##width,
 #define LL_HEIGHTS_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
@@ -152,9 +152,9 @@ LL_MICRO(1, 4)
 LL_HEIGHTS(LL_STREAMED, 1)
 
 static micro_function *const micro_functions[][LL_MR] = {
-    { LL_HEIGHTS(LL_NAME, 1) },
+    { LL_HEIGHTS(LL_MICRO_NAME, 1) },
 #if LL_NV == 2
-    { LL_HEIGHTS(LL_NAME, 2) },
+    { LL_HEIGHTS(LL_MICRO_NAME, 2) },
 #else
     { micro_1_2, micro_2_2 },
     { NULL },

@@ -25,7 +25,7 @@
 #define LL_TABLE LL_JOIN(LL_JOIN(ll_kernels, LL_ISA), LL_REAL)
 extern const ll_kernels LL_TABLE;
 const ll_kernels LL_TABLE = {
-    LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
+    sizeof(real), LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
     pack_x, pack_weight, scratch_bytes, init_state, score, target_logits, merge_rows,
     merge_top, normalise, finish, sort_top, group_rows, keep_size, pack_columns, gradient_bytes,
     gradient_logits, gradient_x, sharpen, settle, map_function, nll_rows, spin_fma, spin_read,

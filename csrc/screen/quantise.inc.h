@@ -15,7 +15,9 @@ static inline double sum_up(ptrdiff_t k) { return LL_UP * (1 + (double)(k + 32) 
 static void class_bounds(ptrdiff_t k, const float *top, const float *squares,
                          const float *residuals, float *bounds)
 {
-    float *norm = bounds, *error = norm + LL_SCREEN_LANES, *scale = error + LL_SCREEN_LANES;
+    float *norm = bounds + LL_CLASS_NORM * LL_SCREEN_LANES;
+    float *error = bounds + LL_CLASS_ERROR * LL_SCREEN_LANES;
+    float *scale = bounds + LL_CLASS_SCALE * LL_SCREEN_LANES;
     double root = sqrt((double)k), up = sum_up(k);
 
     for (int c = 0; c < LL_SCREEN_LANES; c++) {
@@ -37,7 +39,7 @@ static void quantise_panel(const float *panel, ptrdiff_t k, uint8_t *weight, flo
 {
     vec top = vset(0), squares = vset(0), residuals = vset(0);
     float tops[LL_SCREEN_LANES], sums[2][LL_SCREEN_LANES];
-    float inverse[LL_SCREEN_LANES], *scale = bounds + 2 * LL_SCREEN_LANES;
+    float inverse[LL_SCREEN_LANES], *scale = bounds + LL_CLASS_SCALE * LL_SCREEN_LANES;
 
     for (ptrdiff_t p = 0; p < k; p++)
         top = vmax(vabs(vload(panel + p * LL_SCREEN_LANES)), top);
@@ -79,7 +81,7 @@ static void quantise_weight(const float *panels, ptrdiff_t count, ptrdiff_t k, u
         quantise_panel(panels, k, weight, bounds);
         panels += k * LL_SCREEN_LANES;
         weight += quads(k) * LL_STEP;
-        bounds += 3 * LL_SCREEN_LANES;
+        bounds += LL_CLASS_BOUNDS * LL_SCREEN_LANES;
     }
 }
 

@@ -27,27 +27,32 @@ typedef struct {
     float no_bias, slack;      /* as in ll_screen */
 } strip;
 
+static inline vec class_bound(const strip *t, ptrdiff_t v, int which)
+{
+    return vload(t->bounds + (LL_CLASS_BOUNDS * v + which) * LL_SCREEN_LANES);
+}
+
 /* Upper bounds of 16 logits of row r. */
 LL_TEMPLATE vec strip_upper(const strip *t, const int levels, ptrdiff_t r, ptrdiff_t v)
 {
-    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
+    const float *row = t->rows + r * LL_ROW_BOUNDS;
     const int32_t *sums = t->sums + r * levels * LL_SCAN_ROW + v * LL_SCREEN_LANES;
     vec sum = vconvert(sums);
     if (levels == 2)
         sum = vfma(vconvert(sums + LL_SCAN_ROW), vset(0x1p-8f), sum);
     sum = vmul(sum, vset(row[LL_ROW_SCALE]));
-    vec high = vfma(vset(row[LL_ROW_REACH]), vload(bounds), vload(t->bias + v * t->bias_step));
-    high = vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES), high);
-    return vfma(sum, vload(bounds + 2 * LL_SCREEN_LANES), high);
+    vec high = vfma(vset(row[LL_ROW_REACH]), class_bound(t, v, LL_CLASS_NORM), vload(t->bias + v * t->bias_step));
+    high = vfma(vset(row[LL_ROW_SIZE]), class_bound(t, v, LL_CLASS_ERROR), high);
+    return vfma(sum, class_bound(t, v, LL_CLASS_SCALE), high);
 }
 
 /* Lower bounds of 16 logits, from the upper ones; NaN where a class bounds nothing. */
 static inline vec strip_lower(const strip *t, ptrdiff_t r, ptrdiff_t v, vec upper)
 {
-    const float *row = t->rows + r * LL_ROW_BOUNDS, *bounds = t->bounds + 3 * v * LL_SCREEN_LANES;
+    const float *row = t->rows + r * LL_ROW_BOUNDS;
     vec width = vfma(vset(t->slack), vabs(vload(t->bias + v * t->bias_step)), vset(t->no_bias));
-    width = vfma(vset(row[LL_ROW_REACH]), vload(bounds), width);
-    width = vfma(vset(row[LL_ROW_SIZE]), vload(bounds + LL_SCREEN_LANES), width);
+    width = vfma(vset(row[LL_ROW_REACH]), class_bound(t, v, LL_CLASS_NORM), width);
+    width = vfma(vset(row[LL_ROW_SIZE]), class_bound(t, v, LL_CLASS_ERROR), width);
     return vnfma(vset(2), width, upper);
 }
 
@@ -187,7 +192,7 @@ static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, str
     ptrdiff_t width = least(LL_SCREEN_BLOCK, s->n - c), tile_rows = scan_rows(s);
 
     t.sums = tile;
-    t.bounds = s->bounds + 3 * c;
+    t.bounds = s->bounds + LL_CLASS_BOUNDS * c;
     if (s->bias) {
         t.bias = s->bias + c;
         t.bias_step = LL_SCREEN_LANES;

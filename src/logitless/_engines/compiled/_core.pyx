@@ -8,9 +8,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stddef cimport size_t
 
 cdef extern from "logitless.h" nogil:
-    enum: LL_VALUES, LL_MAX, LL_REST, LL_MOMENT, LL_INTS, LL_ARGMAX, LL_RANK, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    enum: LL_VALUES, LL_MAX, LL_REST, LL_MOMENT, LL_INTS, LL_ARGMAX, LL_RANK
+    enum: LL_COEFFICIENTS, LL_FUNCTION_COUNT, LL_KC, LL_SMALL_N, LL_GROUP_STEP
+    const char *ll_field_names[]
+    const char *ll_int_field_names[]
+    const char *ll_coefficient_names[]
+    const char *ll_function_names[]
     enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
     enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K
+    enum: LL_ROW_BOUNDS, LL_CLASS_BOUNDS
     ctypedef struct ll_state:
         void *values
         double *wide
@@ -94,7 +100,7 @@ cdef extern from "logitless.h" nogil:
     const ll_screen_isa ll_screens[]
     const int ll_screen_count
     ctypedef struct ll_kernels:
-        ptrdiff_t lanes, mr, block, span
+        ptrdiff_t item, lanes, mr, block, span
         void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         void (*pack_weight)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         size_t (*scratch_bytes)(const ll_job *) noexcept nogil
@@ -134,8 +140,16 @@ cnp.import_array()
 cdef enum:
     LINE = 64  # bytes of a cache line
 
-VALUES = LL_VALUES
-INTS = LL_INTS
+
+cdef tuple names(const char *const *name, int count):
+    """What the values of an enum of C are called, in their order."""
+    return tuple(name[i].decode().lower() for i in range(count))
+
+
+FIELDS = names(ll_field_names, LL_VALUES)  # of the row state: reals
+INT_FIELDS = names(ll_int_field_names, LL_INTS)  # and integers
+COEFFICIENTS = names(ll_coefficient_names, LL_COEFFICIENTS)  # of a row's derivatives
+FUNCTIONS = names(ll_function_names, LL_FUNCTION_COUNT)  # of one number
 KC = LL_KC
 SMALL_N = LL_SMALL_N
 GROUP_STEP = LL_GROUP_STEP
@@ -167,15 +181,14 @@ cdef class Kernels:
     """The kernels of one instruction set and one precision (32 or 64 bits)."""
 
     cdef const ll_kernels *table
-    cdef readonly ptrdiff_t lanes, mr, block, span
+    cdef readonly ptrdiff_t itemsize, lanes, mr, block, span
     cdef readonly str isa
-    cdef readonly int bits
 
     def __cinit__(self, str isa, int bits):
         for i in range(ll_isa_count):
             if ll_isas[i].name.decode() == isa:
                 self.table = ll_isas[i].f32 if bits == 32 else ll_isas[i].f64
-        self.isa, self.bits = isa, bits
+        self.isa, self.itemsize = isa, self.table.item
         self.lanes, self.mr = self.table.lanes, self.table.mr
         self.block, self.span = self.table.block, self.table.span
 
@@ -196,13 +209,14 @@ cdef class Kernels:
         """Number of reals in the kept logits of some rows and classes."""
         return self.table.keep_size(rows, n)
 
-    def map(self, int function, cnp.ndarray x, cnp.ndarray y):
-        """y = f(x), contiguous: 0 exp, 1 log, 2 log1p, 3 tanh."""
+    def map(self, str function, cnp.ndarray x, cnp.ndarray y):
+        """y = f(x), contiguous, for one of FUNCTIONS."""
+        cdef int which = FUNCTIONS.index(function)
         cdef const void *source = data(x)
         cdef void *target = data(y)
         cdef ptrdiff_t count = cnp.PyArray_SIZE(x)
         with nogil:
-            self.table.map(function, count, source, target)
+            self.table.map(which, count, source, target)
 
     def nll(self, cnp.ndarray p, cnp.ndarray t, cnp.ndarray loss):
         """loss = -sum(t * log(p)) for each row, any strides."""
@@ -340,8 +354,7 @@ cdef class Job:
 
     def keep(self, cnp.ndarray memory, ptrdiff_t skip, ptrdiff_t rows, ptrdiff_t first):
         """Leave the logits of classes from `first` on in memory for `rows` rows, `skip` reals in."""
-        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
-        self.job.keep = <char *>data(memory) + item * skip
+        self.job.keep = <char *>data(memory) + self.table.item * skip
         self.job.keep_rows, self.job.keep_first = rows, first
         self.owners["kept"] = memory
 
@@ -373,7 +386,7 @@ cdef class Job:
     cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
         """The job for some of the classes."""
         cdef ll_job job = self.job
-        cdef ptrdiff_t item = 4 if self.table.lanes == 16 else 8
+        cdef ptrdiff_t item = self.table.item
         job.first, job.last = first, last
         if job.weight != NULL:
             job.weight = <const char *>job.weight + item * (first - self.w_first) * (

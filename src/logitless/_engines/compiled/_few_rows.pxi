@@ -20,8 +20,8 @@ cdef class Small:
     def __cinit__(self, Kernels kernels, cnp.ndarray weight, bint packed, cnp.ndarray bias,
                   ptrdiff_t n, ptrdiff_t k, double softcap, double temperature, ptrdiff_t most):
         self.table = kernels.table
-        self.most, self.item = most, kernels.bits // 8
-        self.type_num = cnp.NPY_FLOAT32 if kernels.bits == 32 else cnp.NPY_FLOAT64
+        self.most, self.item = most, kernels.itemsize
+        self.type_num = cnp.NPY_FLOAT32 if kernels.itemsize == 4 else cnp.NPY_FLOAT64
         self.layer.n, self.layer.k, self.layer.last = n, k, n
         self.layer.softcap, self.layer.temperature = softcap, temperature
         self.layer.weight, self.layer.bias, self.layer.packed = data(weight), data(bias), packed

@@ -14,13 +14,14 @@ cdef class Screener:
 
     cdef const ll_screener *table
     cdef readonly str name
-    cdef readonly ptrdiff_t lanes, block, top, features
+    cdef readonly ptrdiff_t lanes, block, top, features, row_bounds, class_bounds
 
     def __cinit__(self, int place):
         self.table = ll_screens[place].screener
         self.name = self.table.name.decode()
         self.lanes, self.block = LL_SCREEN_LANES, LL_SCREEN_BLOCK
         self.top, self.features = LL_SCREEN_TOP, LL_SCREEN_K
+        self.row_bounds, self.class_bounds = LL_ROW_BOUNDS, LL_CLASS_BOUNDS
 
     def row_bytes(self, ptrdiff_t rows, ptrdiff_t k):
         """Bytes that packed rows take."""
@@ -28,7 +29,7 @@ cdef class Screener:
 
     def quantise_weight(self, cnp.ndarray panels, ptrdiff_t k, cnp.ndarray weight,
                         cnp.ndarray bounds):
-        """Panels of float32, feature by feature, to bytes and bounds (panels, 3, lanes)."""
+        """Panels of float32, feature by feature, to bytes and bounds (panels, class_bounds, lanes)."""
         cdef const float *source = <const float *>data(panels)
         cdef uint8_t *q = <uint8_t *>data(weight)
         cdef float *b = <float *>data(bounds)
@@ -86,9 +87,9 @@ cdef class Screening:
 
     def scratch_bytes(self, Job job):
         """Bytes of scratch that scan, sharpen and settle need, with room to start at a line."""
-        cdef size_t item = 4 if job.table.lanes == 16 else 8
-        cdef size_t settle = self.screen.rows * self.screen.room * (item + 8)
-        settle += 4 * ((self.screen.n + job.table.lanes - 1) // job.table.lanes + 1)
+        cdef size_t candidates = self.screen.rows * self.screen.room
+        cdef size_t settle = candidates * (job.table.item + 2 * sizeof(int32_t))
+        settle += sizeof(int32_t) * ((self.screen.n + job.table.lanes - 1) // job.table.lanes + 1)
         return max(settle, self.table.scratch_bytes(&self.screen)) + LINE
 
     def scratch(self, cnp.ndarray memory):

@@ -79,7 +79,7 @@ def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) ->
 def neg_log(p: np.ndarray) -> np.ndarray:
     """``-log(p)``, contiguous in one dimension."""
     loss = np.empty_like(p)
-    KERNELS[p.dtype].map(1, p, loss)
+    KERNELS[p.dtype].map("log", p, loss)
     return np.subtract(0, loss, out=loss)
 
 

@@ -75,7 +75,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
         return ONE_CALL
     n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
 
-    item = kernels.bits // 8
+    item = kernels.itemsize
     row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
                             + (kernels.block if tiles_rows else 0))
     rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, WORKSPACE // row_bytes)
@@ -99,7 +99,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
 
 def copied_classes(kernels, values: int, least: int) -> int:
     """Classes, a multiple of `least`, of which so many values each may be copied at a time."""
-    return max(COPY_BYTES // (max(values, 1) * kernels.bits // 8) // least, 1) * least
+    return max(COPY_BYTES // (max(values, 1) * kernels.itemsize) // least, 1) * least
 
 
 def small_rows(kernels, n: int, k: int) -> int:

@@ -9,8 +9,8 @@ from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import Request, State
-from . import _core, scratch
-from ._core import KC, SMALL_N, Job
+from . import scratch
+from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job
 from .kernels import KERNELS, has_rows, in_place
 from .layer import Layer
 from .plan import COPY_BYTES, Plan, plan
@@ -18,8 +18,10 @@ from .plan import COPY_BYTES, Plan, plan
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
 
-MAX, REST, OTHERS, MOMENT, PROB_SUM, PROB_GAP, _, SMOOTH_GAP = range(_core.VALUES)
-ARGMAX, RANK = range(_core.INTS)
+VALUES = len(FIELDS)
+MAX, REST, OTHERS, MOMENT, PROB_SUM, PROB_GAP, SMOOTH_GAP = map(
+    FIELDS.index, ("max", "rest", "others", "moment", "prob_sum", "prob_gap", "smooth_gap"))
+ARGMAX, RANK = map(INT_FIELDS.index, ("argmax", "rank"))
 
 
 class Scoring:
@@ -59,7 +61,7 @@ class Scoring:
     def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the values and integers of a state that the request uses."""
         q = self.request
-        values = _core.VALUES if q.probs is not None or q.smooth else MOMENT + q.entropy
+        values = VALUES if q.probs is not None or q.smooth else MOMENT + q.entropy
         *more, stride = shape
         return (np.empty((*more, values if q.sums else MAX + 1, stride), self.dtype),
                 np.empty((*more, RANK + q.rank, stride), np.int64))

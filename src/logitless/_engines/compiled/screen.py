@@ -47,7 +47,7 @@ class Screen:
         lanes = self.screener.lanes
         panels = -(-n // lanes)
         self.weight = aligned((panels * lanes * round_up(k, 4),), np.dtype(np.uint8))
-        self.bounds = aligned((panels, 3, lanes), np.dtype(np.float32))
+        self.bounds = aligned((panels, self.screener.class_bounds, lanes), np.dtype(np.float32))
         self.slack = slack_of(k)
         self.no_bias = (k + 16) * 2.0**-124  # what underflow may change
         self.bias = None if layer.bias is None else self._raised(layer.bias, panels * lanes)

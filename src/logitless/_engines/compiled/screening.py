@@ -38,7 +38,7 @@ class _Block:
         self.upper = np.empty((rows, scan.room), np.float32)
         self.index = np.empty((rows, scan.room), np.int32)
         self.count = np.empty(rows, np.int32)
-        self.bounds = np.empty((rows, 3), np.float32)
+        self.bounds = np.empty((rows, scan.layer.screen.screener.row_bounds), np.float32)
         self.start = np.empty(2 * rows, np.int32)
         self.packed = self.scratch = None
 
