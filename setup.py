@@ -114,10 +114,10 @@ class BuildKernels(build_ext):
         have = []
         for isa, flags in usable(ISAS):
             for bits in (32, 64):
-                build(f"csrc/kernels/{isa}.c", f"{isa}{bits}", [("LL_REAL", str(bits))], flags)
+                build(f"csrc/isa/{isa}.c", f"{isa}{bits}", [("LL_REAL", str(bits))], flags)
             have.append(isa)
         for screen, flags in usable(SCREENS):
-            build(f"csrc/screen/{screen}.c", f"screen_{screen}", [], flags)
+            build(f"csrc/isa/screen_{screen}.c", f"screen_{screen}", [], flags)
             have.append(f"screen_{screen}")
         print("instruction sets:", ", ".join(have))
         build("csrc/dispatch.c", "", [(f"LL_HAVE_{name.upper()}", "1") for name in have], common)

@@ -76,11 +76,11 @@ def build(compiler, machine, folder, *switches):
     for isa, flags in usable(isas):
         macros.append(f"-DLL_HAVE_{isa.upper()}=1")
         for bits in (32, 64):
-            source = CSRC / "kernels" / f"{isa}.c"
+            source = CSRC / "isa" / f"{isa}.c"
             add(f"{isa}{bits}", source, [*flags, f"-DLL_REAL={bits}"])
     for screen, flags in usable(screens):
         macros.append(f"-DLL_HAVE_SCREEN_{screen.upper()}=1")
-        add(f"screen_{screen}", CSRC / "screen" / f"{screen}.c", flags)
+        add(f"screen_{screen}", CSRC / "isa" / f"screen_{screen}.c", flags)
     add("dispatch", CSRC / "dispatch.c", macros)
     kernels = [*objects]
     for name in PROGRAMS:

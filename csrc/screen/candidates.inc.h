@@ -1,6 +1,6 @@
 /* What is remembered of a row: its candidates, and the best lower bounds, whose worst keeps other
  * classes out. */
-#include "../level.h"
+#include "../base/inverse_transform.h"
 
 /* A class below this is out where another class has a logit of z before cap and temperature. */
 static float level(const ll_screen *s, float z)

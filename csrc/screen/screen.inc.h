@@ -1,5 +1,5 @@
 /* The screen of one instruction set: included by its file, which names the vocabularies. */
-#include "../kernels/base.inc.h"
+#include "../base/base.inc.h"
 
 #include LL_BYTES
 

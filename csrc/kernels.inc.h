@@ -1,26 +1,26 @@
 /* Everything of one instruction set and one precision: included by the ISA's file after
  * LL_REAL (32 or 64, by the build) and LL_ISA. */
-#include "base.inc.h"
+#include "base/base.inc.h"
 
 #define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)
 #define LL_SPAN (LL_SPAN_BLOCKS * LL_BLOCK)
 
-#include "elementary.inc.h"
-#include "pack.inc.h"
-#include "gemm.inc.h"
-#include "dot.inc.h"
-#include "turned.inc.h"
-#include "topk.inc.h"
-#include "softmax.inc.h"
-#include "square.inc.h"
-#include "state.inc.h"
-#include "chains.inc.h"
+#include "base/elementary.inc.h"
+#include "logits/pack.inc.h"
+#include "logits/gemm.inc.h"
+#include "logits/few_classes.inc.h"
+#include "logits/few_classes_transposed.inc.h"
+#include "epilogue/topk.inc.h"
+#include "epilogue/softmax.inc.h"
+#include "epilogue/softmax_by_rows.inc.h"
+#include "epilogue/state.inc.h"
+#include "logits/few_rows.inc.h"
 #include "score.inc.h"
-#include "settle.inc.h"
-#include "finish.inc.h"
-#include "derivative.inc.h"
-#include "gradient.inc.h"
-#include "limits.inc.h"
+#include "screen/rescore.inc.h"
+#include "epilogue/finish.inc.h"
+#include "gradient/derivative.inc.h"
+#include "gradient/gradient.inc.h"
+#include "base/limits.inc.h"
 
 #define LL_TABLE LL_JOIN(LL_JOIN(ll_kernels, LL_ISA), LL_REAL)
 extern const ll_kernels LL_TABLE;

@@ -5,7 +5,7 @@
  * many. Then what is left. Logits are computed as product() and fold_tile() do, for
  * LL_TOGETHER candidates at once, in the order of the panels, so that a panel comes from memory
  * once for all rows. */
-#include "../level.h"
+#include "../base/inverse_transform.h"
 
 #define LL_TOGETHER 4
 

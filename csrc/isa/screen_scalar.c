@@ -3,4 +3,4 @@
 #define LL_VOCABULARY "../simd/scalar.h"
 #define LL_BYTES "../simd/bytes_scalar.h"
 #define LL_SCREEN scalar
-#include "screen.inc.h"
+#include "../screen/screen.inc.h"

@@ -3,4 +3,4 @@
 #define LL_VOCABULARY "../simd/avx512.h"
 #define LL_BYTES "../simd/bytes_vnni.h"
 #define LL_SCREEN vnni
-#include "screen.inc.h"
+#include "../screen/screen.inc.h"

@@ -1,5 +1,5 @@
 /* The product for few classes and few features: LL_LANES rows of x are turned, so that lanes are
- * rows and a weight serves all of them. The logits are those of dot.inc.h to the bit: its chain in
+ * rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit: its chain in
  * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
 
 #define LL_TURN_RATIO 10                       /* of features to classes, at most */

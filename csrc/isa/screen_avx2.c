@@ -3,4 +3,4 @@
 #define LL_VOCABULARY "../simd/avx2.h"
 #define LL_BYTES "../simd/bytes_avx2.h"
 #define LL_SCREEN avx2
-#include "screen.inc.h"
+#include "../screen/screen.inc.h"

@@ -3,4 +3,4 @@
 #define LL_VOCABULARY "../simd/neon.h"
 #define LL_BYTES "../simd/bytes_neon.h"
 #define LL_SCREEN neon
-#include "screen.inc.h"
+#include "../screen/screen.inc.h"
