@@ -5,21 +5,27 @@
 #define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)
 #define LL_SPAN (LL_SPAN_BLOCKS * LL_BLOCK)
 
+#include "base/lanes.inc.h"
 #include "base/elementary.inc.h"
 #include "logits/pack.inc.h"
 #include "logits/gemm.inc.h"
 #include "logits/few_classes.inc.h"
 #include "logits/few_classes_transposed.inc.h"
+#include "logits/few_rows.inc.h"
+#include "logits/workspace.inc.h"
+#include "logits/product.inc.h"
+#include "logits/target_logits.inc.h"
 #include "epilogue/topk.inc.h"
 #include "epilogue/softmax.inc.h"
+#include "epilogue/targets.inc.h"
+#include "epilogue/epilogue.inc.h"
 #include "epilogue/softmax_by_rows.inc.h"
 #include "epilogue/state.inc.h"
-#include "logits/few_rows.inc.h"
-#include "score.inc.h"
-#include "screen/rescore.inc.h"
 #include "epilogue/finish.inc.h"
+#include "score.inc.h"
 #include "gradient/derivative.inc.h"
 #include "gradient/gradient.inc.h"
+#include "screen/rescore.inc.h"
 #include "base/limits.inc.h"
 
 #define LL_TABLE LL_JOIN(LL_JOIN(ll_kernels, LL_ISA), LL_REAL)

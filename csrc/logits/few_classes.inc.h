@@ -15,26 +15,6 @@
 #define LL_DOT_SUMS 384                        /* chains of a group at most: 24 KiB, for L1 */
 #define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES) /* from the chains of a class to the next */
 
-static inline vec load_part(const real *p, ptrdiff_t count)
-{
-    real part[LL_LANES] = { 0 };
-    for (ptrdiff_t i = 0; i < count; i++)
-        part[i] = p[i];
-    return vload(part);
-}
-
-/* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
-static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
-{
-    real part[LL_LANES] = { 0 };
-
-    if (step == 1 && count >= LL_LANES)
-        return vload(p);
-    for (ptrdiff_t j = 0; j < least(count, LL_LANES); j++)
-        part[j] = p[j * step];
-    return vload(part);
-}
-
 /* Vectors of features of `rows` rows and `cols` of n classes. A vector takes LL_PARTS registers,
  * whose lanes have nothing to do with each other: they take turns, so that more rows and classes fit
  * into the registers. */

@@ -1,43 +1,6 @@
 /* Logits of one vector of classes that few rows use: its weights are turned in registers, not
  * packed. The chains are those of the micro-kernel. */
 
-/* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
-static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
-                                 ptrdiff_t step, vec *out)
-{
-    real turned[LL_LANES][LL_LANES];
-
-    if (step == 1 && count == LL_LANES) {
-        vtranspose(row, p, out);
-        return;
-    }
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        for (ptrdiff_t q = 0; q < count; q++)
-            turned[q][r] = row[r][(p + q) * step];
-    for (ptrdiff_t q = 0; q < count; q++)
-        out[q] = vload(turned[q]);
-}
-
-/* In lane r the chain of class r of LL_LANES with row r of x. */
-static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
-{
-    vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
-
-    for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
-        const ptrdiff_t end = least(pc + LL_KC, k);
-        vec sum = vset(0);
-        for (ptrdiff_t p = pc, count; p < end; p += count) {
-            count = least(LL_LANES, end - p);
-            turn_features(x, p, count, 1, xp);
-            turn_features(w, p, count, step, wp);
-            for (ptrdiff_t q = 0; q < count; q++)
-                sum = vfma(xp[q], wp[q], sum);
-        }
-        total = pc ? vadd(total, sum) : sum;
-    }
-    return total;
-}
-
 /* Memory delivers so many streams side by side faster than one. */
 #define LL_STREAMS 4
 

@@ -1,0 +1,67 @@
+/* The memory of a pass: a tile of logits, weights packed on the way, the state of a span. */
+
+#define LL_TILE_ROWS 144 /* a multiple of every LL_MR: the tile stays in L2 */
+
+typedef struct {
+    ll_state span;
+    real *bias, *panels, *tile;
+    ptrdiff_t tile_rows, tile_row;
+    size_t bytes;
+} workspace;
+
+/* One vector more than the classes need, so that the rows do not share cache sets. */
+static inline ptrdiff_t tile_row(ptrdiff_t n)
+{
+    return least(LL_BLOCK, vectors(n) * LL_LANES) + LL_LANES;
+}
+
+/* Kept logits: block after block of classes, each a tile of all rows. */
+static ptrdiff_t keep_size(ptrdiff_t rows, ptrdiff_t n)
+{
+    return (n + LL_BLOCK - 1) / LL_BLOCK * rows * tile_row(n);
+}
+
+static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
+{
+    return (real *)job->keep
+         + (c - job->keep_first) / LL_BLOCK * job->keep_rows * tile_row(job->n);
+}
+
+/* Few classes: chains; weights for these; weights and rows turned. */
+static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
+{
+    return LL_SMALL_N * LL_DOT_CLASS + n * vectors(k) * LL_LANES
+         + (is_turned(n, k) ? (n + LL_LANES) * LL_TURN_K : 0);
+}
+
+/* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
+ * all rows; otherwise a tile is finished before the next is begun. */
+static workspace lay_out(const ll_job *job)
+{
+    workspace w = { .span = job->state };
+    int few = job->n <= LL_SMALL_N && !job->logits;
+    int own_panels = !few && !job->packed && !job->logits;
+    ptrdiff_t stride = vectors(job->rows) * LL_LANES;
+    ptrdiff_t ints = LL_VALUES * stride;
+    ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
+    ptrdiff_t panels = bias + LL_BLOCK, tile = panels;
+    real *scratch = job->scratch;
+
+    tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
+    tile += few ? few_size(job->n, job->k) : 0;
+    w.tile_rows = own_panels && job->k > LL_KC ? job->rows
+                : least(few ? LL_LANES : LL_TILE_ROWS, job->rows);
+    w.tile_row = few && !job->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
+    w.bytes = (size_t)(tile + (job->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
+    if (!scratch) /* only the size is wanted */
+        return w;
+    w.span.stride = stride;
+    w.span.values = scratch;
+    w.span.ints = (int64_t *)(void *)(scratch + ints);
+    w.bias = scratch + bias;
+    w.panels = scratch + panels;
+    w.tile = scratch + tile;
+    return w;
+}
+
+static size_t scratch_bytes(const ll_job *job) { return lay_out(job).bytes; }
