@@ -2,9 +2,6 @@
  * LL_REAL (32 or 64, by the build) and LL_ISA. */
 #include "base/base.inc.h"
 
-#define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)
-#define LL_SPAN (LL_SPAN_BLOCKS * LL_BLOCK)
-
 #include "base/lanes.inc.h"
 #include "base/elementary.inc.h"
 #include "logits/pack.inc.h"

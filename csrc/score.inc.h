@@ -52,7 +52,7 @@ static void score_few(const ll_job *job, const real *weight, segment *s, const w
     const ptrdiff_t n = job->n, k = job->k, group = dot_group(n);
     const int square = is_square(job), turn = square && is_turned(n, k) && job->rows >= LL_LANES;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
-    real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TURN_K;
+    real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TRANSPOSED_K;
     vec z[LL_LANES];
 
     dot_weights(weight, n, k, job->w_row, job->w_col, own);

@@ -1,5 +1,5 @@
 /* What all kernel files share: the type of a real, attributes and pragmas of the compilers, the
- * vocabulary. Included after LL_REAL (32 or 64) and LL_VOCABULARY. */
+ * vocabulary. Included after LL_REAL (32 or 64), LL_ISA and LL_VOCABULARY. */
 #ifndef LL_BASE_H
 #define LL_BASE_H
 #include <float.h>
@@ -97,14 +97,15 @@ static inline ptrdiff_t lowest_bit(unsigned bits)
 #endif
 }
 
+#define LL_PASTE(name, suffix) name##_##suffix
+#define LL_JOIN(name, suffix) LL_PASTE(name, suffix)
+
 #include LL_VOCABULARY
+#include "shapes.h"
 
 #define LL_INF ((real)INFINITY)
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
-
-#define LL_PASTE(name, suffix) name##_##suffix
-#define LL_JOIN(name, suffix) LL_PASTE(name, suffix)
 
 #endif

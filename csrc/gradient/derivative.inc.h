@@ -6,9 +6,6 @@
  * with a flag behind the last of them for each LL_KC classes: 0 where G is all zeros.
  */
 
-#define LL_STRIP 8 /* vectors of features of weights that are packed at once: they stay in L2 */
-#define LL_CHUNKS (LL_BLOCK / LL_KC)
-
 static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
 {
     return ((const real *)grad->coefficients)[which * grad->c_stride + i];

@@ -1,5 +1,6 @@
 /* The screen in AVX2. */
 #define LL_REAL 32
+#define LL_ISA avx2
 #define LL_VOCABULARY "../simd/avx2.h"
 #define LL_BYTES "../simd/bytes_avx2.h"
 #define LL_SCREEN avx2

@@ -11,10 +11,6 @@
  * too, those of a group's rows after each other.
  */
 
-#define LL_DOT_GROUP 48                        /* rows at most, whole vectors of them */
-#define LL_DOT_SUMS 384                        /* chains of a group at most: 24 KiB, for L1 */
-#define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES) /* from the chains of a class to the next */
-
 /* Vectors of features of `rows` rows and `cols` of n classes. A vector takes LL_PARTS registers,
  * whose lanes have nothing to do with each other: they take turns, so that more rows and classes fit
  * into the registers. */
@@ -63,36 +59,33 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
 }
 
 typedef void dot_function(ptrdiff_t, const real *, ptrdiff_t, const real *, ptrdiff_t, real *, int);
-#define LL_DOT(rows, cols)                                                                       \
+#define LL_DOT(cols, rows)                                                                       \
     static void dot_##rows##_##cols(ptrdiff_t kc, const real *x, ptrdiff_t x_row, const real *w, \
                                     ptrdiff_t n, real *sums, int first)                          \
     {                                                                                            \
         dot_kernel(rows, cols, kc, x, x_row, w, n, sums, first);                                 \
     }
-#define LL_DOT_4(of, rows) of(rows, 1) of(rows, 2) of(rows, 3) of(rows, 4)
-#define LL_DOT_6(of, rows) LL_DOT_4(of, rows) of(rows, 5) of(rows, 6)
-#define LL_DOT_8(of, rows) LL_DOT_6(of, rows) of(rows, 7) of(rows, 8)
-#define LL_DOT_NAME(rows, cols) dot_##rows##_##cols,
+#define LL_DOT_NAME(cols, rows) dot_##rows##_##cols,
 
 #if LL_DOT_COLS == 8
-LL_DOT_8(LL_DOT, 1)
-LL_DOT_8(LL_DOT, 2)
-LL_DOT_8(LL_DOT, 3)
-LL_DOT_6(LL_DOT, 4)
+LL_UP_TO_8(LL_DOT, 1)
+LL_UP_TO_8(LL_DOT, 2)
+LL_UP_TO_8(LL_DOT, 3)
+LL_UP_TO_6(LL_DOT, 4)
 static dot_function *const dot_functions[][LL_DOT_COLS] = {
-    { LL_DOT_8(LL_DOT_NAME, 1) },
-    { LL_DOT_8(LL_DOT_NAME, 2) },
-    { LL_DOT_8(LL_DOT_NAME, 3) },
-    { LL_DOT_6(LL_DOT_NAME, 4) },
+    { LL_UP_TO_8(LL_DOT_NAME, 1) },
+    { LL_UP_TO_8(LL_DOT_NAME, 2) },
+    { LL_UP_TO_8(LL_DOT_NAME, 3) },
+    { LL_UP_TO_6(LL_DOT_NAME, 4) },
 };
 #else
-LL_DOT_4(LL_DOT, 1)
-LL_DOT_4(LL_DOT, 2)
-LL_DOT_4(LL_DOT, 3)
+LL_UP_TO_4(LL_DOT, 1)
+LL_UP_TO_4(LL_DOT, 2)
+LL_UP_TO_4(LL_DOT, 3)
 static dot_function *const dot_functions[][LL_DOT_COLS] = {
-    { LL_DOT_4(LL_DOT_NAME, 1) },
-    { LL_DOT_4(LL_DOT_NAME, 2) },
-    { LL_DOT_4(LL_DOT_NAME, 3) },
+    { LL_UP_TO_4(LL_DOT_NAME, 1) },
+    { LL_UP_TO_4(LL_DOT_NAME, 2) },
+    { LL_UP_TO_4(LL_DOT_NAME, 3) },
 };
 #endif
 

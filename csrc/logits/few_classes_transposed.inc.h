@@ -2,18 +2,15 @@
  * rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit: its chain in
  * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
 
-#define LL_TURN_RATIO 10                       /* of features to classes, at most */
-#define LL_TURN_K (LL_TURN_RATIO * LL_SMALL_N) /* so x, turned, stays in L1 */
-
 /* Whether it is the faster way: turning takes time for each feature, what it spares is time for each
  * class. */
-static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TURN_RATIO * n; }
+static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANSPOSED_RATIO * n; }
 
 /* Weights, feature by feature, those of a kernel's classes together. */
 static void turn_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                          ptrdiff_t w_col, real *w)
 {
-    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TURN_COLS);
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
     for (ptrdiff_t c = 0, count; c < n; c += cols) {
         count = least(cols, n - c);
@@ -46,7 +43,7 @@ static void turn_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *turned)
 LL_TEMPLATE void turn_lanes(const int cols, ptrdiff_t k, const real *x, const real *w, vec *sum)
 {
     const ptrdiff_t apart = LL_LANES / 2;
-    vec low[LL_TURN_COLS], high[LL_TURN_COLS];
+    vec low[LL_TRANSPOSED_COLS], high[LL_TRANSPOSED_COLS];
 
     LL_UNROLL
     for (int j = 0; j < cols; j++)
@@ -76,7 +73,7 @@ LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const r
                              const real *bias, vec *z, const turn_next *next)
 {
     const ptrdiff_t pairs = LL_LANES / 2;
-    vec sum[LL_LANES / 2][LL_TURN_COLS];
+    vec sum[LL_LANES / 2][LL_TRANSPOSED_COLS];
 
     for (ptrdiff_t lane = 0; lane < pairs; lane++) {
         for (ptrdiff_t r = lane; r < next->count; r += pairs)
@@ -94,34 +91,23 @@ LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const r
 
 typedef void turn_function(ptrdiff_t, const real *, const real *, const real *, vec *,
                            const turn_next *);
-#define LL_TURN(cols)                                                                            \
+#define LL_TURN(cols, _)                                                                           \
     static void turn_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
                             const turn_next *next)                                               \
     {                                                                                            \
         turn_kernel(cols, k, x, w, bias, z, next);                                               \
     }
-LL_TURN(1)
-LL_TURN(2)
-LL_TURN(3)
-#if LL_TURN_COLS == 8
-LL_TURN(4)
-LL_TURN(5)
-LL_TURN(6)
-LL_TURN(7)
-LL_TURN(8)
-#endif
-static turn_function *const turn_functions[LL_TURN_COLS] = {
-    turn_1, turn_2, turn_3,
-#if LL_TURN_COLS == 8
-    turn_4, turn_5, turn_6, turn_7, turn_8,
-#endif
+#define LL_TURN_NAME(cols, _) turn_##cols,
+LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TURN, )
+static turn_function *const turn_functions[LL_TRANSPOSED_COLS] = {
+    LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TURN_NAME, )
 };
 
 /* Logits of LL_LANES rows, class by class. */
 static void turn_square(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
                         const real *bias, real *turned, vec *z)
 {
-    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TURN_COLS);
+    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
     turn_rows(x, x_row, k, turned);
     for (ptrdiff_t c = 0; c < n; c += cols) {

@@ -1,9 +1,6 @@
 /* Logits of one vector of classes that few rows use: its weights are turned in registers, not
  * packed. The chains are those of the micro-kernel. */
 
-/* Memory delivers so many streams side by side faster than one. */
-#define LL_STREAMS 4
-
 /* LL_LANES rows of k weights, `ahead` of some others, on their way into the cache. The next part
  * begins at `col` of row `first`. */
 typedef struct {

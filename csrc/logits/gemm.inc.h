@@ -70,7 +70,6 @@ LL_TEMPLATE void steps(const int height, const int width, vec sum[LL_MR][LL_WIDE
 
 /* The same of few rows, whose weights come from memory: they are fetched far ahead, LL_LANES
  * features at once. */
-#define LL_FAR 128 /* features */
 LL_TEMPLATE void streamed_steps(const int height, const int width, vec sum[LL_MR][LL_WIDE],
                                 ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel)
 {
@@ -80,7 +79,7 @@ LL_TEMPLATE void streamed_steps(const int height, const int width, vec sum[LL_MR
     for (; p + LL_LANES <= kc; p += LL_LANES) {
         LL_UNROLL
         for (int q = 0; q < LL_LANES; q++)
-            prefetch_to_l2(b + (p + q + LL_FAR) * LL_LANES);
+            prefetch_to_l2(b + (p + q + LL_STREAM_AHEAD) * LL_LANES);
         LL_UNROLL
         for (int q = 0; q < LL_LANES; q++)
             micro_step(height, width, sum, a + (p + q) * height, b + (p + q) * LL_LANES, b_panel);
@@ -128,18 +127,7 @@ typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, re
 #define LL_MICRO_NAME(height, width) micro_##height##_##width,
 #define LL_STREAMED(height, width) LL_MICRO_OF(streamed_##height##_##width, height, width, 1)
 #define LL_STREAMED_NAME(height, width) streamed_##height##_##width,
-#define LL_HEIGHTS_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
-#define LL_HEIGHTS_6(of, width) LL_HEIGHTS_4(of, width) of(5, width) of(6, width)
-#define LL_HEIGHTS_12(of, width)                                                                 \
-    LL_HEIGHTS_6(of, width) of(7, width) of(8, width) of(9, width) of(10, width) of(11, width)   \
-    of(12, width)
-#if LL_MR == 4
-#define LL_HEIGHTS LL_HEIGHTS_4
-#elif LL_MR == 6
-#define LL_HEIGHTS LL_HEIGHTS_6
-#else
-#define LL_HEIGHTS LL_HEIGHTS_12
-#endif
+#define LL_HEIGHTS(of, width) LL_JOIN(LL_UP_TO, LL_MR)(of, width)
 
 LL_HEIGHTS(LL_MICRO, 1)
 #if LL_NV == 2
@@ -223,11 +211,6 @@ static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real 
         }
     }
 }
-
-/* With so many rows weights come from memory slower than they are used. With fewer, micro-kernels
- * take several panels at once, which come soon enough without. */
-#define LL_STREAM_LEAST 3
-#define LL_STREAM_MOST 48
 
 static inline int is_streamed(ptrdiff_t rows)
 {

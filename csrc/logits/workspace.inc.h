@@ -1,7 +1,5 @@
 /* The memory of a pass: a tile of logits, weights packed on the way, the state of a span. */
 
-#define LL_TILE_ROWS 144 /* a multiple of every LL_MR: the tile stays in L2 */
-
 typedef struct {
     ll_state span;
     real *bias, *panels, *tile;
@@ -31,7 +29,7 @@ static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
 static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
 {
     return LL_SMALL_N * LL_DOT_CLASS + n * vectors(k) * LL_LANES
-         + (is_turned(n, k) ? (n + LL_LANES) * LL_TURN_K : 0);
+         + (is_turned(n, k) ? (n + LL_LANES) * LL_TRANSPOSED_K : 0);
 }
 
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds

@@ -44,21 +44,12 @@ typedef void byte_function(ptrdiff_t, const word *, const uint8_t *, ptrdiff_t, 
         byte_kernel(height, width, steps, a, b, b_panel, next, start, tile, t_row);              \
     }
 #define LL_BYTES_NAME(height, width) bytes_##height##_##width,
-#define LL_BYTES_4(of, width) of(1, width) of(2, width) of(3, width) of(4, width)
-#define LL_BYTES_6(of, width) LL_BYTES_4(of, width) of(5, width) of(6, width)
-#define LL_BYTES_12(of, width)                                                                   \
-    LL_BYTES_6(of, width) of(7, width) of(8, width) of(9, width) of(10, width) of(11, width)     \
-    of(12, width)
-#if LL_BYTE_ROWS == 4
-#define LL_BYTE_HEIGHTS LL_BYTES_4
-#else
-#define LL_BYTE_HEIGHTS LL_BYTES_12
-#endif
+#define LL_BYTE_HEIGHTS(of, width) LL_JOIN(LL_UP_TO, LL_BYTE_ROWS)(of, width)
 
 LL_BYTE_HEIGHTS(LL_BYTES_OF, 1)
 #if LL_BYTE_WIDE == 2
 LL_BYTE_HEIGHTS(LL_BYTES_OF, 2)
-LL_BYTES_6(LL_BYTES_OF, 4)
+LL_UP_TO_6(LL_BYTES_OF, 4)
 #endif
 
 static byte_function *const byte_functions[][LL_BYTE_ROWS] = {
@@ -66,7 +57,7 @@ static byte_function *const byte_functions[][LL_BYTE_ROWS] = {
 #if LL_BYTE_WIDE == 2
     { LL_BYTE_HEIGHTS(LL_BYTES_NAME, 2) },
     { NULL },
-    { LL_BYTES_6(LL_BYTES_NAME, 4) },
+    { LL_UP_TO_6(LL_BYTES_NAME, 4) },
 #endif
 };
 

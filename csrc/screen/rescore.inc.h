@@ -3,11 +3,9 @@
  * First those `top` candidates with the largest upper bounds: the worst of their logits keeps out
  * most of the others, those of classes to come too, so this is done on the way where candidates are
  * many. Then what is left. Logits are computed as product() and fold_tile() do, for
- * LL_TOGETHER candidates at once, in the order of the panels, so that a panel comes from memory
+ * LL_RESCORE_PAIRS candidates at once, in the order of the panels, so that a panel comes from memory
  * once for all rows. */
 #include "../base/inverse_transform.h"
-
-#define LL_TOGETHER 4
 
 typedef struct {
     const ll_job *job;
@@ -17,29 +15,29 @@ typedef struct {
     int32_t *begin;       /* (panels + 1) */
 } settling;
 
-/* Logits of LL_LANES classes by LL_TOGETHER pairs of a row and a panel. */
+/* Logits of LL_LANES classes by LL_RESCORE_PAIRS pairs of a row and a panel. */
 static void pair_logits(const ll_job *job, const real *const *x, const int32_t *panel,
-                        real logit[LL_TOGETHER][LL_LANES])
+                        real logit[LL_RESCORE_PAIRS][LL_LANES])
 {
-    const real *weight[LL_TOGETHER];
-    vec total[LL_TOGETHER];
+    const real *weight[LL_RESCORE_PAIRS];
+    vec total[LL_RESCORE_PAIRS];
 
-    for (int j = 0; j < LL_TOGETHER; j++)
+    for (int j = 0; j < LL_RESCORE_PAIRS; j++)
         weight[j] = (const real *)job->weight + panel[j] * LL_LANES * job->k;
     for (ptrdiff_t pc = 0; pc < job->k; pc += LL_KC) {
-        vec sum[LL_TOGETHER];
+        vec sum[LL_RESCORE_PAIRS];
         LL_UNROLL
-        for (int j = 0; j < LL_TOGETHER; j++)
+        for (int j = 0; j < LL_RESCORE_PAIRS; j++)
             sum[j] = vset(0);
         LL_ROLLED
         for (ptrdiff_t p = pc; p < least(pc + LL_KC, job->k); p++)
             LL_UNROLL
-            for (int j = 0; j < LL_TOGETHER; j++)
+            for (int j = 0; j < LL_RESCORE_PAIRS; j++)
                 sum[j] = vfma(vset(x[j][p]), vload(weight[j] + p * LL_LANES), sum[j]);
-        for (int j = 0; j < LL_TOGETHER; j++)
+        for (int j = 0; j < LL_RESCORE_PAIRS; j++)
             total[j] = pc ? vadd(total[j], sum[j]) : sum[j];
     }
-    for (int j = 0; j < LL_TOGETHER; j++) {
+    for (int j = 0; j < LL_RESCORE_PAIRS; j++) {
         real bias[LL_LANES] = { 0 };
         ptrdiff_t c = panel[j] * LL_LANES;
         if (job->bias)
@@ -70,19 +68,19 @@ static void sort_by_panel(const settling *t, ptrdiff_t count)
 static void pair_up(const settling *t, ptrdiff_t count)
 {
     const ll_job *job = t->job;
-    real logit[LL_TOGETHER][LL_LANES];
+    real logit[LL_RESCORE_PAIRS][LL_LANES];
 
     sort_by_panel(t, count);
-    for (ptrdiff_t a = 0; a < count; a += LL_TOGETHER) {
-        const real *x[LL_TOGETHER];
-        int32_t panel[LL_TOGETHER];
-        for (ptrdiff_t j = 0; j < LL_TOGETHER; j++) { /* the last one again where there are fewer */
+    for (ptrdiff_t a = 0; a < count; a += LL_RESCORE_PAIRS) {
+        const real *x[LL_RESCORE_PAIRS];
+        int32_t panel[LL_RESCORE_PAIRS];
+        for (ptrdiff_t j = 0; j < LL_RESCORE_PAIRS; j++) { /* the last one again where there are fewer */
             int32_t at = t->order[least(a + j, count - 1)];
             x[j] = (const real *)job->x + at / t->screen->room * job->x_row;
             panel[j] = t->screen->index[at] / LL_LANES;
         }
         pair_logits(job, x, panel, logit);
-        for (ptrdiff_t j = 0; j < least(LL_TOGETHER, count - a); j++) {
+        for (ptrdiff_t j = 0; j < least(LL_RESCORE_PAIRS, count - a); j++) {
             int32_t at = t->order[a + j];
             t->exact[at] = logit[j][t->screen->index[at] % LL_LANES];
         }

@@ -1,7 +1,5 @@
 /* Block of classes -> tile of rows -> product of bytes, then bounds against what is known. */
 
-#define LL_SCAN_ROWS 24 /* about: the tile stays in L1 */
-#define LL_SIDE_BY_SIDE 4
 #define LL_SCAN_ROW (LL_SCREEN_BLOCK + LL_SCREEN_LANES) /* rows do not share cache sets */
 
 /* Rows of a tile; those and their second levels are whole micro-panels. */
@@ -176,10 +174,10 @@ LL_TEMPLATE void scan_tile(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, stri
 {
     ptrdiff_t r = 0;
 
-    for (; r + LL_SIDE_BY_SIDE <= rows; r += LL_SIDE_BY_SIDE) {
-        scan_strip(s, i + r, LL_SIDE_BY_SIDE, &t, levels, c, width);
-        t.sums += LL_SIDE_BY_SIDE * levels * LL_SCAN_ROW;
-        t.rows += LL_SIDE_BY_SIDE * LL_ROW_BOUNDS;
+    for (; r + LL_SCAN_STRIP <= rows; r += LL_SCAN_STRIP) {
+        scan_strip(s, i + r, LL_SCAN_STRIP, &t, levels, c, width);
+        t.sums += LL_SCAN_STRIP * levels * LL_SCAN_ROW;
+        t.rows += LL_SCAN_STRIP * LL_ROW_BOUNDS;
     }
     for (; r < rows; r++, t.sums += levels * LL_SCAN_ROW, t.rows += LL_ROW_BOUNDS)
         scan_strip(s, i + r, 1, &t, levels, c, width);

@@ -7,21 +7,6 @@
 #endif
 #include <immintrin.h>
 
-/* Micro-kernel: 12 rows by 2 vectors, 24 accumulators of 32 registers. */
-#define LL_MR 12
-#define LL_NV 2
-#define LL_WIDE 2
-#define LL_B_AHEAD 64
-#define LL_STEPS 1
-/* Dot kernel: 4 rows by up to 6 classes or 3 by 8, 24 accumulators. Blocks of 128 KiB of weights
- * stay in L2, which feeds it. */
-#define LL_DOT_ROWS 4
-#define LL_DOT_COLS 8
-#define LL_DOT_CHAINS 24
-#define LL_DOT_WEIGHTS 2048 /* vectors */
-/* Turned kernel: two chains of each class. */
-#define LL_TURN_COLS 8
-
 #if LL_REAL == 32
 #define LL_LANES 16
 typedef __m512 vec;

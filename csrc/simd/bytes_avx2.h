@@ -3,10 +3,6 @@
 #ifndef LL_SIMD_BYTES_AVX2_H
 #define LL_SIMD_BYTES_AVX2_H
 
-/* Micro-kernel: 4 rows by 1 panel, 8 accumulators of 16 registers. */
-#define LL_BYTE_ROWS 4
-#define LL_BYTE_WIDE 1
-#define LL_BYTE_MOST 1
 #define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef struct { __m256i at[2]; } ivec;

@@ -3,10 +3,6 @@
 #ifndef LL_SIMD_BYTES_NEON_H
 #define LL_SIMD_BYTES_NEON_H
 
-/* Micro-kernel: 4 rows by 1 panel, 16 accumulators of 32 registers. */
-#define LL_BYTE_ROWS 4
-#define LL_BYTE_WIDE 1
-#define LL_BYTE_MOST 1
 #define LL_BYTE_OFFSET 0   /* what is left of the 128 that weights have too much */
 
 typedef struct { int32x4_t at[4]; } ivec;

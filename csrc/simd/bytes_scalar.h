@@ -2,9 +2,6 @@
 #ifndef LL_SIMD_BYTES_SCALAR_H
 #define LL_SIMD_BYTES_SCALAR_H
 
-#define LL_BYTE_ROWS 4  /* micro-kernel: rows ... */
-#define LL_BYTE_WIDE 1  /* ... by panels of 16 classes */
-#define LL_BYTE_MOST 1  /* panels where rows are few */
 #define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef struct { int32_t at[16]; } ivec;

@@ -6,10 +6,6 @@
 #error "compile this file with AVX-512 VNNI enabled"
 #endif
 
-/* Micro-kernel: 12 rows by 2 panels, 24 accumulators of 32 registers; few rows by 4. */
-#define LL_BYTE_ROWS 12
-#define LL_BYTE_WIDE 2
-#define LL_BYTE_MOST 4
 #define LL_BYTE_OFFSET 128 /* what weights have too much */
 
 typedef __m512i ivec;

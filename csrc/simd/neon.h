@@ -7,21 +7,6 @@
 #endif
 #include <arm_neon.h>
 
-/* Micro-kernel: 6 rows by 1 vector, 24 accumulators of 32 registers. */
-#define LL_MR 6
-#define LL_NV 1
-#define LL_WIDE 4
-#define LL_B_AHEAD 64
-#define LL_STEPS 1
-/* Dot kernel: 3 rows by up to 4 classes, 12 accumulators of one quad. Each quad of 16 KiB of weights
- * is read in turn, so a block stays in L1. */
-#define LL_DOT_ROWS 3
-#define LL_DOT_COLS 4
-#define LL_DOT_CHAINS 12
-#define LL_DOT_WEIGHTS 256 /* vectors */
-/* Turned kernel: two chains of each class. */
-#define LL_TURN_COLS 3
-
 #if LL_REAL == 32
 
 #define LL_LANES 16

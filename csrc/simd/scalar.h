@@ -6,17 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-#define LL_MR 4
-#define LL_NV 1
-#define LL_WIDE 4
-#define LL_B_AHEAD 64
-#define LL_STEPS 1
-#define LL_DOT_ROWS 3
-#define LL_DOT_COLS 4
-#define LL_DOT_CHAINS 12
-#define LL_DOT_WEIGHTS 256
-#define LL_TURN_COLS 3
-
 #if LL_REAL == 32
 #define LL_LANES 16
 #define LL_FMA fmaf
