@@ -1,114 +1,19 @@
-"""What is measured: logitless and its rivals behind one interface, each as one writes it by hand.
-
-A contender is made from a problem (conversions to its own arrays happen there, outside the
-timing) and gives a callable for each operation it has. What the callable returns is in the
-contender's own arrays; `to_numpy` makes it comparable, outside the timing.
-
-The operations return
-    loss            (m,)
-    predict         (m,) classes
-    topk            (index, log_prob), each (m, 10)
-    best            (index, logit), each (m, 10)
-    predict_proba   (m, n)
-    score           (loss, lse, entropy, rank, index, log_prob): everything from one pass
-    value_and_grad  (mean loss, gradients of x, weight and bias)
-"""
+"""logitless and its rivals, each as one writes it by hand: ours and NumPy here, others beside."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import timeit
-from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from shapes import FORWARD, OPS, SCREEN, TOP, Problem, Shape
-
-BLOCK_BYTES = 64 << 20
-
-
-class Contender:
-    """Base of all contenders."""
-
-    name = ""
-    packages: tuple[str, ...] = ()  # modules it needs; the first one's version is told
-    ops: tuple[str, ...] = OPS
-    lacks: ClassVar[dict[str, str]] = {}  # operations one may look for in vain, and why
-    compiles = False  # the first call of a shape compiles: memory is taken on the second
-    keeps_memory = False  # holds on to what a call took, and to weights for each operation
-    weight_copies = 0.0  # held beside the weights given
-    logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
-    agreement = "rounding"  # with ours, or in "bits"; "approximate" ones are not held to it
-    more_copies: ClassVar[dict[str, float]] = {  # and beyond those in some operations
-        "topk": 2.0, "best": 2.0, "score": 2.0, "value_and_grad": 1.0}
-
-    def __init__(self, problem: Problem, threads: int):
-        self.problem, self.threads = problem, threads
-        self.x, self.weight, self.target = problem.x, problem.weight, problem.target
-        self.bias = problem.bias
-
-    @cached_property
-    def gradients(self) -> tuple[np.ndarray, ...]:
-        """Arrays for the gradients of x, weight and bias, used by every call anew."""
-        return tuple(np.empty_like(a) for a in (self.x, self.weight, self.bias))
-
-    @classmethod
-    def offers(cls, op: str) -> bool:
-        """Whether there is something to tell about an operation."""
-        return op in cls.ops or op in cls.lacks
-
-    @classmethod
-    def missing(cls) -> str | None:
-        """Why it cannot run here, or None."""
-        for package in cls.packages:
-            try:
-                importlib.import_module(package)
-            except ImportError:
-                return f"{package} is not installed"
-        return None
-
-    @classmethod
-    def declines(cls, shape: Shape, itemsize: int) -> str | None:
-        """Why it cannot be made for a shape, or None."""
-        return None
-
-    @classmethod
-    def version(cls) -> str:
-        """Version of what it is made of."""
-        if not cls.packages:
-            return np.__version__
-        module = importlib.import_module(cls.packages[0].partition(".")[0])
-        return module.__version__
-
-    @classmethod
-    def held(cls, shape: Shape, itemsize: int) -> int:
-        """Bytes it keeps between calls, about."""
-        return int(cls.weight_copies * shape.weight_bytes(itemsize))
-
-    @classmethod
-    def transient(cls, shape: Shape, op: str, itemsize: int) -> int:
-        """Bytes a call takes, about."""
-        copies = cls.logit_copies + cls.more_copies.get(op, 0.0)
-        return int(copies * shape.logit_bytes(itemsize)) + cls.returned(shape, op, itemsize)
-
-    @classmethod
-    def returned(cls, shape: Shape, op: str, itemsize: int) -> int:
-        """Bytes of the result that do not count as extra memory: gradients."""
-        return shape.gradient_bytes(itemsize) if op == "value_and_grad" else 0
-
-    def operation(self, op: str) -> Callable[[], object]:
-        """Give the callable that is timed."""
-        return getattr(self, op)
-
-    def facts(self) -> dict:
-        """More for the record of an operation, after a call of it."""
-        return {}
-
-    def to_numpy(self, result) -> tuple[np.ndarray, ...]:
-        """Give the result of a callable as NumPy arrays."""
-        return tuple(np.asarray(a) for a in (result if isinstance(result, tuple) else (result,)))
+from contender import BLOCK_BYTES, Contender
+from rivals_faiss import Faiss, FaissHnsw
+from rivals_jax import Jax
+from rivals_onnx import OnnxRuntime
+from rivals_sklearn import ScikitLearn, ScikitLearnLinear
+from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
+from shapes import FORWARD, SCREEN, TOP
 
 
 class Logitless(Contender):
@@ -388,12 +293,6 @@ class NumPyBlocks(Contender):
 
 def all_contenders() -> dict[str, type[Contender]]:
     """Every contender by name, ours first, whether it can run here or not."""
-    from rivals_faiss import Faiss, FaissHnsw
-    from rivals_jax import Jax
-    from rivals_onnx import OnnxRuntime
-    from rivals_sklearn import ScikitLearn, ScikitLearnLinear
-    from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
-
     found = (Logitless, LogitlessUnpacked, LogitlessOut, LogitlessScreened, NumPy, NumPyBlocks,
              TorchEager, TorchLinearLoss, TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime,
              ScikitLearnLinear, Faiss, FaissHnsw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rivals import Contender
+from contender import Contender
 from shapes import SCREEN
 
 NEIGHBOURS, SEARCH_WIDTH = 32, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from rivals import Contender
+from contender import Contender
 from shapes import FORWARD
 
 PLANNED_BYTES = 1 << 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from rivals import Contender
+from contender import Contender
 
 
 class ScikitLearn(Contender):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from rivals import Contender
+from contender import Contender
 from shapes import TOP
 
 
