@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._engines.interface import State
+from .._engines.interface import COEFFICIENTS, State
 from .objective import F64, Objective
 
-# Rows of the coefficients of a row of G = d loss / d logits, times 1 / temperature:
-# G[c] = SOFTMAX * p[c] - TARGET * (c == y) - class_weight[c] * (PROBS * t[c] + SMOOTH),
-# where what is smaller than LIMIT may be left out.
-SOFTMAX, TARGET, PROBS, SMOOTH, LIMIT, COEFFICIENTS = range(6)
+SOFTMAX, TARGET, PROBS, SMOOTH, LIMIT = range(len(COEFFICIENTS))
 
 
 class Backward:
@@ -42,7 +39,7 @@ class Backward:
         self.losses[rows] = o.losses(state, rows)
         counts = o.counts(rows)
         weight = self._weight[rows] if isinstance(self._weight, np.ndarray) else self._weight
-        coefficients = np.zeros((COEFFICIENTS, rows.stop - rows.start), o.dtype)
+        coefficients = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), o.dtype)
         with np.errstate(all="ignore"):
             if o.sample_weight is not None:
                 weight = weight * o.sample_weight[rows]

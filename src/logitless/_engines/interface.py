@@ -190,14 +190,26 @@ class FewRows(Protocol):
     def score(self, x: Any, target: Any, top: int, entropy: bool) -> tuple | None: ...
 
 
+# Of a row of G = d loss / d logits, times 1 / temperature:
+# G[c] = softmax * p[c] - target * (c == y) - class_weight[c] * (probs * t[c] + smooth),
+# where what is smaller than the limit may be left out.
+COEFFICIENTS = ("softmax", "target", "probs", "smooth", "limit")
+
+
 class Backward(Protocol):
-    """What makes coefficients of gradients from the states of rows; see `_calls.backward`."""
+    """What makes coefficients of gradients from the states of rows.
+
+    Attributes
+    ----------
+    filters : bool
+        Tiles below the limits are to be left out.
+    """
 
     @property
     def filters(self) -> bool: ...
 
     def take(self, state: State, rows: slice) -> np.ndarray:
-        """Note the losses of some rows and give their coefficients."""
+        """Note the losses of some rows and give their COEFFICIENTS, (5, rows)."""
         ...
 
 
