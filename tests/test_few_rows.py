@@ -53,7 +53,7 @@ def test_small_calls(m, n, k, dtype, pack, with_bias, softcap, temperature, spoi
                          temperature=temperature, pack=pack)
     general = ll.LinearHead(weight, bias if with_bias else None, softcap=softcap,
                             temperature=temperature, pack=pack)
-    general._small = None
+    general._few_rows = None
     with np.errstate(all="ignore"):
         ours, theirs = answers(head, x, target, k=min(n, 3)), answers(general, x, target, min(n, 3))
     assert ours.keys() == theirs.keys()
@@ -81,7 +81,7 @@ def answers(head, x, target, k):
 def test_what_a_small_call_takes(dtype):
     """Plain arguments, and no others: those are converted, checked and refused elsewhere."""
     x, weight, bias, target = problem(4, 10, 6, dtype)
-    small = ll.LinearHead(weight, bias)._small
+    small = ll.LinearHead(weight, bias)._few_rows
     other = np.float64 if dtype == np.float32 else np.float32
     assert small.loss(x, target) is not None
     assert small.loss(np.tile(x, (1, 2))[:, :6], target) is not None
