@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 import logitless as ll
 
+pytest.register_assert_rewrite("support")
+
 COMPILED = ll.active_isa() != "numpy"
 
 _COMMON = {
@@ -25,12 +27,6 @@ _COMMON = {
 settings.register_profile("dev", max_examples=15, **_COMMON)
 settings.register_profile("ci", max_examples=400, derandomize=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-
-
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "compiled_only: promised of the compiled engine alone (bits, instruction sets)"
-    )
 
 
 def pytest_collection_modifyitems(items):

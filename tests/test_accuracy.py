@@ -9,11 +9,11 @@ runs with several.
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Truth, assert_no_worse, assert_relative, naive
+from support import oracle
+from support.oracle import Truth, assert_no_worse, assert_relative, naive
 
 import logitless as ll
 

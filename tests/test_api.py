@@ -8,10 +8,10 @@ import inspect
 import pickle
 
 import numpy as np
-import oracle
 import pytest
 import scipy.special
-from oracle import Truth, assert_same, assert_same_bits
+from support import oracle
+from support.oracle import Truth, assert_same, assert_same_bits
 
 import logitless as ll
 

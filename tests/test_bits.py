@@ -7,10 +7,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from battery import distributions, everything, exact, from_logits, labels
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_same_bits
+from support.battery import distributions, everything, exact, from_logits, labels
+from support.oracle import assert_same_bits
 
 import logitless as ll
 
@@ -226,7 +226,7 @@ def digests(tmp_path_factory):
 
     def of(isa):
         done = subprocess.run(
-            [sys.executable, str(HERE / "battery.py")],
+            [sys.executable, str(HERE / "support" / "battery.py")],
             env={**os.environ, "LOGITLESS_ISA": isa},
             cwd=tmp_path_factory.mktemp("battery"),
             capture_output=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import Truth, says
+from support.oracle import Truth, says
 
 import logitless as ll
 

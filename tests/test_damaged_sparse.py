@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_same, says
+from support.oracle import assert_same, says
 
 import logitless as ll
 

@@ -7,9 +7,9 @@ import pathlib
 import subprocess
 import sys
 
-import battery
 import numpy as np
 import pytest
+from support import battery
 
 pytestmark = pytest.mark.compiled_only
 

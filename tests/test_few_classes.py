@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_same_bits
+from support.oracle import assert_same_bits
 
 import logitless as ll
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import says
+from support.oracle import says
 
 import logitless as ll
 from logitless._arrays.checks import as_array

@@ -7,11 +7,11 @@ import math
 
 import mpmath
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_relative, assert_same, assert_same_bits, ulp
+from support import oracle
+from support.oracle import assert_relative, assert_same, assert_same_bits, ulp
 from test_options import (
     KINDS,
     OF_HEAD,

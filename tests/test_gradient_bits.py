@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from battery import digest, distributions, exact, labels
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_same_bits
+from support.battery import digest, distributions, exact, labels
+from support.oracle import assert_same_bits
 
 import logitless as ll
 

@@ -6,7 +6,7 @@ import array
 
 import numpy as np
 import pytest
-from oracle import assert_same, assert_same_bits
+from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
 

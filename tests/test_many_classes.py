@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import Truth
+from support.oracle import Truth
 
 import logitless as ll
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_no_worse, assert_relative, assert_same, assert_same_bits
+from support import oracle
+from support.oracle import assert_no_worse, assert_relative, assert_same, assert_same_bits
 
 import logitless as ll
 

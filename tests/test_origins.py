@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import pytest
-from oracle import says
+from support.oracle import says
 from test_options import Formula
 
 import logitless as ll

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from oracle import assert_same_bits
+from support.oracle import assert_same_bits
 
 import logitless as ll
 from logitless._parallel import pool

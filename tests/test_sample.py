@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-from oracle import assert_same_bits
+from support.oracle import assert_same_bits
 
 import logitless as ll
 

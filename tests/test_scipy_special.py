@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from oracle import says
+from support.oracle import says
 
 import logitless as ll
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mpmath
 import numpy as np
 import pytest
-from oracle import assert_relative, assert_same_bits
+from support.oracle import assert_relative, assert_same_bits
 
 import logitless as ll
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from oracle import assert_same
+from support.oracle import assert_same
 
 import logitless as ll
 

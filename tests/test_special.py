@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import assert_same, assert_same_bits
+from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from oracle import assert_same, assert_same_bits
+from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
 

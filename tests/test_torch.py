@@ -14,7 +14,7 @@ from logitless import functional
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
-from torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case, converted, results  # noqa: E402
+from support.torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case, converted, results  # noqa: E402
 
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 

@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.13")
 
+from support.torch_cases import F64, OPTIONS, PLACES, C, K, M, case, results  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from torch_cases import F64, OPTIONS, PLACES, C, K, M, case, results  # noqa: E402
 
 from logitless.torch import (  # noqa: E402
     LinearCrossEntropyLoss,

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.13")
 
-from torch_cases import C, case  # noqa: E402
+from support.torch_cases import C, case  # noqa: E402
 
 from logitless.torch import linear_cross_entropy  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
-from torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case, results  # noqa: E402
+from support.torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case, results  # noqa: E402
 
 from logitless.torch import _arrays, linear_cross_entropy  # noqa: E402
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
+from support.torch_cases import F64, OPTIONS, C, K, assert_same, case, results  # noqa: E402
 from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
-from torch_cases import F64, OPTIONS, C, K, assert_same, case, results  # noqa: E402
 
 from logitless._arrays import rows as row_arrays  # noqa: E402
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402

@@ -1,0 +1,1 @@
+"""What tests share: truths to compare with, inputs, processes and what they take."""
