@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +16,8 @@ import logitless as ll
 
 pytest.register_assert_rewrite("support")
 
-COMPILED = ll.active_isa() != "numpy"
+from support.oracle import COMPILED  # noqa: E402
+from support.processes import python  # noqa: E402
 
 _COMMON = {
     "deadline": None,
@@ -54,28 +54,5 @@ def rng():
 
 @pytest.fixture
 def run_python(tmp_path):
-    """Run a piece of Python in a fresh process and return what it printed.
-
-    The environment is this one's with the given changes; None removes a variable.
-    """
-
-    def run(code, *, timeout=240, check=True, **env):
-        full = dict(os.environ)
-        for key, value in env.items():
-            if value is None:
-                full.pop(key, None)
-            else:
-                full[key] = value
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=full,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-        if check and done.returncode:
-            pytest.fail(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done.stdout if check else done
-
-    return run
+    """Run a piece of Python in a fresh process, in a folder of its own."""
+    return partial(python, "-c", cwd=tmp_path)

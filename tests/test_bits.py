@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.battery import distributions, everything, exact, from_logits, labels
+from support.battery import everything, from_logits
+from support.exact import distributions, exact, labels
 from support.oracle import assert_same_bits
 
 import logitless as ll
 
 pytestmark = pytest.mark.compiled_only
 
-HERE = pathlib.Path(__file__).parent
 CLASSES = [
     *(1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 129),
     *(255, 256, 257, 511, 512, 513, 1021, 2047, 2048, 2049, 4095, 4096, 4097),
@@ -215,44 +212,3 @@ def test_layouts(problem, layout):
     assert_all_same(r, everything(head, lay(x), t, soft=lay(soft)))
     assert_all_same(r, everything(laid, lay(x), t, soft=soft))
     assert_all_same(r, everything(unpacked, x, t, soft=soft))
-
-
-@pytest.fixture(scope="module")
-def digests(tmp_path_factory):
-    """The battery's hashes by instruction set, each from a process of its own."""
-    import os
-    import subprocess
-    import sys
-
-    def of(isa):
-        done = subprocess.run(
-            [sys.executable, str(HERE / "support" / "battery.py")],
-            env={**os.environ, "LOGITLESS_ISA": isa},
-            cwd=tmp_path_factory.mktemp("battery"),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return {isa: of(isa) for isa in ll.available_isas()}
-
-
-def test_instruction_sets_agree(digests):
-    assert "scalar" in digests
-    for isa, ours in digests.items():
-        differ = [name for name in ours if ours[name] != digests["scalar"][name]]
-        assert not differ, (
-            f"{isa} differs from scalar in {len(differ)} of {len(ours)}: {differ[:9]}"
-        )
-        assert ours.keys() == digests["scalar"].keys()
-
-
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
-def test_environment_chooses_the_instruction_set(isa, run_python):
-    if isa not in ll.available_isas():
-        pytest.skip(f"this machine has no {isa}")
-    assert run_python(
-        "import logitless as ll; print(ll.active_isa())", LOGITLESS_ISA=isa
-    ).split() == [isa]

@@ -1,113 +1,27 @@
 """The kernels without Python around them: every instruction set and compiler gives the same bits.
 
 ``c/hashes.c`` is built as ``setup.py`` builds the kernels, run, and held against
-``golden/hashes.txt``. NEON and a big-endian machine are cross-compiled for and emulated; where the
-tools for that are missing the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a
-failure instead.
-
-``python tests/test_c_hashes.py`` writes the golden file anew. That makes another version of the
-arithmetic contract, which ``CHANGELOG.md`` then has to name.
+``golden/hashes.txt``, which ``write_goldens.py`` writes. NEON and a big-endian machine are
+cross-compiled for and emulated; where the tools for that are missing the test is skipped, unless
+``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
-import sys
-import tempfile
 
 import pytest
+from support.c_programs import CSRC, build, compiles, here, run, setup_table
 
-HERE = pathlib.Path(__file__).resolve().parent
-CSRC = HERE.parent / "csrc"
-GOLDEN = HERE / "golden" / "hashes.txt"
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "hashes.txt"
 # Without optimisation: compiling takes minutes otherwise.
 SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ARM = ("aarch64", "arm64")
-PROGRAMS = ("hashes", "edges", "screens")
 
 pytestmark = pytest.mark.compiled_only
-
-
-def setup_table():
-    """Flags and instruction sets of setup.py, read rather than run: it needs its build tools."""
-    table = {}
-    for node in ast.parse((HERE.parent / "setup.py").read_text()).body:
-        name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
-        if name in ("ISAS", "SCREENS", "UNIX_FLAGS"):
-            table[name] = eval(ast.unparse(node.value), {}, table)  # literals, and ISAS in SCREENS
-    return table["ISAS"], table["SCREENS"], table["UNIX_FLAGS"]
-
-
-def compiles(command, source, folder):
-    """Whether a program compiles and links."""
-    path = folder / "probe.c"
-    path.write_text(source)
-    command = [*command, str(path), "-o", str(folder / "probe")]
-    return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
-
-
-def build(compiler, machine, folder, *switches):
-    """Build the programs with every instruction set of `machine` that the compiler knows."""
-    isas, screens, common = setup_table()
-    command = [compiler, *common, *switches]
-    objects, macros = [], []
-
-    def add(name, source, flags):
-        objects.append(str(folder / f"{name}.o"))
-        done = subprocess.run(
-            [*command, *flags, "-c", str(source), "-o", objects[-1]],
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-
-    def usable(table):
-        for name, (machines, flags, _, probe) in table.items():
-            known = not machines or machine in machines
-            if known and compiles([*command, *flags], probe, folder):
-                yield name, flags
-
-    for isa, flags in usable(isas):
-        macros.append(f"-DLL_HAVE_{isa.upper()}=1")
-        for bits in (32, 64):
-            source = CSRC / "isa" / f"{isa}.c"
-            add(f"{isa}{bits}", source, [*flags, f"-DLL_REAL={bits}"])
-    for screen, flags in usable(screens):
-        macros.append(f"-DLL_HAVE_SCREEN_{screen.upper()}=1")
-        add(f"screen_{screen}", CSRC / "isa" / f"screen_{screen}.c", flags)
-    add("dispatch", CSRC / "dispatch.c", macros)
-    kernels = [*objects]
-    for name in PROGRAMS:
-        objects[:] = kernels
-        add(name, HERE / "c" / f"{name}.c", [f"-I{CSRC}"])
-        link = [*command, *objects, "-o", str(folder / name), "-lm"]
-        subprocess.run(link, check=True, timeout=120)
-    return [str(folder / name) for name in PROGRAMS]
-
-
-def run(*command, env=None):
-    """{instruction set: its lines}."""
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        env={**os.environ, **(env or {})},
-    )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
-    blocks = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("["):
-            lines = blocks[line.strip("[]")] = []
-        else:
-            lines.append(line)
-    return blocks
 
 
 def check(blocks, *isas):
@@ -131,10 +45,6 @@ def check_same(*command, env=None):
     lines = done.stdout.splitlines()
     assert len({line.split()[-1] for line in lines}) == 1
     return {line.split()[0] for line in lines}
-
-
-def here():
-    return platform.machine().lower()
 
 
 def compiler_named(name):
@@ -213,10 +123,3 @@ def test_flags_that_change_the_bits_are_refused(compiler, flags, tmp_path):
                           capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "logitless needs" in done.stderr
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        compiler = sys.argv[1] if sys.argv[1:] else "cc"
-        hashes, *_ = build(compiler, here(), pathlib.Path(name), "-O3")
-        GOLDEN.write_text("\n".join(run(hashes)["scalar"]) + "\n")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from support import battery
+from support.processes import TESTS, python
 
 pytestmark = pytest.mark.compiled_only
 
@@ -17,20 +13,19 @@ pytestmark = pytest.mark.compiled_only
 COARSE = ("offset",)
 
 
+SAVE = """
+import sys
+import numpy as np
+from support.battery import results
+np.savez(sys.argv[1], **{key.replace("/", "|"): a for key, a in results().items()})
+"""
+
+
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
     """The battery's results from plain NumPy."""
     folder = tmp_path_factory.mktemp("twin")
-    script = pathlib.Path(battery.__file__)
-    done = subprocess.run(
-        [sys.executable, str(script), "twin.npz"],
-        env={**os.environ, "LOGITLESS_BACKEND": "numpy"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", SAVE, folder / "twin.npz", cwd=TESTS, LOGITLESS_BACKEND="numpy")
     with np.load(folder / "twin.npz") as saved:
         return {key.replace("|", "/"): saved[key] for key in saved.files}
 

@@ -1,8 +1,8 @@
 """The bits themselves, on a few fixed inputs.
 
 They are the same on every machine, and stay so from release to release: to change them
-(``python tests/support/battery.py tests/golden/battery.json``) is to change the version of the
-arithmetic contract, on purpose and in the changelog.
+(``python tests/write_goldens.py``) is to change the version of the arithmetic contract, on
+purpose and in the changelog.
 """
 
 from __future__ import annotations

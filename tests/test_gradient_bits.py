@@ -1,21 +1,15 @@
-"""The same bits of the loss and the gradients, however they are computed.
-
-Run as a script it prints ``{case/result: hash}`` as JSON.
-"""
+"""The same bits of the loss and the gradients, however they are computed."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.battery import digest, distributions, exact, labels
+from support.exact import distributions, exact, labels
+from support.gradient_battery import any_options, results
 from support.oracle import assert_same_bits
 
 import logitless as ll
@@ -31,20 +25,6 @@ FEATURES = [0, 1, 2, 3, 8, 15, 16, 17, 33, 64, 127, 255, 256, 257, 511, 513]
 ROWS = [1, 2, 3, 11, 12, 13, 23, 24, 25, 47, 49, 97, 239, 240, 241, 479, 480, 481]
 # The scalar kernels take some nanoseconds a product.
 MOST_PRODUCTS = 400_000
-
-
-def any_options(m, n, seed, dtype, which):
-    """Exact options of the loss: a bit of `which` for each."""
-    options = {}
-    if which & 1:
-        options["class_weight"] = np.maximum(exact((n,), seed, dtype, 2.0), 0)
-    if which & 2:
-        options["sample_weight"] = np.maximum(exact((m,), seed + 1, np.float64, 4.0), -0.5)
-    if which & 4:
-        options["label_smoothing"] = 0.125
-    if which & 8:
-        options["z_loss"] = 0.0078125
-    return options
 
 
 @st.composite
@@ -71,12 +51,6 @@ def problems(draw, least_rows=1):
     if options["reduction"] == "none" and draw(st.booleans()):
         options["grad_output"] = exact((m,), seed + 9, np.float64, 2.0)
     return (x, w, bias), target, of_head, {**options, "filter_eps": filter_eps}
-
-
-def results(head, x, target, **options):
-    """Loss and gradients by name."""
-    loss, grad = head.value_and_grad(x, target, **options)
-    return {"loss": loss} | {name: getattr(grad, name) for name in NAMES}
 
 
 def assert_all_same(a, b, what=""):
@@ -258,76 +232,3 @@ def test_a_head_may_be_used_by_several_threads(dtype):
                 pool.map(lambda batch: results(head, *batch), batches), expected, strict=True
             ):
                 assert_all_same(usual, ours)
-
-
-# Instruction sets
-
-
-SHAPES = (
-    [(13, n, 7) for n in (1, 2, 3, 5, 8, 12, 15, 16, 17, 31, 33, 49, 64, 255, 256, 257)]
-    + [(3, n, 5) for n in (511, 512, 513, 1021, 4095, 4097, 8193)]
-    + [(25, 37, k) for k in (0, 1, 2, 15, 16, 17, 33, 255, 256, 257, 513)]
-    + [(m, 30, 9) for m in (1, 2, 11, 12, 13, 23, 24, 25, 47, 239, 240, 241, 479, 480, 481, 1009)]
-    + [(30, 600, 270), (250, 300, 20)]
-)
-
-
-def cases():
-    """Yield (name, results) for the whole battery."""
-    for dtype in (np.float32, np.float64):
-        for i, (m, n, k) in enumerate(SHAPES):
-            x, w = exact((m, k), 1, dtype), exact((n, k), 2, dtype, 2.0)
-            target = distributions(m, n, 5, dtype) if i % 3 == 1 else labels(m, n, 4)
-            of_head = [{}, {"softcap": 3.0}, {"temperature": 0.37}][i % 3]
-            options = any_options(m, n, 6, dtype, i % 16)
-            options |= {"filter_eps": 2.0**-8} if i % 5 == 2 else {}
-            options |= {"workspace_bytes": 1} if i % 7 == 3 else {}
-            head = ll.LinearHead(w, exact((n,), 3, dtype, 4.0), pack=i % 2 == 0, **of_head)
-            name = f"{np.dtype(dtype).name}/{m}x{n}x{k}"
-            yield name, results(head, x, target, reduction="sum", **options)
-        yield f"{np.dtype(dtype).name}/special", special(dtype)
-
-
-def special(dtype):
-    """Values that are not finite, rows that are left out, types that are widened."""
-    m, n, k = 30, 131, 40
-    x, w, bias = exact((m, k), 11, dtype), exact((n, k), 12, np.float32), exact((n,), 13, dtype)
-    bias[[0, 50, 130]] = -np.inf
-    x[5, 3], x[7] = np.nan, 1e30
-    t = labels(m, n, 14)
-    t[5] = -100
-    return results(ll.LinearHead(w.astype(np.float16), bias), x, t, sample_weight=np.arange(m) != 7)
-
-
-@pytest.fixture(scope="module")
-def digests(tmp_path_factory):
-    """Hashes by instruction set, each from a process of its own."""
-
-    def of(isa):
-        done = subprocess.run(
-            [sys.executable, __file__],
-            env={**os.environ, "LOGITLESS_ISA": isa},
-            cwd=tmp_path_factory.mktemp("gradients"),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return {isa: of(isa) for isa in ll.available_isas()}
-
-
-def test_instruction_sets_agree(digests):
-    assert "scalar" in digests
-    for isa, ours in digests.items():
-        assert ours.keys() == digests["scalar"].keys()
-        differ = [name for name in ours if ours[name] != digests["scalar"][name]]
-        assert not differ, (
-            f"{isa} differs from scalar in {len(differ)} of {len(ours)}: {differ[:9]}"
-        )
-
-
-if __name__ == "__main__":
-    hashes = {f"{name}/{key}": digest(a) for name, res in cases() for key, a in res.items()}
-    json.dump(hashes, sys.stdout, indent=0, sort_keys=True)

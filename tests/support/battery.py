@@ -1,47 +1,14 @@
-"""Every call on fixed inputs, and a hash of every result.
-
-Run as a script it prints ``{case/result: hash}`` as JSON, so that the results of
-different instruction sets, machines and versions can be held side by side. Given the
-name of an ``.npz`` file it saves the results themselves there; given that of a ``.json``
-file, one hash for each of a few cases: the golden ones. The
-inputs are exact multiples of powers of two made by integer arithmetic: they are
-the same everywhere, whatever random generator or math library is installed.
-"""
+"""Every call on fixed inputs: results by case and name, and the golden hashes of some of them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import sys
 
 import numpy as np
 
 import logitless as ll
 
-MASK = (1 << 64) - 1
-
-
-def exact(shape, seed, dtype=np.float32, scale=1.0):
-    """Numbers in [-scale, scale), multiples of ``scale / 2**19``; `scale` a power of two."""
-    z = np.arange(math.prod(shape), dtype=np.uint64)
-    z = z * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1342543DE82EF95 + 1) & MASK)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    top = ((z ^ (z >> np.uint64(31))) >> np.uint64(44)).astype(np.float64)
-    return ((top / 2**19 - 1) * scale).astype(dtype).reshape(shape)
-
-
-def labels(m, n, seed):
-    return ((exact((m,), seed, np.float64) + 1) / 2 * n).astype(np.int64)
-
-
-def distributions(m, n, seed, dtype=np.float32):
-    """Targets (m, n): every third row one-hot, the others arbitrary, some entries zero."""
-    t = np.maximum(exact((m, n), seed, dtype), 0)
-    t[::3] = 0
-    t[np.arange(0, m, 3), labels(len(t[::3]), n, seed)] = 1
-    return t
+from .exact import Sparse, digest, distributions, exact, labels
 
 
 def everything(head, x, target, *, soft=None, k=5):
@@ -79,21 +46,6 @@ def everything(head, x, target, *, soft=None, k=5):
     return out
 
 
-class Sparse:
-    """What is read of a SciPy sparse array of class probabilities."""
-
-    has_canonical_format = True
-
-    def __init__(self, dense):
-        row, self.indices = np.nonzero(dense)
-        self.indptr = np.searchsorted(row, np.arange(len(dense) + 1))
-        self.data = dense[row, self.indices]
-        self.shape, self.dtype, self.nnz = dense.shape, dense.dtype, len(row)
-
-    def tocsr(self):
-        return self
-
-
 def losses(head, x, target, soft, **options):
     """The loss for each kind of target."""
     return {
@@ -119,15 +71,6 @@ def from_logits(z, target, soft):
         "cross_entropy": ll.cross_entropy(z, target),
         "cross_entropy.soft": ll.cross_entropy(z, soft),
     }
-
-
-def digest(a):
-    a = np.array(a, order="C")
-    if a.dtype.kind == "f":
-        a[np.isnan(a)] = np.nan
-    little = a.astype(a.dtype.newbyteorder("<"))
-    head = f"{little.dtype.str}{little.shape}".encode()
-    return hashlib.sha256(head + little.tobytes()).hexdigest()[:16]
 
 
 # Rows, classes, features: around vector widths, register tiles, feature blocks, class spans.
@@ -278,14 +221,3 @@ def golden():
             together = " ".join(f"{key} {digest(a)}" for key, a in sorted(res.items()))
             hashes[name] = hashlib.sha256(together.encode()).hexdigest()[:16]
     return hashes
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1].endswith(".json"):
-        with open(sys.argv[1], "w") as f:
-            f.write(json.dumps(golden(), indent=0) + "\n")
-    elif sys.argv[1:]:
-        np.savez(sys.argv[1], **{key.replace("/", "|"): a for key, a in results().items()})
-    else:
-        hashes = {key: digest(a) for key, a in results().items()}
-        json.dump(hashes, sys.stdout, indent=0, sort_keys=True)
