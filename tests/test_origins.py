@@ -10,8 +10,8 @@ import re
 
 import numpy as np
 import pytest
+from support.formula import Formula
 from support.oracle import says
-from test_options import Formula
 
 import logitless as ll
 

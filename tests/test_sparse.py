@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.losses import CLASSES, OPTIONS, with_weights
 from support.oracle import assert_same, assert_same_bits, says
-from test_options import CLASSES, OPTIONS, with_weights
 
 import logitless as ll
 
