@@ -95,6 +95,9 @@ def test_digits_of_mpmath(soft):
     np.testing.assert_allclose(ours, slopes, rtol=1e-13, atol=1e-15)
 
 
+# Sure rows
+
+
 def test_the_gradient_of_a_sure_row_keeps_its_digits(dtype):
     """p - 1 is -rest / (1 + rest), which nothing cancels in, down to 1e-26 and below."""
     gap = np.arange(10, 70, 2).astype(dtype)

@@ -129,6 +129,9 @@ def test_no_worse_than_naive(m, n, k, scale, soft):
         assert np.sqrt(np.mean(error**2)) <= 2 * typical + 1e-12, name
 
 
+# Against differences
+
+
 def difference(function, step):
     """Derivative at 0 from four values, exact up to the fourth power."""
     a, b, c, d = (function(i * step) for i in (-2, -1, 1, 2))
