@@ -53,6 +53,12 @@ def rng():
 
 
 @pytest.fixture
+def gen():
+    """Random numbers of PyTorch."""
+    return pytest.importorskip("torch").Generator().manual_seed(20240229)
+
+
+@pytest.fixture
 def run_python(tmp_path):
     """Run a piece of Python in a fresh process, in a folder of its own."""
     return partial(python, "-c", cwd=tmp_path)

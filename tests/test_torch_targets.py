@@ -15,12 +15,6 @@ from support.torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case
 
 from logitless.torch import _arrays, linear_cross_entropy  # noqa: E402
 
-
-@pytest.fixture
-def gen():
-    return torch.Generator().manual_seed(20240229)
-
-
 GRID = list(itertools.product(PLACES, ("mean", "sum", "none"), OPTIONS))
 
 

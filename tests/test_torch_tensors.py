@@ -22,12 +22,6 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from logitless._arrays import rows as row_arrays  # noqa: E402
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 
-
-@pytest.fixture
-def gen():
-    return torch.Generator().manual_seed(20240229)
-
-
 # Leading shapes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from logitless import functional
+
 M, K, C = 6, 4, 5
 F64 = torch.float64
 PLACES = {"unbatched": (), "rows": (), "1-d": (3,), "2-d": (2, 2)}
@@ -59,3 +61,21 @@ def results(function, args, options, factor=None):
 def assert_same(ours, theirs, **tolerance):
     for a, b in zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
+
+
+def calls(monkeypatch):
+    """Record calls of the functions of arrays: name, positional and keyword arguments."""
+    seen = []
+
+    def spied(name):
+        function = getattr(functional, name)
+
+        def spy(*args, **kwargs):
+            seen.append((name, args, kwargs))
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(functional, name, spy)
+
+    spied("linear_cross_entropy")
+    spied("linear_cross_entropy_value_and_grad")
+    return seen
