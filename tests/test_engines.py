@@ -45,3 +45,10 @@ def test_engines_agree(twin):
         size = max(1.0, finite.max()) if finite.size else 1.0
         rtol = 1000 * eps * (64 if "offset" in name else 1)
         np.testing.assert_allclose(a, b, rtol=rtol, atol=1000 * eps * size, err_msg=name)
+
+
+def test_names_of_the_core_are_those_of_the_interface():
+    from logitless._engines.compiled import _core
+    from logitless._engines.interface import COEFFICIENTS
+
+    assert _core.COEFFICIENTS == COEFFICIENTS

@@ -115,6 +115,31 @@ def test_screened():
         assert_same_bits(head.topk(x, 9, normalize=False).index, expected.index)
 
 
+def test_what_threads_share_is_not_changed_once_it_is_made(monkeypatch):
+    from logitless._engines.compiled import gradient, scoring, screening
+
+    made = set()
+
+    def set_while_made(self, name, value):
+        assert sys._getframe(1).f_code.co_name == "__init__", (type(self), name)
+        made.add(type(self).__name__)
+        object.__setattr__(self, name, value)
+
+    for shared in (scoring.Scoring, scoring.Block, gradient._Call, screening.ScreenedScoring):
+        monkeypatch.setattr(shared, "__setattr__", set_while_made)
+    x, w, t = problem(900, 9000, 24)
+    soft = np.abs(x[:, :1] + w[:, 0]).astype("f2")
+    head = ll.LinearHead(w, screen="int8", n_threads=3)
+    head.score(x, t, k=3)
+    head.loss(x[:5], soft[:5])
+    head.topk(x, 3, normalize=False)
+    ll.cross_entropy(soft[:20], t[:20])
+    for workspace in (1 << 20, 64 << 20):
+        head.value_and_grad(x, t, workspace_bytes=workspace)
+    ll.linear_cross_entropy_value_and_grad(x, w[:90], t % 90, n_threads=3)
+    assert made == {"LinearScoring", "LogitScoring", "Block", "_Call", "ScreenedScoring"}
+
+
 # The pool
 
 
