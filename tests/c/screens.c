@@ -115,13 +115,13 @@ static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room, ptr
     give_rows(&s, &in);
     s.scratch = cache_lines(screener->scratch_bytes(&s));
     other = s;
-    ptrdiff_t blocks = (p->n + LL_SCREEN_BLOCK - 1) / LL_SCREEN_BLOCK;
-    s.last = blocks / 2;
+    ptrdiff_t end = (p->n + LL_SCREEN_BLOCK - 1) / LL_SCREEN_BLOCK;
+    s.last = end / 2;
     screener->scan(&s);
     mix_candidates(&s);
     give_rows(&other, &in);
     other.first = s.last;
-    other.last = blocks;
+    other.last = end;
     screener->scan(&other);
     mix_candidates(&other);
     screener->merge(&s, &other);

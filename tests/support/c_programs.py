@@ -1,4 +1,7 @@
-"""The kernels without Python around them: programs of ``c/`` built as ``setup.py`` builds them."""
+"""The kernels without Python around them: programs of ``c/`` built as ``setup.py`` builds them.
+
+LOGITLESS_WERROR=1 makes every warning an error here, too, whichever machine is built for.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ def setup_table():
     table = {}
     for node in ast.parse((TESTS.parent / "setup.py").read_text()).body:
         name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
-        if name in ("ISAS", "SCREENS", "UNIX_FLAGS"):
+        if name in ("ISAS", "SCREENS", "UNIX_FLAGS", "STRICT_FLAGS"):
             table[name] = eval(ast.unparse(node.value), {}, table)  # literals, and ISAS in SCREENS
-    return table["ISAS"], table["SCREENS"], table["UNIX_FLAGS"]
+    strict = table["STRICT_FLAGS"] if os.environ.get("LOGITLESS_WERROR") == "1" else []
+    return table["ISAS"], table["SCREENS"], [*table["UNIX_FLAGS"], *strict]
 
 
 def compiles(command, source, folder):
