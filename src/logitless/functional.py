@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
 
-    from ._arrays.checks import TargetLike
+    from ._arrays.checks import TargetLike, Values
     from ._calls.options import HeadAndLossKeywords, HeadKeywords
 
 
@@ -36,7 +36,7 @@ def linear_cross_entropy(
     reduction: str = "none",
     out: np.ndarray | None = None,
     **options: Unpack[HeadAndLossKeywords],
-) -> Any:
+) -> Values:
     """``-log(softmax(x @ weight.T + bias)[target])`` without the logits in memory.
 
     Parameters
@@ -89,7 +89,7 @@ def linear_cross_entropy_value_and_grad(
     out: Gradients | None = None,
     accumulate: bool = False,
     **options: Unpack[HeadAndLossKeywords],
-) -> tuple[Any, Gradients]:
+) -> tuple[Values, Gradients]:
     """Loss and its gradients, as `LinearHead.value_and_grad`.
 
     Parameters
@@ -288,7 +288,7 @@ def linear_log_softmax(
 def linear_logsumexp(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
-) -> Any:
+) -> Values:
     """``log(sum(exp(x @ weight.T + bias)))`` of each row, as `LinearHead.logsumexp`.
 
     Parameters
@@ -321,7 +321,7 @@ def linear_logsumexp(
 def linear_argmax(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
-) -> Any:
+) -> Values:
     """``argmax(x @ weight.T + bias)`` of each row, as `LinearHead.predict`.
 
     Parameters

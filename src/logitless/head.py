@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
 
-    from ._arrays.checks import TargetLike
+    from ._arrays.checks import TargetLike, Values
     from ._calls.options import HeadKeywords, LossKeywords
 
 
@@ -255,7 +255,7 @@ class LinearHead:
         reduction: str = "none",
         out: np.ndarray | None = None,
         **options: Unpack[LossKeywords],
-    ) -> Any:
+    ) -> Values:
         """Softmax cross entropy: ``-log(softmax(z)[target])``.
 
         With class probabilities ``t`` as target it is
@@ -359,7 +359,7 @@ class LinearHead:
         out: Gradients | None = None,
         accumulate: bool = False,
         **options: Unpack[LossKeywords],
-    ) -> tuple[Any, Gradients]:
+    ) -> tuple[Values, Gradients]:
         """Loss and its gradients with respect to `x`, the weights and the bias.
 
         With ``G[i, c]`` the derivative of the reduced loss by logit c of row i,
@@ -446,7 +446,7 @@ class LinearHead:
             options=LossOptions.of("LinearHead.value_and_grad", options),
         )
 
-    def predict(self, x: ArrayLike) -> Any:
+    def predict(self, x: ArrayLike) -> Values:
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
 
         Parameters
@@ -595,7 +595,7 @@ class LinearHead:
         state = rows.run(request) if normalize else self._screened(rows, request)
         return _shaped_top(top_of(state, normalize), rows)
 
-    def logsumexp(self, x: ArrayLike) -> Any:
+    def logsumexp(self, x: ArrayLike) -> Values:
         """``log(sum(exp(z)))`` of each row.
 
         Parameters
@@ -620,7 +620,7 @@ class LinearHead:
 
     def target_log_prob(
         self, x: ArrayLike, target: TargetLike, *, ignore_index: int = -100
-    ) -> Any:
+    ) -> Values:
         """``log(softmax(z)[target])``: minus the loss.
 
         Parameters
@@ -784,7 +784,9 @@ class LinearHead:
         x, dtype = self._checked(x)
         return Batch(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
 
-    def _paired(self, x: ArrayLike, target: object, options: LossOptions):
+    def _paired(
+        self, x: ArrayLike, target: Any, options: LossOptions
+    ) -> tuple[Batch, Any, LossOptions]:
         """Rows with the targets and the options of the loss that belong to them."""
         if options is not DEFAULTS:
             x, target, options = shifted(check_x(x, self._n_features), target, options)
@@ -820,7 +822,7 @@ class LinearHead:
     def __copy__(self) -> LinearHead:
         return self  # nothing about a head can change
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         weight, bias = self._layer.unpack()
         return _remake, (type(self), weight, bias, self._options)
 
@@ -833,7 +835,7 @@ def _check_scale(softcap: float | None, temperature: float, dtype: np.dtype) -> 
         check_divisor(softcap / temperature, "`softcap / temperature`", dtype)
 
 
-def _check_screen(screen, pack) -> None:
+def _check_screen(screen: object, pack: object) -> None:
     if screen is None:
         return
     if not isinstance(screen, str) or screen != "int8":
@@ -842,7 +844,8 @@ def _check_screen(screen, pack) -> None:
         raise ValueError("`screen` needs `pack=True`: it holds what the weights are now")
 
 
-def _remake(cls: type[LinearHead], weight, bias, options: dict) -> LinearHead:
+def _remake(cls: type[LinearHead], weight: np.ndarray, bias: np.ndarray | None,
+            options: dict[str, Any]) -> LinearHead:
     return cls(weight, bias, **options)
 
 

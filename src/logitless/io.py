@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class HeadArrays(NamedTuple):
     temperature: float | None = None
 
 
-def open_array(path: str | os.PathLike, *, key: str | None = None) -> np.ndarray:
+def open_array(path: str | os.PathLike[str], *, key: str | None = None) -> np.ndarray:
     """Open the array in a .npy or .npz file.
 
     A .npy file is memory-mapped read-only: nothing is read yet, and what is
@@ -81,7 +82,7 @@ def open_array(path: str | os.PathLike, *, key: str | None = None) -> np.ndarray
     return read_npz(path, key)
 
 
-def read_head(path: str | os.PathLike) -> HeadArrays:
+def read_head(path: str | os.PathLike[str]) -> HeadArrays:
     """Read the weights of a head.
 
     Parameters
@@ -110,11 +111,10 @@ def read_head(path: str | os.PathLike) -> HeadArrays:
     if "weight" not in names:
         raise ValueError(f"{os.fspath(path)}: expected an array named 'weight', found "
                          f"{_listed(names)}")
-    arrays = {name: read_npz(path, name) for name in HeadArrays._fields if name in names}
-    for name in ("softcap", "temperature"):
-        if name in arrays:
-            arrays[name] = _number(path, name, arrays[name])
-    return HeadArrays(**arrays)
+    return HeadArrays(
+        read_npz(path, "weight"), read_npz(path, "bias") if "bias" in names else None,
+        *(_number(path, name) if name in names else None for name in ("softcap", "temperature")),
+    )
 
 
 def open_packaged(name: str) -> dict[str, np.ndarray]:
@@ -142,7 +142,7 @@ def open_packaged(name: str) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when all went well.
 
     The bytes go to a temporary name in the same folder, reach the disk, and
@@ -216,7 +216,7 @@ class NpzWriter:
     array([0., 0., 0., 1., 1.])
     """
 
-    def __init__(self, path: str | os.PathLike, leading_shape: tuple[int, ...]):
+    def __init__(self, path: str | os.PathLike[str], leading_shape: tuple[int, ...]):
         self._name, self.path = os.fspath(path), Path(os.path.realpath(path))
         self.leading_shape = leading_shape
         self._columns: dict[str, _Column] = {}
@@ -249,12 +249,13 @@ class NpzWriter:
             raise ValueError(f"{name}: expected blocks of {column.dtype} and shape "
                              f"(rows, *{column.tail}), got {block.dtype} {block.shape}")
         # Not ndarray.tofile, which loses the cause of a failed write.
-        column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
 
-    def __enter__(self):
+    def __enter__(self) -> NpzWriter:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         with _naming(self._name), self._spools:  # to close a file may be to write
             if kind is None:
                 self._assemble()
@@ -296,7 +297,8 @@ def _unnamed_file(folder: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _number(path, name: str, value: np.ndarray) -> float:
+def _number(path: str | os.PathLike[str], name: str) -> float:
+    value = read_npz(path, name)
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ValueError(f"{os.fspath(path)}: expected {name} to be a single number, got "
                          f"shape {value.shape}, dtype {value.dtype}")

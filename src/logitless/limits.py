@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,10 +95,10 @@ def _read_rate(memory: np.ndarray, streams: int, n_threads: int) -> float:
     return _best(lambda part: engine.spin_read(part, streams), parts) * memory.nbytes / 1e9
 
 
-def _best(work, parts) -> float:
+def _best(work: Callable[[Any], object], parts: Sequence[Any]) -> float:
     """Runs a second of all parts side by side, in the best of several trials."""
 
-    def claim(tasks):
+    def claim(tasks: pool.Tasks) -> None:
         for task in tasks:
             work(parts[task])
 

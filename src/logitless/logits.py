@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
 
-    from ._arrays.checks import TargetLike
+    from ._arrays.checks import TargetLike, Values
     from ._calls.options import LossKeywords
 
 
-
-def softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
+def softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Values:
     """``exp(logits) / sum(exp(logits))`` along `axis`.
 
     Parameters
@@ -57,7 +56,7 @@ def softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
     return _normalized(logits, axis, "proba")
 
 
-def log_softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
+def log_softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Values:
     """``logits - log(sum(exp(logits)))`` along `axis`.
 
     Parameters
@@ -88,7 +87,7 @@ def log_softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> A
     return _normalized(logits, axis, "log_proba")
 
 
-def logsumexp(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any:
+def logsumexp(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Values:
     """``log(sum(exp(logits)))`` along `axis`.
 
     Parameters
@@ -122,7 +121,7 @@ def logsumexp(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Any
     return rows.shaped(rows.each(Request(rows.dtype), _lse_with_infinities))
 
 
-def _lse_with_infinities(state: State, _) -> np.ndarray:
+def _lse_with_infinities(state: State, _: slice) -> np.ndarray:
     return np.where(np.isinf(state.max), state.max, state.lse)
 
 
@@ -133,7 +132,7 @@ def cross_entropy(
     reduction: str = "none",
     out: np.ndarray | None = None,
     **options: Unpack[LossKeywords],
-) -> Any:
+) -> Values:
     """``-log(softmax(logits)[target])`` of each row.
 
     With class probabilities `t` as target it is
@@ -181,7 +180,7 @@ def nll(
     ignore_index: int = -100,
     class_weight: ArrayLike | None = None,
     out: np.ndarray | None = None,
-) -> Any:
+) -> Values:
     """``-log(p[target])``; with class probabilities `t` as target ``-sum(t * log(p))``.
 
     Class weights `w` make these ``-w[target] * log(p[target])`` and
@@ -257,7 +256,9 @@ def _logit_batch(rows: Rows) -> Batch:
     return Batch(rows, rows.n, dtype, engine.score_logits, None)
 
 
-def _along(logits: np.ndarray, axis) -> tuple[Batch, tuple[int, ...], tuple[int, ...]]:
+def _along(
+    logits: np.ndarray, axis: int | tuple[int, ...] | None
+) -> tuple[Batch, tuple[int, ...], tuple[int, ...]]:
     """Give a batch whose classes lie along `axis`, the axes in its order, and their lengths."""
     logits = np.atleast_1d(logits)
     compute_dtype(logits.dtype, "logits")
@@ -267,7 +268,9 @@ def _along(logits: np.ndarray, axis) -> tuple[Batch, tuple[int, ...], tuple[int,
     return _logit_batch(Rows(moved, len(axes))), order, moved.shape
 
 
-def _normalized(logits, axis, write: str) -> np.ndarray | np.generic:
+def _normalized(
+    logits: ArrayLike, axis: int | tuple[int, ...] | None, write: str
+) -> Values:
     logits = as_array(logits, "logits")
     rows, order, shape = _along(logits, axis)
     if rows.n == 0:

@@ -6,10 +6,13 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
 _PACKAGE = __name__.partition(".")[0]
+_ALWAYS_THERE: Any = None  # default of fields that scores of every pass have
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +141,11 @@ class Scores:
     """
 
     loss: np.ndarray | None = None
-    lse: np.ndarray | None = None
+    lse: np.ndarray = _ALWAYS_THERE
     target_logit: np.ndarray | None = None
     target_rank: np.ndarray | None = None
-    predicted: np.ndarray | None = None
-    max_logit: np.ndarray | None = None
+    predicted: np.ndarray = _ALWAYS_THERE
+    max_logit: np.ndarray = _ALWAYS_THERE
     entropy: np.ndarray | None = None
     top: TopK | None = None
 
@@ -177,15 +180,16 @@ class Scores:
 
     def _counted(self) -> int:
         """Rows that count: all that are not ignored, as their rank and their loss tell."""
+        loss = np.asarray(self.loss)
         if self.target_rank is None:
-            return np.size(self.loss)
-        return np.count_nonzero((np.asarray(self.target_rank) >= 0) | np.isnan(self.loss))
+            return loss.size
+        return int(np.count_nonzero((np.asarray(self.target_rank) >= 0) | np.isnan(loss)))
 
 
 def warn_of_no_rows(what: str) -> None:
     """Warn whoever called the package that a mean is over nothing."""
     level = 1
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
         frame = frame.f_back
         level += 1

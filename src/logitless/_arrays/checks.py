@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         def tocsr(self) -> Any: ...
 
     TargetLike: TypeAlias = ArrayLike | Sparse
+    # What is found out about each row: an array, for a single row (k,) a scalar of NumPy. Which of
+    # them depends on shapes: a union would have every caller tell them apart, so it is Any, as
+    # with NumPy's own reductions.
+    Values: TypeAlias = Any
 
 # By type number, which byte order and metadata leave alone.
 _COMPUTE = {
@@ -35,7 +39,9 @@ _COMPUTE = {
     for code in codes
 }
 _HOST_MEMORY = (1, 3, 11)  # DLPack: CPU, CUDA's and ROCm's pinned host memory
-def as_array(value: object, name: str) -> np.ndarray:
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
     """`value` as an ndarray, without a copy where it already is an array of some library."""
     if type(value) is np.ndarray:
         return value
@@ -71,7 +77,7 @@ def as_array(value: object, name: str) -> np.ndarray:
         raise TypeError(f"`{name}` ({kind}) cannot be read as an array: {error}") from error
 
 
-def _torch_bfloat16(tensor, name: str) -> np.ndarray:
+def _torch_bfloat16(tensor: Any, name: str) -> np.ndarray:
     """Read a tensor of the one dtype that NumPy does not know by itself."""
     try:
         from ml_dtypes import bfloat16
@@ -148,7 +154,7 @@ def check_classes(array: np.ndarray, name: str) -> np.ndarray:
 def check_positive(value: object, name: str) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
+    if not value < math.inf or value <= 0:
         raise ValueError(f"`{name}` must be positive and finite, got {value}")
     return float(value)
 
@@ -161,7 +167,9 @@ def check_divisor(value: float, name: str, dtype: np.dtype) -> None:
                          f"got {value}")
 
 
-def check_integer(value: object, name: str, least: int | None = None, most: int | None = None):
+def check_integer(
+    value: Any, name: str, least: int | None = None, most: int | None = None
+) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -200,7 +208,7 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, name: str = 
 
 
 def check_direct_out(
-    out: object, shape: tuple[int, ...], dtype: np.dtype, name: str, inputs: Iterable[object]
+    out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, name: str, inputs: Iterable[object]
 ) -> None:
     """Check an array that results go into while `inputs` are still read."""
     check_out(out, shape, dtype, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from numbers import Number
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def _short(entry: object) -> str:
 # pandas
 
 
-def _pandas(value, labels: bool) -> np.ndarray | None:
+def _pandas(value: Any, labels: bool) -> np.ndarray | None:
     if hasattr(value, "dtypes") and getattr(value, "ndim", None) == 2:
         kinds = set(value.dtypes)
         if len(kinds) == 1 and isinstance(kind := kinds.pop(), np.dtype) and kind.kind in "biuf":
@@ -75,7 +76,7 @@ def _pandas(value, labels: bool) -> np.ndarray | None:
     return None
 
 
-def _pandas_column(column, labels: bool) -> np.ndarray:
+def _pandas_column(column: Any, labels: bool) -> np.ndarray:
     dtype = column.dtype
     if hasattr(dtype, "pyarrow_dtype"):
         return _arrow_column(getattr(column, "array", column).__arrow_array__(), labels)
@@ -113,7 +114,7 @@ def _stacked(column: np.ndarray) -> np.ndarray:
 # polars
 
 
-def _polars(value, labels: bool) -> np.ndarray | None:
+def _polars(value: Any, labels: bool) -> np.ndarray | None:
     if hasattr(value, "collect_schema") and hasattr(value, "collect"):
         raise TypeError("it is lazy; `.collect()` makes a DataFrame of it")
     if hasattr(value, "get_columns"):
@@ -127,7 +128,7 @@ def _polars(value, labels: bool) -> np.ndarray | None:
     return None
 
 
-def _polars_column(column, labels: bool) -> np.ndarray:
+def _polars_column(column: Any, labels: bool) -> np.ndarray:
     polars = sys.modules["polars"]
     dtype = column.dtype
     if isinstance(dtype, (polars.List, polars.Array)):
@@ -141,7 +142,7 @@ def _polars_column(column, labels: bool) -> np.ndarray:
     return _numbers(column.to_numpy(), dtype, ".cast(polars.Float32)")
 
 
-def _polars_lists(column, labels: bool) -> np.ndarray:
+def _polars_lists(column: Any, labels: bool) -> np.ndarray:
     _refuse_missing_lists(column.null_count())
     width = getattr(column.dtype, "size", None)
     if width is None:
@@ -156,7 +157,7 @@ def _polars_lists(column, labels: bool) -> np.ndarray:
 # pyarrow
 
 
-def _pyarrow(value, labels: bool) -> np.ndarray | None:
+def _pyarrow(value: Any, labels: bool) -> np.ndarray | None:
     if hasattr(value, "columns") and hasattr(value, "schema"):
         columns = zip(value.schema.names, value.columns, strict=True)
         return _matrix(columns, value.num_rows, _arrow_column, labels)
@@ -165,7 +166,7 @@ def _pyarrow(value, labels: bool) -> np.ndarray | None:
     return None
 
 
-def _arrow_column(column, labels: bool) -> np.ndarray:
+def _arrow_column(column: Any, labels: bool) -> np.ndarray:
     arrow = sys.modules["pyarrow"]
     if isinstance(column, arrow.ChunkedArray):
         return _arrow_chunks(column, labels)
@@ -186,7 +187,7 @@ def _arrow_column(column, labels: bool) -> np.ndarray:
     return _numbers(column.to_numpy(zero_copy_only=False), kind, ".cast(pyarrow.float32())")
 
 
-def _arrow_chunks(column, labels: bool) -> np.ndarray:
+def _arrow_chunks(column: Any, labels: bool) -> np.ndarray:
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     if not chunks:
         return _arrow_column(sys.modules["pyarrow"].array([], column.type), labels)
@@ -197,7 +198,7 @@ def _arrow_chunks(column, labels: bool) -> np.ndarray:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _arrow_lists(column, labels: bool) -> np.ndarray:
+def _arrow_lists(column: Any, labels: bool) -> np.ndarray:
     import pyarrow.compute
 
     _refuse_missing_lists(column.null_count)
@@ -240,7 +241,7 @@ def _numbers(array: np.ndarray, dtype: object, cast: str) -> np.ndarray:
     return array
 
 
-def _refuse_missing_classes(labels: bool, missing, fill: str) -> None:
+def _refuse_missing_classes(labels: bool, missing: Any, fill: str) -> None:
     missing = np.asarray(missing)
     if labels and missing.any():
         raise ValueError(f"classes must be all there, none in row {missing.argmax()}; "

@@ -13,7 +13,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ _HEADER = re.compile(
 _DTYPE = re.compile(r"'([<>|=]?[biufcmMOSUV]\d*(?:\[\w+\])?)'", re.ASCII)
 
 
-def kind_of(path: str | os.PathLike) -> str:
+def kind_of(path: str | os.PathLike[str]) -> str:
     """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
     with _opened(path, "it cannot be read") as file:
         magic = file.read(len(_MAGIC))
@@ -46,7 +46,7 @@ def kind_of(path: str | os.PathLike) -> str:
                      f"np.savez write them, but it {found}")
 
 
-def map_npy(path: str | os.PathLike) -> np.ndarray:
+def map_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """Memory-map the array in a .npy file."""
     with _opened(path, "it cannot be read as a .npy array of numbers") as file:
         layout = _read_layout(file)
@@ -57,14 +57,14 @@ def map_npy(path: str | os.PathLike) -> np.ndarray:
                                     layout.order))
 
 
-def npz_names(path: str | os.PathLike) -> list[str]:
+def npz_names(path: str | os.PathLike[str]) -> list[str]:
     """Names of the arrays in a .npz file."""
     with (_opened(path, "it cannot be read as a .npz archive") as file,
           zipfile.ZipFile(file) as archive):
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_npz(path: str | os.PathLike, name: str) -> np.ndarray:
+def read_npz(path: str | os.PathLike[str], name: str) -> np.ndarray:
     """Read one of the arrays in a .npz file."""
     with (_opened(path, f"its {name!r} cannot be read as an array of numbers") as file,
           zipfile.ZipFile(file) as archive):
@@ -73,7 +73,7 @@ def read_npz(path: str | os.PathLike, name: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path, failure: str) -> Iterator[BinaryIO]:
+def _opened(path: str | os.PathLike[str], failure: str) -> Iterator[BinaryIO]:
     """Open a regular file; whatever its readers raise becomes an error that names it."""
     name = os.fspath(path)
     mode = os.stat(path).st_mode
@@ -97,7 +97,7 @@ class _Layout(NamedTuple):
 
     dtype: np.dtype
     shape: tuple[int, ...]
-    order: str
+    order: Literal["C", "F"]
 
     @property
     def n_bytes(self) -> int:
@@ -112,7 +112,7 @@ class _Layout(NamedTuple):
         return np.ndarray(self.shape, self.dtype, data, order=self.order)
 
 
-def _read_layout(file: BinaryIO) -> _Layout:
+def _read_layout(file: IO[bytes]) -> _Layout:
     """Read the header; the file is at the data then."""
     start = file.read(len(_MAGIC) + 2)
     if start[:-2] != _MAGIC or start[-2] not in _LENGTH_BYTES:
@@ -128,10 +128,10 @@ def _read_layout(file: BinaryIO) -> _Layout:
     entries = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True)) if found else {}
     if entries.keys() != {"descr", "fortran_order", "shape"}:
         raise ValueError(f"a header that cannot be read: {text.strip()[:200]!r}")
-    order = {"True": "F", "False": "C"}[entries["fortran_order"]]
+    orders: dict[str, Literal["C", "F"]] = {"True": "F", "False": "C"}
     axes = entries["shape"].strip("()").split(",")
     shape = tuple(int(axis.strip().removesuffix("L")) for axis in axes if axis.strip())
-    return _Layout(_number_dtype(entries["descr"]), shape, order)
+    return _Layout(_number_dtype(entries["descr"]), shape, orders[entries["fortran_order"]])
 
 
 def _number_dtype(text: str) -> np.dtype:

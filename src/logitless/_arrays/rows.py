@@ -32,6 +32,7 @@ class Rows:
     def __init__(self, array: np.ndarray, trailing: int = 1):
         self.array = array
         self.dtype = array.dtype
+        self.whole: np.ndarray | None
         if array.ndim == 2 and trailing == 1:
             self.whole = array
             self.lead = array.shape[:1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +67,7 @@ def is_sparse(value: object) -> bool:
     return hasattr(value, "tocsr")
 
 
-def read_sparse(target, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
+def read_sparse(target: Any, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
     """Check class probabilities and bring them into canonical form; `target` stays as it is."""
     if tuple(target.shape) != shape:
         raise ValueError(
@@ -92,13 +94,13 @@ def read_sparse(target, shape: tuple[int, int], dtype: np.dtype) -> SparseRows:
                       shape[1])
 
 
-def checked_csr(matrix, name: str):
+def checked_csr(matrix: Any, name: str) -> Any:
     """Convert a sparse matrix of any format to CSR, its index structure checked before and after.
 
     SciPy's own conversions trust what a matrix says about itself: they read and write wherever a
     damaged one sends them.
     """
-    check = _STRUCTURE.get(getattr(matrix, "format", None))
+    check = _STRUCTURE.get(getattr(matrix, "format", ""))
     if check is not None:
         check(matrix, name)
     csr = matrix.tocsr()
@@ -106,7 +108,7 @@ def checked_csr(matrix, name: str):
     return csr
 
 
-def _check_compressed(matrix, name: str) -> None:
+def _check_compressed(matrix: Any, name: str) -> None:
     """CSR, CSC, BSR: where the entries of each row (or column) begin, and where they lie in it."""
     form = getattr(matrix, "format", "csr")
     by_row = form != "csc"
@@ -139,7 +141,7 @@ def _check_compressed(matrix, name: str) -> None:
     _check_range(index[:entries], columns, name, "columns" if by_row else "rows", where)
 
 
-def _blocks(matrix, name: str) -> tuple[int, int]:
+def _blocks(matrix: Any, name: str) -> tuple[int, int]:
     """How many blocks of a BSR matrix lie below and beside each other."""
     tail = matrix.data.shape[1:]
     if len(tail) != 2 or not all(tail) or any(size % step for size, step in
@@ -149,7 +151,7 @@ def _blocks(matrix, name: str) -> tuple[int, int]:
     return matrix.shape[0] // tail[0], matrix.shape[1] // tail[1]
 
 
-def _check_coordinates(matrix, name: str) -> None:
+def _check_coordinates(matrix: Any, name: str) -> None:
     """COO: the row and the column of each entry."""
     row, column = matrix.row, matrix.col
     for part, index in ("row", row), ("col", column):
@@ -161,16 +163,16 @@ def _check_coordinates(matrix, name: str) -> None:
     _check_range(column, matrix.shape[1], name, "columns", lambda e: f"in row {row[e]}")
 
 
-def _check_keys(matrix, name: str) -> None:
+def _check_keys(matrix: Any, name: str) -> None:
     """DOK: a dictionary by row and column."""
     for axis, (what, in_what) in enumerate((("rows", "column"), ("columns", "row"))):
         index = np.array([key[axis] for key in matrix.keys()], np.int64)  # noqa: SIM118 (no dict)
         other = [key[1 - axis] for key in matrix.keys()]  # noqa: SIM118
         _check_range(index, matrix.shape[axis], name, what,
-                     lambda e, other=other, in_what=in_what: f"in {in_what} {other[e]}")
+                     lambda e: f"in {in_what} {other[e]}")  # noqa: B023 (called in this round)
 
 
-def _check_lists(matrix, name: str) -> None:
+def _check_lists(matrix: Any, name: str) -> None:
     """LIL: for each row its columns and its values."""
     rows = matrix.shape[0]
     if not len(matrix.rows) == len(matrix.data) == rows:
@@ -182,7 +184,7 @@ def _check_lists(matrix, name: str) -> None:
                              f"got {len(values)} and {len(columns)} in row {i}")
 
 
-def _check_diagonals(matrix, name: str) -> None:
+def _check_diagonals(matrix: Any, name: str) -> None:
     """DIA: which diagonals its rows of data are."""
     _check_integers(matrix.offsets, f"{name}.offsets")
     if matrix.data.ndim != 2 or len(matrix.offsets) != len(matrix.data):
@@ -195,13 +197,14 @@ _STRUCTURE = {"csr": _check_compressed, "csc": _check_compressed, "bsr": _check_
               "dia": _check_diagonals}
 
 
-def _check_integers(index, name: str) -> None:
+def _check_integers(index: Any, name: str) -> None:
     if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind not in "iu":
         got = f"{index.dtype} of shape {index.shape}" if isinstance(index, np.ndarray) else index
         raise ValueError(f"`{name}` must be a one-dimensional array of integers, got {got}")
 
 
-def _check_range(index: np.ndarray, size: int, name: str, what: str, where) -> None:
+def _check_range(index: np.ndarray, size: int, name: str, what: str,
+                 where: Callable[[int], str]) -> None:
     """Check that an index names only rows or columns that there are."""
     if index.size == 0 or (index.min() >= 0 and index.max() < size):
         return
@@ -210,7 +213,7 @@ def _check_range(index: np.ndarray, size: int, name: str, what: str, where) -> N
                      f"{where(entry)}")
 
 
-def _is_canonical(csr) -> bool:
+def _is_canonical(csr: Any) -> bool:
     """Whether the columns of each row ascend and none comes twice."""
     start = csr.indptr
     rises = np.ones(int(start[-1]), bool)

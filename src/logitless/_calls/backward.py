@@ -21,7 +21,8 @@ class Backward:
         Of the rows that have been taken in.
     """
 
-    def __init__(self, objective: Objective, grad_output, filter_eps: float, temperature: float):
+    def __init__(self, objective: Objective, grad_output: np.ndarray | float, filter_eps: float,
+                 temperature: float):
         self._objective = objective
         self._filter_eps = filter_eps
         self.filters = filter_eps > 0
@@ -29,7 +30,7 @@ class Backward:
         divisor = objective.divisor()
         # Of each row, or of all that count; nothing is reduced where none counts.
         self._weight = grad_output / (divisor * temperature) if divisor else 0.0
-        self._class_total = objective.n
+        self._class_total: float = objective.n
         if objective.class_weight is not None:
             self._class_total = float(objective.class_weight.sum(dtype=F64))
 
@@ -52,7 +53,8 @@ class Backward:
                 self._fill(coefficients, weight, state, rows)
         return coefficients
 
-    def _fill(self, c: np.ndarray, weight: np.ndarray, state: State, rows: slice) -> None:
+    def _fill(self, c: np.ndarray, weight: np.ndarray | float, state: State,
+              rows: slice) -> None:
         """Fill in the coefficients of rows whose gradients are multiplied with `weight`."""
         o = self._objective
         index = None if o.targets.index is None else o.targets.index[rows, 0]
@@ -76,6 +78,6 @@ class Backward:
         c[SOFTMAX] = mass
 
 
-def _times(weight: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _times(weight: np.ndarray | float, value: np.ndarray) -> np.ndarray:
     """Weight 0 makes 0 of anything."""
     return np.where(weight == 0, 0, weight * value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from .._engines.interface import Request, State, gathered
 from ..results import ScreenStats, TopK
 from .objective import ALL, Objective
 from .options import LossOptions
+
+if TYPE_CHECKING:
+    from .._arrays.checks import Values
 
 ROWS_AT_ONCE = 1 << 17  # whose states are held beside what is made of them
 
@@ -58,12 +62,13 @@ class Batch:
         m = self.rows.m
         if m <= ROWS_AT_ONCE:
             return of(self.run(request), ALL)
-        joined = None
-        for rows, state in self._parts(request):
-            part = of(state, rows)
-            if joined is None:
-                joined = np.empty((m, *part.shape[1:]), part.dtype)
-            joined[rows] = part
+        parts = self._parts(request)
+        rows, state = next(parts)
+        part = of(state, rows)
+        joined = np.empty((m, *part.shape[1:]), part.dtype)
+        joined[rows] = part
+        for rows, state in parts:
+            joined[rows] = of(state, rows)
         return joined
 
     def _parts(self, request: Request) -> Iterator[tuple[slice, State]]:
@@ -73,7 +78,8 @@ class Batch:
         for block in row_blocks(rows.m, *copied, most=ROWS_AT_ONCE):
             yield block, self._score(rows[block], request.rows(block), self._n_threads)
 
-    def loss(self, target: object, out: np.ndarray | None, reduction: str, options: LossOptions):
+    def loss(self, target: object, out: np.ndarray | None, reduction: str,
+             options: LossOptions) -> Values:
         """Find the losses against `target`, reduced and shaped."""
         objective = Objective(target, self.rows.lead, self.n, self.dtype, reduction, options)
         if out is not None:
@@ -97,7 +103,7 @@ class Batch:
             self._score(x, request, self._n_threads)
             yield first, out
 
-    def shaped(self, values: np.ndarray) -> np.ndarray | np.generic:
+    def shaped(self, values: np.ndarray) -> Values:
         """Rows (m, ...) in the leading shape of the input; a scalar where nothing is left."""
         return shaped(values, self.rows.lead)
 
@@ -107,9 +113,10 @@ def check_loss_out(out: object, objective: Objective, lead: tuple[int, ...]) -> 
     check_out(out, lead if objective.reduction == "none" else (), objective.dtype)
 
 
-def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...], out):
+def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...],
+               out: np.ndarray | None) -> Values:
     """Losses (m,) as the caller gets them: reduced, shaped, in `out`."""
-    result = losses
+    result: Values = losses
     if objective.reduction != "none":
         result = objective.reduce(losses)
     elif len(lead) != 1:
@@ -120,7 +127,7 @@ def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...], 
     return out
 
 
-def shaped(values: np.ndarray, lead: tuple[int, ...]) -> np.ndarray | np.generic:
+def shaped(values: np.ndarray, lead: tuple[int, ...]) -> Values:
     """Rows (m, ...) with this leading shape; a scalar where nothing is left."""
     if len(lead) == 1:
         return values

@@ -6,12 +6,14 @@ class; a head has a row for every class.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .._arrays.sparse import checked_csr, is_sparse
 
 
-def head_arrays(fitted) -> tuple[np.ndarray, np.ndarray]:
+def head_arrays(fitted: Any) -> tuple[np.ndarray, np.ndarray]:
     """Weights (n, k) and bias (n,) of a fitted classifier; see `LinearHead.from_estimator`."""
     if not (hasattr(fitted, "coef_") and hasattr(fitted, "classes_")):
         _raise_unfitted(fitted)
@@ -35,7 +37,7 @@ def both_classes(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, n
             np.concatenate([np.zeros_like(intercept), intercept]))
 
 
-def _raise_unfitted(fitted) -> None:
+def _raise_unfitted(fitted: Any) -> None:
     """Have scikit-learn raise NotFittedError where `fitted` is its own and is not."""
     if hasattr(fitted, "fit") and hasattr(fitted, "get_params"):
         from sklearn.utils.validation import check_is_fitted
@@ -43,7 +45,7 @@ def _raise_unfitted(fitted) -> None:
         check_is_fitted(fitted)
 
 
-def _check_rows(fitted, coef: np.ndarray) -> None:
+def _check_rows(fitted: Any, coef: np.ndarray) -> None:
     """One row for each class, or one for two of them, which are alternatives."""
     n = np.size(np.asarray(fitted.classes_, object))
     rows = (1, 2) if n == 2 else (n,)
@@ -56,7 +58,7 @@ def _check_rows(fitted, coef: np.ndarray) -> None:
         raise _unexpected(fitted, "one with several labels a row")
 
 
-def _unexpected(fitted, got: str) -> TypeError:
+def _unexpected(fitted: Any, got: str) -> TypeError:
     return TypeError(
         "`fitted` must be a fitted linear classifier with `coef_` of one row for each of "
         f"`classes_` (or one row for two classes), got {type(fitted).__name__}: {got}"

@@ -25,7 +25,7 @@ import numpy as np
 
 from .._arrays.checks import as_array, check_integer, compute_dtype, plain
 from .._arrays.rows import Rows
-from .._arrays.sparse import checked_csr, is_sparse
+from .._arrays.sparse import SparseRows, checked_csr, is_sparse
 from .._engines.interface import Request, State
 from ..results import warn_of_no_rows
 from .options import DEFAULTS, LossOptions
@@ -71,7 +71,7 @@ class Objective:
                       and self.label_smoothing == 0 and self.z_loss == 0)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
-    def arrays(self) -> list[np.ndarray]:
+    def arrays(self) -> list[np.ndarray | None]:
         """All that is read while gradients are written."""
         targets = self.targets
         arrays = [targets.index, self.class_weight, self.sample_weight]
@@ -81,10 +81,10 @@ class Objective:
             arrays += [targets.probs.start, targets.probs.index, targets.probs.value]
         return arrays
 
-    def request(self, **also) -> Request:
+    def request(self, **also: Any) -> Request:
         """Make the request that finds what the losses are made of."""
-        probs = self.targets.probs
-        if probs is not None and probs.whole is not None:
+        probs: np.ndarray | SparseRows | Rows | None = self.targets.probs
+        if isinstance(probs, Rows) and probs.whole is not None:
             probs = probs.whole
         smooth, weight = self.label_smoothing > 0, self.class_weight
         if weight is None and smooth:
@@ -135,9 +135,9 @@ class Objective:
 
     def counts(self, rows: slice) -> np.ndarray | None:
         """Which rows are neither ignored nor of weight 0; None where all are neither."""
-        counts = None
-        if self.targets.probs is None and self.targets.counted < len(self.targets.index):
-            counts = self.targets.index[rows, 0] >= 0
+        counts, index = None, self.targets.index
+        if index is not None and self.targets.probs is None and self.targets.counted < len(index):
+            counts = index[rows, 0] >= 0
         if self.sample_weight is not None:
             weighty = self.sample_weight[rows] != 0
             counts = weighty if counts is None else counts & weighty
@@ -159,7 +159,7 @@ class Objective:
         counts = self.counts(ALL)
         return float(weight.sum() if counts is None else weight[counts].sum())
 
-    def reduce(self, losses: np.ndarray) -> np.ndarray | np.generic:
+    def reduce(self, losses: np.ndarray) -> np.generic:
         """Losses (m,) to one: added up in float64, in an order that threads do not change."""
         divisor = self.divisor()
         if divisor == 0:
@@ -169,13 +169,13 @@ class Objective:
             return self.dtype.type(np.sum(losses, dtype=F64) / divisor)
 
 
-def _product(weight, loss: np.ndarray) -> np.ndarray:
+def _product(weight: np.ndarray | float, loss: np.ndarray) -> np.ndarray:
     """Weight 0 makes 0 even of an infinite loss."""
     return np.where(np.equal(weight, 0), 0.0, weight * loss)
 
 
 def shifted(
-    x: np.ndarray, target: object, options: LossOptions, x_name: str = "x"
+    x: np.ndarray, target: Any, options: LossOptions, x_name: str = "x"
 ) -> tuple[np.ndarray, Any, LossOptions]:
     """Rows of x (..., t, k) paired with the targets `shift` places further along t."""
     shift = check_integer(options.shift, "shift", 0)
@@ -189,7 +189,7 @@ def shifted(
         )
     keep = lead[-1] - shift
 
-    def later(value, name):
+    def later(value: Any, name: str) -> Any:
         if value is None:
             return None
         if is_sparse(value):
@@ -206,7 +206,7 @@ def shifted(
     return x[..., :keep, :], target, replace(options, sample_weight=weight)
 
 
-def _check_class_weight(weight, n: int, dtype: np.dtype) -> np.ndarray | None:
+def _check_class_weight(weight: object, n: int, dtype: np.dtype) -> np.ndarray | None:
     if weight is None:
         return None
     weight = as_array(weight, "class_weight")
@@ -222,7 +222,7 @@ def _check_class_weight(weight, n: int, dtype: np.dtype) -> np.ndarray | None:
     return rounded
 
 
-def _check_sample_weight(weight, lead: tuple[int, ...]) -> np.ndarray | None:
+def _check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | None:
     if weight is None:
         return None
     weight = as_array(weight, "sample_weight")
@@ -237,17 +237,18 @@ def _check_sample_weight(weight, lead: tuple[int, ...]) -> np.ndarray | None:
     return flat
 
 
-def _check_size(value, name: str) -> float:
+def _check_size(value: object, name: str) -> float:
     if type(value) is float and 0 <= value < math.inf:  # sparing most callers the rest
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    if not 0 <= value < math.inf:
+    if not value < math.inf or value < 0:
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
     return float(value)
 
 
-def _check_fraction(value, name: str) -> float:
-    if _check_size(value, name) > 1:
+def _check_fraction(value: object, name: str) -> float:
+    fraction = _check_size(value, name)
+    if fraction > 1:
         raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
-    return float(value)
+    return fraction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,12 @@ class Targets:
 
 
 def check_target(
-    target: object, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
+    target: Any, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
 ) -> Targets:
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
     if type(ignore_index) is not int:
         ignore_index = check_integer(ignore_index, "ignore_index")
-    array = target
+    array: np.ndarray = target
     if type(target) is not np.ndarray:
         if is_sparse(target):
             _check_nothing_ignored(ignore_index)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,33 +25,36 @@ from .batch import given_loss
 from .objective import F64, Objective, shifted
 from .options import DEFAULTS, LossOptions
 
+if TYPE_CHECKING:
+    from .._arrays.checks import Values
+
 WORKSPACE = 64 << 20
 NAMES = ("x", "weight", "bias")
 
 
-
 def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: object,
-                   dtype: np.dtype, *, reduction, wrt, grad_output, workspace_bytes, filter_eps,
-                   out, accumulate, options: LossOptions):
+                   dtype: np.dtype, *, reduction: str, wrt: object, grad_output: object,
+                   workspace_bytes: int, filter_eps: object, out: object, accumulate: bool,
+                   options: LossOptions) -> tuple[Values, Gradients]:
     """Loss and Gradients of a layer for checked rows; see `LinearHead.value_and_grad`."""
     wanted = _check_wrt(wrt)
     workspace_bytes = check_integer(workspace_bytes, "workspace_bytes", 1)
-    filter_eps = _check_eps(filter_eps)
+    eps = _check_eps(filter_eps)
     used = x
     if options is not DEFAULTS:
         used, target, options = shifted(x, target, options)
     rows = Rows(used)
     objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options)
-    grad_output = _check_grad_output(grad_output, rows.lead, reduction)
+    factor = _check_grad_output(grad_output, rows.lead, reduction)
     grads = _gradients(out, wanted, x, layer, dtype, accumulate, objective)
 
-    backward = Backward(objective, grad_output, filter_eps, layer.temperature)
+    backward = Backward(objective, factor, eps, layer.temperature)
     d_x = _rows_of(grads.x, used.shape, accumulate)
     engine.gradients(
         layer, rows, objective.request(), backward, Gradients(d_x, grads.weight, grads.bias),
         bool(accumulate), workspace_bytes, n_threads,
     )
-    if d_x is not None and not np.may_share_memory(d_x, grads.x):
+    if d_x is not None and grads.x is not None and not np.may_share_memory(d_x, grads.x):
         # Positions without a target further along have no gradient.
         if accumulate:
             grads.x[..., : used.shape[-2], :] += d_x.reshape(used.shape)
@@ -58,7 +63,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
     return given_loss(backward.losses, objective, rows.lead, None), grads
 
 
-def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.ndarray | None:
+def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate: bool) -> np.ndarray | None:
     """Where the engine writes the gradient of the rows in use, (m, k)."""
     if grad is None:
         return None
@@ -71,7 +76,7 @@ def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate) -> np.n
     return np.zeros((math.prod(used[:-1]), used[-1]), grad.dtype)
 
 
-def _check_wrt(wrt) -> tuple[str, ...]:
+def _check_wrt(wrt: object) -> tuple[str, ...]:
     if not isinstance(wrt, (str, tuple, list, set, frozenset)):
         raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
     wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -81,15 +86,17 @@ def _check_wrt(wrt) -> tuple[str, ...]:
     return wanted
 
 
-def _check_eps(eps) -> float:
+def _check_eps(eps: object) -> float:
     if isinstance(eps, bool) or not isinstance(eps, Real):
         raise TypeError(f"`filter_eps` must be a number, got {type(eps).__name__}")
-    if not 0 <= eps < 1:
+    if not eps < 1 or eps < 0:
         raise ValueError(f"`filter_eps` must be in [0, 1), got {eps}")
     return float(eps)
 
 
-def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
+def _check_grad_output(
+    grad_output: object, lead: tuple[int, ...], reduction: str
+) -> np.ndarray | float:
     """Factors of the rows in float64, (m,) or a number."""
     if grad_output is None:
         return 1.0
@@ -104,7 +111,8 @@ def _check_grad_output(grad_output, lead: tuple[int, ...], reduction: str):
     return plain(array, F64).reshape(-1 if expected else ())
 
 
-def _gradients(out, wanted, x, layer, dtype, accumulate, objective: Objective) -> Gradients:
+def _gradients(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: Layer, dtype: np.dtype,
+               accumulate: bool, objective: Objective) -> Gradients:
     """Arrays for the gradients: those of `out`, else new ones."""
     shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
               "bias": (layer.n_classes,)}
@@ -122,7 +130,8 @@ def _gradients(out, wanted, x, layer, dtype, accumulate, objective: Objective) -
     return Gradients(**{name: getattr(out, name) for name in wanted})
 
 
-def _check_gradient(array, name: str, shape, dtype, inputs) -> None:
+def _check_gradient(array: np.ndarray | None, name: str, shape: tuple[int, ...], dtype: np.dtype,
+                    inputs: Sequence[object]) -> None:
     name = f"out.{name}"
     if array is None:
         raise ValueError(f"`{name}` must be an array, as `wrt` names it, got None")

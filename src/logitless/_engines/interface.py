@@ -70,9 +70,13 @@ class Request:
         )
 
 
+# What a state has in place of an array that was not asked for. Whoever reads one has asked.
+NOT_ASKED: Any = None
+
+
 @dataclass(slots=True)
 class State:
-    """What a pass found out: arrays over the rows, None where not asked for.
+    """What a pass found out: arrays over the rows, NOT_ASKED where that is so.
 
     The softmax is held relative to the largest logit, and the class that has
     it is left out of the running sum: with ``rest = sum(exp(z - max))`` over
@@ -110,20 +114,20 @@ class State:
         nothing was screened.
     """
 
-    max: np.ndarray | None = None
-    argmax: np.ndarray | None = None
-    rest: np.ndarray | None = None
-    log_norm: np.ndarray | None = None
-    entropy: np.ndarray | None = None
-    target_logit: np.ndarray | None = None
-    target_loss: np.ndarray | None = None
-    target_rank: np.ndarray | None = None
-    prob_sum: np.ndarray | None = None
-    prob_loss: np.ndarray | None = None
-    smooth_loss: np.ndarray | None = None
-    top_index: np.ndarray | None = None
-    top_logit: np.ndarray | None = None
-    rescored: np.ndarray | None = None
+    max: np.ndarray = NOT_ASKED
+    argmax: np.ndarray = NOT_ASKED
+    rest: np.ndarray = NOT_ASKED
+    log_norm: np.ndarray = NOT_ASKED
+    entropy: np.ndarray = NOT_ASKED
+    target_logit: np.ndarray = NOT_ASKED
+    target_loss: np.ndarray = NOT_ASKED
+    target_rank: np.ndarray = NOT_ASKED
+    prob_sum: np.ndarray = NOT_ASKED
+    prob_loss: np.ndarray = NOT_ASKED
+    smooth_loss: np.ndarray = NOT_ASKED
+    top_index: np.ndarray = NOT_ASKED
+    top_logit: np.ndarray = NOT_ASKED
+    rescored: np.ndarray = NOT_ASKED
 
     @property
     def lse(self) -> np.ndarray:
@@ -180,14 +184,21 @@ class Layer(Protocol):
         ...
 
 
+# Fields of Scores up to entropy, and those of TopK.
+ScoreFields = tuple[Any, Any, Any, Any, Any, Any, Any]
+TopFields = tuple[Any, Any, Any]
+
+
 class FewRows(Protocol):
     """A short way for calls of a few rows; each gives None for what is not for it."""
 
     def loss(self, x: Any, target: Any) -> np.ndarray | None: ...
     def predict(self, x: Any) -> np.ndarray | None: ...
     def columns(self, x: Any, write: str) -> np.ndarray | None: ...
-    def topk(self, x: Any, top: int, normalize: bool) -> tuple | None: ...
-    def score(self, x: Any, target: Any, top: int, entropy: bool) -> tuple | None: ...
+    def topk(self, x: Any, top: int, normalize: bool) -> TopFields | None: ...
+    def score(
+        self, x: Any, target: Any, top: int, entropy: bool
+    ) -> tuple[ScoreFields, TopFields | None] | None: ...
 
 
 # Of a row of G = d loss / d logits, times 1 / temperature:

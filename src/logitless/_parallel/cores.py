@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 
 def usable_cores() -> int:
@@ -35,7 +36,7 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _walk(root: str, path: str, read) -> list[int]:
+def _walk(root: str, path: str, read: Callable[[str], list[int]]) -> list[int]:
     """Quotas of a group and of all groups above it; in a container the root is its own."""
     parts = [part for part in path.split("/") if part]
     found = []

@@ -10,21 +10,27 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from .cores import usable_cores
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
 MAX_THREADS = 256
+Work = Callable[["Tasks"], None]  # what a thread does: it iterates over the tasks it is given
 
 _chosen: ContextVar[int | None] = ContextVar("logitless_threads", default=None)
-_pool = None
+_pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
 
-def check_threads(n, name: str = "n_threads") -> int:
+def check_threads(n: Any, name: str = "n_threads") -> int:
     """Return a thread count as int, or say what is wrong with it."""
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"`{name}` must be an int, got {type(n).__name__}")
@@ -35,7 +41,7 @@ def check_threads(n, name: str = "n_threads") -> int:
 
 
 @contextmanager
-def threads(n):
+def threads(n: int) -> Iterator[None]:
     """Use `n` threads in calls of this thread or task, for the length of a with block.
 
     Parameters
@@ -95,7 +101,7 @@ def default_threads() -> int:
     return usable_cores()
 
 
-def _executor():
+def _executor() -> ThreadPoolExecutor:
     """Return the pool, made when first needed: importing it is not free."""
     global _pool
     with _pool_lock:
@@ -129,7 +135,7 @@ class Tasks:
         What a helper raised first.
     """
 
-    def __init__(self, work, count: int):
+    def __init__(self, work: Work, count: int):
         self._work = work
         self._left = deque(range(count))
         self._signing = threading.Lock()
@@ -138,7 +144,7 @@ class Tasks:
         self.helpers = 0
         self.error: BaseException | None = None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         while not self.stopped:
             try:
                 yield self._left.popleft()
@@ -166,7 +172,7 @@ class Tasks:
 
     def forget(self) -> None:
         """Let go of the work, and of all that it holds: a helper may come late, and hold this."""
-        self._work = None
+        self._work = lambda tasks: None
 
     def wait(self) -> None:
         """Wait until no helper is at work."""
@@ -175,7 +181,7 @@ class Tasks:
                 self._gone.get(timeout=0.1)
 
 
-def run(work, count: int, n_threads: int) -> None:
+def run(work: Work, count: int, n_threads: int) -> None:
     """Call ``work(tasks)`` in up to `n_threads` threads, which share out the tasks.
 
     Parameters

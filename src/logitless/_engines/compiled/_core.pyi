@@ -54,7 +54,10 @@ class Small:
     ) -> tuple[Array, Array, Array | None] | None: ...
     def score(
         self, x: object, target: object, top: int, entropy: bool
-    ) -> tuple[tuple[Array | None, ...], tuple[Array, ...] | None] | None: ...
+    ) -> tuple[
+        tuple[Array, Array, Array, Array, Array, Array, Array | None],
+        tuple[Array, Array, Array] | None,
+    ] | None: ...
 
 class Job:
     def __init__(
