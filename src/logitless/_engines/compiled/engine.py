@@ -37,7 +37,10 @@ __all__ = [
 empty = aligned  # memory for a gradient
 
 
-def make_layer(weight, bias, *, softcap, temperature, pack, screen) -> Layer:
+def make_layer(
+    weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None, temperature: float,
+    pack: bool, screen: bool,
+) -> Layer:
     """Weights and what is done to their logits, ready for `score`."""
     layer = Layer(weight, bias, softcap, temperature, pack)
     if screen and layer.packed is not None:
@@ -50,24 +53,27 @@ def few_rows(layer: Layer) -> Small | None:
     kernels = KERNELS[layer.dtype]
     n, k = layer.n_classes, layer.n_features
     most = small_rows(kernels, n, k)
-    weight = layer.weight if layer.packed is None else layer.packed
-    plain = layer.packed is not None or in_place(weight, layer.dtype)
+    packed = layer.packed is not None
+    weight = layer.packed if packed else layer.weight
+    if weight is None or most == 0:
+        return None
+    plain = packed or in_place(weight, layer.dtype)
     plain &= layer.bias is None or layer.bias.dtype == layer.dtype
     plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
-    if most == 0 or not plain:
+    if not plain:
         return None
-    return Small(kernels, weight, layer.packed is not None, layer.bias, n, k, layer.softcap,
-                 layer.temperature, most)
+    return Small(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature, most)
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
-    if layer.screen is not None and can_screen(layer, x, request):
+    screen: Screen | None = layer.screen
+    if screen is not None and can_screen(layer, screen, x, request):
 
         def dense(x: np.ndarray, request: Request) -> State:
             return score_all(LinearScoring(layer, x, request, n_threads))
 
-        return ScreenedScoring(layer, x, request, n_threads).state(dense)
+        return ScreenedScoring(layer, screen, x, request, n_threads).state(dense)
     return score_all(LinearScoring(layer, x, request, n_threads))
 
 

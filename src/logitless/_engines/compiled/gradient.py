@@ -12,6 +12,7 @@ are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -98,7 +99,7 @@ class _Call:
                                      1 if self.by_block else n_threads, rows)
 
     def gradient(self, coefficients: np.ndarray, lo: int, hi: int,
-                 apart: list[np.ndarray | None] | None) -> Gradient:
+                 apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> Gradient:
         """Say where the gradients of rows [lo, hi) go."""
         gradient = Gradient(coefficients, self.backward.filters)
         if self.grads.x is not None:
@@ -142,18 +143,20 @@ def _blocks_side_by_side(call: _Call) -> None:
         d_weight = _room(call.grads.weight, (blocks * groups, n, k))
         d_bias = _room(call.grads.bias, (blocks * groups, n))
 
-        def work(tasks, first=first, d_weight=d_weight, d_bias=d_bias):
+        def work(tasks: pool.Tasks, first: int = first, d_weight: np.ndarray | None = d_weight,
+                 d_bias: np.ndarray | None = d_bias) -> None:
             memory = _Memory(call)
             for task in tasks:
                 own = slice(task * groups, (task + 1) * groups)
-                apart = [None if d is None else d[own] for d in (d_weight, d_bias)]
+                apart = (None if d_weight is None else d_weight[own],
+                         None if d_bias is None else d_bias[own])
                 _block(call, first + task * step, memory, 1, apart)
             memory.give_back()
 
         pool.run(work, blocks, call.n_threads)
         parts = -(-(last - first) // call.group)
         for into, of_groups in ((call.grads.weight, d_weight), (call.grads.bias, d_bias)):
-            if into is not None:
+            if into is not None and of_groups is not None:
                 _add_in_order(into, of_groups[:parts], add)
         add = True
 
@@ -172,13 +175,13 @@ def _add_in_order(into: np.ndarray, parts: np.ndarray, add: bool) -> None:
 
 
 def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
-           apart: list[np.ndarray | None] | None) -> None:
+           apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> None:
     """The rows of one block from `lo` on: forward, then their part of the gradients."""
     scoring, request = call.scoring, call.scoring.request
     hi = min(lo + call.step, scoring.m)
     probs = None
-    if scoring.copies_probs:
-        probs = plain(request.probs[lo:hi], scoring.dtype)  # once for all jobs of the block
+    if scoring.copied_probs is not None:
+        probs = plain(scoring.copied_probs[lo:hi], scoring.dtype)  # once for all jobs of the block
     whole = call.window >= scoring.n
     block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
     memory.scratch = score_block(scoring, block, memory.scratch)
@@ -226,7 +229,7 @@ class _Window:
         step = self._scoring.kernels.block
         step *= max(1, -(-(self._last - self._first) // step) // (8 * n_threads))
 
-        def by_class(tasks):
+        def by_class(tasks: pool.Tasks) -> None:
             job = self._job()
             self._open(job)
             again = None if self._block.kept is not None else self._logit_job()
@@ -247,7 +250,7 @@ class _Window:
         f_step, r_step = _part(m, k, 2 * self._scoring.kernels.lanes, n_threads)
         across, down = -(-k // f_step), -(-m // r_step)
 
-        def by_part(tasks):
+        def by_part(tasks: pool.Tasks) -> None:
             job = self._job()
             self._open(job)
             for task in tasks:
@@ -306,12 +309,13 @@ def _part(m: int, k: int, columns: int, n_threads: int) -> tuple[int, int]:
     Each reads the derivatives of its rows and the weights of its features: the cut that makes the
     least of that, of those that give every thread something.
     """
-    best = None
+    least: tuple[bool, float] = (True, math.inf)
+    best = k, m
     for across in range(1, n_threads + 1):
         f_step = round_up(-(-k // across), columns)
         r_step = round_up(-(-m // max(1, n_threads // across)), GROUP_STEP)
         parts = -(-k // f_step), -(-m // r_step)
         cost = parts[0] * parts[1] < n_threads, parts[0] * m + parts[1] * k
-        if best is None or cost < best[0]:
-            best = cost, (f_step, r_step)
-    return best[1]
+        if cost < least:
+            least, best = cost, (f_step, r_step)
+    return best

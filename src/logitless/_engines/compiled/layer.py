@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..._arrays.checks import compute_dtype, plain
@@ -21,23 +23,28 @@ class Layer:
         float32 or float64: the weights' dtype of computation.
     given : tuple
         The caller's arrays, where they may be in use.
+    weight, packed : ndarray or None
+        The weights as they are, or in panels; one of them is None.
+    screen : Screen or None
     """
 
     __slots__ = ("bias", "dtype", "given", "n_classes", "n_features", "packed",
                  "screen", "softcap", "temperature", "weight")
 
-    def __init__(self, weight, bias, softcap, temperature, pack):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, softcap: float | None,
+                 temperature: float, pack: bool):
         self.n_classes, self.n_features = weight.shape
         self.dtype = compute_dtype(weight.dtype, "weight")
         # In a precision of its own: it may be wider than the weights.
-        self.bias = None
+        self.bias: np.ndarray | None = None
         if bias is not None:
             own = compute_dtype(bias.dtype, "bias")
             self.bias = np.array(bias, own) if pack else plain(bias, own)
         self.softcap = softcap or 0.0
         self.temperature = temperature
-        self.given = () if pack else (weight, bias)
-        self.weight, self.packed = weight, None
+        self.given: tuple[np.ndarray | None, ...] = () if pack else (weight, bias)
+        self.weight: np.ndarray | None = weight
+        self.packed: np.ndarray | None = None
         if self.n_classes <= SMALL_N:
             if pack:
                 self.weight = np.array(weight, self.dtype, order="C")
@@ -46,7 +53,7 @@ class Layer:
         elif pack:
             self.packed = self._pack()
             self.weight = None
-        self.screen = None
+        self.screen: Any = None  # screen.py imports this module
 
     @property
     def nbytes(self) -> int:
@@ -72,6 +79,7 @@ class Layer:
 
     def panels(self) -> np.ndarray:
         """The packed weights: (panel, feature, class in it)."""
+        assert self.packed is not None  # or who asks has not looked
         lanes = KERNELS[self.dtype].lanes
         return self.packed.reshape(-(-self.n_classes // lanes), self.n_features, lanes)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._core import Kernels
 
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
@@ -45,7 +49,7 @@ def round_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
+def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
          n_threads: int, copies_rows: bool = False, copies_weights: bool = False,
          copies_values: bool = False) -> Plan:
     """Cut m rows by n classes of k features into calls.
@@ -54,7 +58,7 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
 
     Parameters
     ----------
-    kernels
+    kernels : Kernels
         The kernels in use: name, lanes and span matter.
     m, n, k : int
         Rows, classes, features (0 when logits are given).
@@ -97,12 +101,12 @@ def plan(kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
     return Plan(rows, step, by_class, max(1, n_threads))
 
 
-def copied_classes(kernels, values: int, least: int) -> int:
+def copied_classes(kernels: Kernels, values: int, least: int) -> int:
     """Classes, a multiple of `least`, of which so many values each may be copied at a time."""
     return max(COPY_BYTES // (max(values, 1) * kernels.itemsize) // least, 1) * least
 
 
-def small_rows(kernels, n: int, k: int) -> int:
+def small_rows(kernels: Kernels, n: int, k: int) -> int:
     """Most rows of a call that is not worth planning."""
     if n > kernels.span:
         return 0

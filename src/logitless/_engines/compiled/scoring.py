@@ -8,7 +8,7 @@ from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
-from ..interface import Request, State
+from ..interface import NOT_ASKED, Request, State
 from . import scratch
 from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job
 from .kernels import KERNELS, has_rows, in_place
@@ -33,14 +33,15 @@ class Scoring:
         Rows, classes, features (0 where logits are at hand).
     copies : bool
         Weights, logits or target distributions come as copies, of some classes at a time.
-    copies_probs : bool
-        Target distributions do.
+    copied_probs : ndarray, Rows or None
+        Target distributions that do.
     kept_row : int
         Reals to a row in a block of classes whose logits are kept.
     """
 
-    __slots__ = ("class_weight", "copies", "copies_probs", "cut", "dtype", "k", "kept_row",
+    __slots__ = ("class_weight", "copied_probs", "copies", "cut", "dtype", "k", "kept_row",
                  "kernels", "m", "n", "request", "softcap", "temperature")
+    copies: bool
     cut: Plan
 
     def __init__(self, request: Request, m: int, n: int, k: int, softcap: float = 0.0,
@@ -55,8 +56,8 @@ class Scoring:
             idle = -n % self.kernels.lanes
             self.class_weight = np.append(self.class_weight, np.zeros(idle, self.dtype))
         probs = request.probs
-        self.copies_probs = probs is not None and not isinstance(probs, SparseRows) and (
-            isinstance(probs, Rows) or not in_place(probs, self.dtype))
+        self.copied_probs = None if isinstance(probs, SparseRows) or (
+            isinstance(probs, np.ndarray) and in_place(probs, self.dtype)) else probs
 
     def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the values and integers of a state that the request uses."""
@@ -75,7 +76,7 @@ class Scoring:
         elif isinstance(q.probs, SparseRows):
             probs = q.probs[lo:hi]
             job.sparse(probs.start, probs.index, probs.value)
-        elif q.probs is not None and not self.copies_probs:
+        elif isinstance(q.probs, np.ndarray) and self.copied_probs is None:
             job.probs(q.probs[lo:hi], 0)
         if self.class_weight is not None:
             job.class_weights(self.class_weight, q.smooth)
@@ -108,8 +109,8 @@ class Scoring:
 
     def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
         """Give a job of rows [lo, hi) what is copied of classes [first, last) alone."""
-        if self.copies_probs and block.probs is None:
-            job.probs(plain(self.request.probs[lo:hi, first:last], self.dtype), first)
+        if isinstance(self.copied_probs, np.ndarray) and block.probs is None:
+            job.probs(plain(self.copied_probs[lo:hi, first:last], self.dtype), first)
 
     def share(self, lo: int, hi: int) -> np.ndarray | None:
         """Pack rows for several jobs."""
@@ -146,15 +147,15 @@ class Block:
         q, dtype = scoring.request, scoring.dtype
         lanes = scoring.kernels.lanes
         self.values, self.ints = scoring.room_for_state(-(-max(m, 1) // lanes) * lanes)
-        self.wide = None
+        self.wide: np.ndarray | None = None
         if scoring.n > scoring.kernels.span:
             self.wide = self.values if dtype == np.float64 else np.empty(self.values.shape)
-        self.target_logit = self.target_loss = None
+        self.target_logit = self.target_loss = NOT_ASKED
         if q.targets is not None:
             shape = m, q.targets.shape[1]
             self.target_logit = np.empty(shape, dtype)
             self.target_loss = np.empty(shape, dtype) if q.sums else None
-        self.top_logit = self.top_index = None
+        self.top_logit = self.top_index = NOT_ASKED
         if q.k:
             self.top_logit, self.top_index = no_classes(m, q)
 
@@ -210,15 +211,14 @@ class LinearScoring(Scoring):
         if self.bias is not None and self.bias.dtype != dtype:
             self.bias = self.bias.astype(dtype)
         self.small = self.n <= SMALL_N
-        self.packed = not self.small and layer.packed is not None and layer.dtype == dtype
-        self.weight = layer.weight
-        if self.packed:
-            self.weight = layer.packed.reshape(1, -1)
-        elif self.small and layer.dtype != dtype:
-            self.weight = layer.weight.astype(dtype)
-        elif not self.small and not (layer.weight is not None and in_place(layer.weight, dtype)):
+        self.weight, self.packed = layer.weight, False
+        if not self.small and layer.packed is not None and layer.dtype == dtype:
+            self.weight, self.packed = layer.packed.reshape(1, -1), True
+        elif self.small and self.weight is not None and layer.dtype != dtype:
+            self.weight = self.weight.astype(dtype)
+        elif not (self.small or (self.weight is not None and in_place(self.weight, dtype))):
             self.weight = None
-        self.copies = self.weight is None or self.copies_probs
+        self.copies = self.weight is None or self.copied_probs is not None
         self.copies_rows = isinstance(x, Rows) or not has_rows(x, dtype)
         self.cut = plan(
             self.kernels, m if rows is None else rows, self.n, self.k,
@@ -227,7 +227,7 @@ class LinearScoring(Scoring):
             n_threads=pool.resolve(n_threads),
             copies_rows=self.copies_rows,
             copies_weights=self.weight is None,
-            copies_values=self.copies_probs,
+            copies_values=self.copied_probs is not None,
         )
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
@@ -235,7 +235,7 @@ class LinearScoring(Scoring):
         x = self.x[slice(lo, hi)]
         return plain(x, self.dtype) if self.copies_rows else x
 
-    def open(self, job, lo, hi, packed=None):
+    def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         if self.weight is not None:
             job.weights(self.weight, self.bias, self.packed, 0)
         if packed is not None:
@@ -245,14 +245,14 @@ class LinearScoring(Scoring):
         if not self.small:
             job.pack_rows(np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype))
 
-    def share(self, lo, hi):
+    def share(self, lo: int, hi: int) -> np.ndarray | None:
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
         packed = np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
         job.rows(self.rows(lo, hi))
         job.pack_rows(packed)
         return packed
 
-    def give(self, job, block, lo, hi, first, last):
+    def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
         super().give(job, block, lo, hi, first, last)
         if self.weight is None:
             self.give_weights(job, first, last)
@@ -265,7 +265,7 @@ class LinearScoring(Scoring):
         bias = None if self.bias is None else self.bias[first:last]
         job.weights(self.layer.classes(first, last, self.dtype), bias, False, first)
 
-    def target_logits(self, block, lo, hi):
+    def target_logits(self, block: Block, lo: int, hi: int) -> None:
         step = max(hi - lo, 1)
         if self.weight is None:
             step = max(COPY_BYTES // (max(self.k, 1) * self.dtype.itemsize), 1)
@@ -278,6 +278,7 @@ class LinearScoring(Scoring):
         if self.weight is not None:
             job.weights(self.weight, self.bias, self.packed, 0)
         else:
+            assert self.request.targets is not None  # whose ranks are asked for
             targets = self.request.targets[lo:hi]
             index = np.maximum(targets[:, 0], 0)
             weight = self.layer.targets(index, self.dtype)
@@ -294,24 +295,26 @@ class LogitScoring(Scoring):
     __slots__ = ("in_place", "logits")
 
     def __init__(self, logits: np.ndarray, request: Request, n_threads: int | None):
-        super().__init__(request, *logits.shape, 0)
+        m, n = logits.shape
+        super().__init__(request, m, n, 0)
         self.logits, self.in_place = logits, in_place(logits, self.dtype)
-        self.copies = not self.in_place or self.copies_probs
+        self.copies = not self.in_place or self.copied_probs is not None
         self.cut = plan(
             self.kernels, self.m, self.n, 0, small_n=False, tiles_rows=False,
             n_threads=pool.resolve(n_threads), copies_values=self.copies,
         )
 
-    def open(self, job, lo, hi, packed=None):
+    def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         if self.in_place:
             job.logits(self.logits[lo:hi], 0)
 
-    def give(self, job, block, lo, hi, first, last):
+    def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
         super().give(job, block, lo, hi, first, last)
         if not self.in_place:
             job.logits(plain(self.logits[lo:hi, first:last], self.dtype), first)
 
-    def target_logits(self, block, lo, hi):
+    def target_logits(self, block: Block, lo: int, hi: int) -> None:
+        assert self.request.targets is not None  # whose ranks are asked for
         target = self.request.targets[lo:hi, 0]
         z = self.logits[np.arange(lo, hi), np.maximum(target, 0)]
         job = self.job(block, lo, hi)
@@ -344,7 +347,7 @@ def score_block(
             memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, None)
         return memory
 
-    def work(tasks):
+    def work(tasks: pool.Tasks) -> None:
         memory = None
         for task in tasks:
             lo = first + task * step
@@ -401,11 +404,14 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
     for begin in range(0, n, at_once * span):
         spans = range(begin, min(begin + at_once * span, n), span)
         values, ints = scoring.room_for_state(len(spans), stride)
-        tops = []
+        tops: list[tuple[np.ndarray, np.ndarray]] = []
 
-        def work(tasks, spans=spans, values=values, ints=ints, tops=tops):
-            best = no_classes(m, scoring.request) if scoring.request.k else (None, None)
-            tops.append(best)
+        def work(tasks: pool.Tasks, spans: range = spans, values: np.ndarray = values,
+                 ints: np.ndarray = ints, tops: list[tuple[np.ndarray, np.ndarray]] = tops) -> None:
+            best: tuple[np.ndarray, np.ndarray] | tuple[None, None] = None, None
+            if scoring.request.k:
+                best = no_classes(m, scoring.request)
+                tops.append(best)
             memory = None
             for task in tasks:
                 part = scoring.job(block, lo, hi)
@@ -416,15 +422,14 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
         for task in range(len(spans)):
             job.merge(values[task], ints[task])
         for best in tops:
-            if scoring.request.k:
-                job.merge_top(*best)
+            job.merge_top(*best)
     job.finish(block.target_loss)
 
 
 def _score_span(
     scoring: Scoring, block: Block, part: Job, shared: np.ndarray | None, first: int,
     memory: np.ndarray | None,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Score all rows of a block against one span; returns the scratch memory for the next."""
     last, step = min(first + scoring.kernels.span, scoring.n), scoring.cut.class_step
     rows = block.first, block.first + block.m

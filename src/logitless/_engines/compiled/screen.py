@@ -82,7 +82,7 @@ def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
     """Packed weights of some classes, whole panels, in float32."""
     k = layer.n_features
     if layer.dtype == np.float32:
-        return layer.packed[first * k :]
+        return layer.panels().reshape(-1)[first * k :]
     kernels = KERNELS[np.dtype(np.float32)]
     with np.errstate(over="ignore", under="ignore"):
         weight = layer.classes(first, last, layer.dtype).astype(np.float32)
@@ -91,11 +91,11 @@ def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
     return packed
 
 
-def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
+def can_screen(layer: Layer, screen: Screen, x: np.ndarray, request: Request) -> bool:
     """Whether the screen of a layer can answer a request."""
     asks_more = (request.sums or request.rank or request.entropy or request.smooth
                  or request.write or request.targets is not None or request.probs is not None)
-    screener = layer.screen.screener
+    screener = screen.screener
     n, k = layer.n_classes, layer.n_features
     return (
         not asks_more

@@ -6,6 +6,7 @@ The proof that no class is lost is in docs/screening.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -28,6 +29,8 @@ BLOCKS = 16  # blocks that a thread takes at a time
 MACS_PER_CALL = 1 << 33
 MACS_PER_THREAD = 1 << 24
 FLOAT32 = np.dtype(np.float32)
+
+
 class _Block:
     """Memory for a block of rows, and their screening."""
 
@@ -38,19 +41,20 @@ class _Block:
         self.upper = np.empty((rows, scan.room), np.float32)
         self.index = np.empty((rows, scan.room), np.int32)
         self.count = np.empty(rows, np.int32)
-        self.bounds = np.empty((rows, scan.layer.screen.screener.row_bounds), np.float32)
+        self.bounds = np.empty((rows, scan.screen.screener.row_bounds), np.float32)
         self.start = np.empty(2 * rows, np.int32)
-        self.packed = self.scratch = None
+        self.packed: np.ndarray | None = None
+        self.scratch: np.ndarray | None = None
 
     def open(self, lo: int, hi: int) -> None:
         """Begin with rows [lo, hi)."""
-        scan, layer, screen = self.scan, self.scan.layer, self.scan.layer.screen
+        scan, layer, screen = self.scan, self.scan.layer, self.scan.screen
         x = scan.x[lo:hi]
         exact = x if has_rows(x, layer.dtype) else plain(x, layer.dtype)
         self.lo, self.hi = lo, hi
         self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
         self.job.rows(exact)
-        self.job.weights(layer.packed.reshape(1, -1), scan.bias, True, 0)
+        self.job.weights(scan.panels, scan.bias, True, 0)
         self.job.ask(False, False, False, False, None, scan.top, None, None)
         self.job.best(scan.top_logit[lo:hi], scan.top_index[lo:hi])
         self.screening = Screening(screen.screener, hi - lo, scan.n, scan.k, scan.top,
@@ -70,7 +74,7 @@ class _Block:
 
     def quantise(self, x: np.ndarray, levels: int) -> None:
         """Make bytes of its rows."""
-        size = self.scan.layer.screen.screener.row_bytes(len(x) * levels, self.scan.k)
+        size = self.scan.screen.screener.row_bytes(len(x) * levels, self.scan.k)
         if self.packed is None or len(self.packed) < size:
             self.packed = aligned((size,), np.dtype(np.uint8))
         self.screening.quantise_rows(x, levels, self.packed, self.bounds, self.start)
@@ -80,7 +84,7 @@ class _Block:
         _, reach, size = self.bounds[: self.hi - self.lo].T
         with np.errstate(invalid="ignore"):  # inf * 0
             loose = reach > self.scan.loosest * size
-        return 4 * np.count_nonzero(loose) > self.hi - self.lo
+        return 4 * int(np.count_nonzero(loose)) > self.hi - self.lo
 
     def look(self, first: int, last: int) -> None:
         """Look for candidates among blocks [first, last) of classes."""
@@ -94,10 +98,12 @@ class _Block:
         self.screening.settle(self.job)
         count = self.count[: self.hi - self.lo]
         self.scan.rescored[self.lo : self.hi] = count
-        return np.count_nonzero(count < 0) > len(count) // 2
+        return int(np.count_nonzero(count < 0)) > len(count) // 2
 
 
-def _steps(first: int, end: int, most: int, known: bool = False):
+def _steps(
+    first: int, end: int, most: int, known: bool = False
+) -> Iterator[tuple[int, int]]:
     """Ranges of blocks, small ones to begin with unless something is known."""
     begin, step = first, most if known else FIRST_BLOCKS
     while first < end:
@@ -124,8 +130,10 @@ def _loosest(screen: Screen, n: int, k: int, top: int, room: int) -> float:
 class ScreenedScoring:
     """The best classes of the rows of x by the screen of a layer."""
 
-    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
-        self.layer, self.x, self.request = layer, x, request
+    def __init__(self, layer: Layer, screen: Screen, x: np.ndarray, request: Request,
+                 n_threads: int | None):
+        self.layer, self.screen, self.x, self.request = layer, screen, x, request
+        self.panels = layer.panels()
         self.m, self.n, self.k = len(x), layer.n_classes, layer.n_features
         self.top = max(request.k, 1)
         self.kernels = KERNELS[layer.dtype]
@@ -135,7 +143,7 @@ class ScreenedScoring:
         self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k // 2, ROOM[0]), ROOM[1]))
         threads = max(1, min(pool.resolve(n_threads),
                              self.m * self.n * self.k // MACS_PER_THREAD))
-        self.loosest = _loosest(layer.screen, self.n, self.k, self.top, self.room)
+        self.loosest = _loosest(screen, self.n, self.k, self.top, self.room)
         rows = min(MAX_ROWS, CANDIDATES // self.room)
         self.by_class = threads > 1 and self.m <= rows and self.m < threads * 4 * ROW_STEP
         if not self.by_class:
@@ -145,14 +153,14 @@ class ScreenedScoring:
         self.top_logit = np.full((self.m, self.top), np.nan, layer.dtype)
         self.top_index = np.full((self.m, self.top), -1, np.int64)
         self.rescored = np.full(self.m, -1, np.int32)
-        self.blocks = -(-self.n // layer.screen.screener.block)
+        self.blocks = -(-self.n // screen.screener.block)
 
     def by_rows(self) -> None:
         """Threads share out blocks of rows."""
-        block_macs = min(self.rows, self.m) * self.k * self.layer.screen.screener.block
+        block_macs = min(self.rows, self.m) * self.k * self.screen.screener.block
         most = max(MACS_PER_CALL // block_macs, BLOCKS)
 
-        def work(tasks):
+        def work(tasks: pool.Tasks) -> None:
             block = None
             for task in tasks:
                 lo = task * self.rows
@@ -170,9 +178,9 @@ class ScreenedScoring:
 
     def by_classes(self) -> None:
         """Threads share out blocks of classes of all rows."""
-        blocks = []
+        blocks: list[_Block] = []
 
-        def work(tasks):
+        def work(tasks: pool.Tasks) -> None:
             block, known = _Block(self, self.m), False
             block.open(0, self.m)
             blocks.append(block)
@@ -188,7 +196,7 @@ class ScreenedScoring:
             whole.screening.merge(other.screening)
         whole.settle()
 
-    def state(self, dense) -> State:
+    def state(self, dense: Callable[[np.ndarray, Request], State]) -> State:
         """Screen all rows; those given up go to ``dense(x, request)``."""
         if self.by_class:
             self.by_classes()

@@ -34,9 +34,12 @@ def active_isa() -> str:
     return "numpy"
 
 
-def make_layer(weight, bias, *, screen: bool, **options) -> Layer:
+def make_layer(
+    weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None, temperature: float,
+    pack: bool, screen: bool,
+) -> Layer:
     """Weights and what is done to their logits; a screen would spare nothing here."""
-    return Layer(weight, bias, **options)
+    return Layer(weight, bias, softcap=softcap, temperature=temperature, pack=pack)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

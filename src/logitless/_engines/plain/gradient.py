@@ -7,7 +7,7 @@ import numpy as np
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ...results import Gradients
-from ..interface import Backward, Request
+from ..interface import Backward, Request, State
 from .layer import Layer
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
 
@@ -30,7 +30,10 @@ def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads
                          accumulate, n_threads)
 
 
-def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_threads) -> None:
+def _block_gradients(
+    layer: Layer, x: np.ndarray, block: slice, request: Request, backward: Backward,
+    grads: Gradients, accumulate: bool, n_threads: int | None,
+) -> None:
     """Add what a block of rows makes of the gradients."""
     n, dtype = layer.n_classes, x.dtype
     z = np.empty((len(x), n), dtype)
@@ -41,7 +44,7 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
             z[:, lo:hi] = layer.logits(x, lo, hi)
     state = score_logits(z, request, n_threads)
     coef = backward.take(state, block)
-    live = coef[:-1].any(axis=0)
+    live = np.logical_or.reduce(coef[:-1])
     x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
     d_x = np.zeros_like(x)
     with np.errstate(all="ignore"):
@@ -57,7 +60,10 @@ def _block_gradients(layer, x, block, request, backward, grads, accumulate, n_th
             grads.x[block] = d_x + grads.x[block] if accumulate else d_x
 
 
-def _logit_gradient(z, lo, hi, state, request, coef, live, filters, layer) -> np.ndarray:
+def _logit_gradient(
+    z: np.ndarray, lo: int, hi: int, state: State, request: Request, coef: np.ndarray,
+    live: np.ndarray, filters: bool, layer: Layer,
+) -> np.ndarray:
     """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
     softmax, target, probs, smooth, limit = coef[:, :, None]
     row = np.arange(len(z))
@@ -68,6 +74,7 @@ def _logit_gradient(z, lo, hi, state, request, coef, live, filters, layer) -> np
     # p = 1 - rest / (1 + rest), and no digit of what is left may be lost.
     taken = np.zeros_like(g)
     if request.smooth:
+        assert request.class_weight is not None  # of which the sum is
         taken += smooth * request.class_weight[lo:hi]
     if request.probs is not None:
         t = probs_tile(request.probs, lo, hi, z.dtype)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..._arrays.checks import plain
+from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import Request, State, gathered
@@ -60,6 +61,7 @@ def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> S
             out[:, lo:hi] = z
     state = rows.finish()
     if request.rank:
+        assert rows.targets is not None  # whose ranks these are
         state.target_rank = np.zeros(len(rows.max), np.int64)
         for lo, hi in spans(n, classes):
             # The ranks need the target's logit, so a second look at the tiles.
@@ -120,6 +122,7 @@ class _RowState:
                 t = t * self.request.class_weight[lo : lo + z.shape[1]]
             self.soft.add(t, z, peak, self.max, top)
         if self.smooth is not None:
+            assert self.request.class_weight is not None  # of which the sum is
             weight = self.request.class_weight[None, lo : lo + z.shape[1]]
             self.smooth.add(weight, z, peak, self.max, top)
         if self.targets is not None:
@@ -135,7 +138,9 @@ class _RowState:
         self.max = top
         self.argmax = np.where(leads, peak_at + lo, self.argmax)
 
-    def _add_sums(self, z, peak_at, peak, leads) -> None:
+    def _add_sums(
+        self, z: np.ndarray, peak_at: np.ndarray, peak: np.ndarray, leads: np.ndarray
+    ) -> None:
         # A tile of nothing but -inf is measured against 0: its terms are 0 either way.
         gap = z - _finite(peak)[:, None]
         e = np.exp(gap)
@@ -185,7 +190,8 @@ class _Gap:
         self.dtype = dtype
         self.mass, self.gap = np.zeros(m), np.zeros(m)
 
-    def add(self, t, z, peak, before, top) -> None:
+    def add(self, t: np.ndarray, z: np.ndarray, peak: np.ndarray, before: np.ndarray,
+            top: np.ndarray) -> None:
         """Take in a tile with maxima `peak`, the row maximum going from `before` to `top`."""
         base = _finite(peak)
         gap = base[:, None] - z
@@ -204,10 +210,13 @@ class _Gap:
         return (self.gap + self.mass * log_norm).astype(self.dtype)
 
 
-def probs_tile(probs, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
+def probs_tile(
+    probs: np.ndarray | SparseRows | Rows, lo: int, hi: int, dtype: np.dtype
+) -> np.ndarray:
     """Target distributions of classes lo to hi."""
     if isinstance(probs, SparseRows):
         return probs.dense(lo, hi, dtype)
+    assert isinstance(probs, np.ndarray)  # a block of Rows is one
     return np.asarray(probs[:, lo:hi], dtype)
 
 
