@@ -58,6 +58,13 @@ def gen():
     return pytest.importorskip("torch").Generator().manual_seed(20240229)
 
 
+@pytest.fixture(scope="module")
+def one_blas_thread():
+    """Threads of BLAS that wait by spinning make small products slow on a busy machine."""
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        yield
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Run a piece of Python in a fresh process, in a folder of its own."""

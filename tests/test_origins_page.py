@@ -1,7 +1,9 @@
-"""The page for who comes from another library: its blocks run, its links lead somewhere."""
+"""The page for who comes from another library: blocks that run, links, parameters."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -39,3 +41,19 @@ def test_links_of_the_page(page):
     links = re.findall(r"\]\((#[^)]*)\)", page)
     assert len(links) >= 7
     assert set(links) <= anchors
+
+
+def test_page_names_every_parameter_that_is_different(page):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    sklearn = importlib.import_module("logitless.sklearn")
+    section = page[page.index("## scikit-learn") : page.index("## optax")]
+    named = {name.strip("`") for row in section.splitlines() if row.startswith("| `")
+             for name in row.split("|")[1].replace(" (before 1.8)", "").strip().split(", ")}
+    ours, theirs = (
+        {name: p.default for name, p in inspect.signature(model).parameters.items()}
+        for model in (sklearn.SoftmaxRegression, linear_model.LogisticRegression))
+    different = {name for name in ours.keys() | theirs.keys()
+                 if ours.get(name, ()) != theirs.get(name, ())}
+    assert different <= named
+    assert named & ours.keys() & theirs.keys() <= different | {
+        "n_jobs", "verbose", "class_weight", "warm_start"}

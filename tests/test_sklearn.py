@@ -25,7 +25,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from threadpoolctl import threadpool_limits
 
 import logitless as ll
 from logitless import sklearn as adapter
@@ -36,12 +35,7 @@ X /= 16
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 BINARY = Y < 2
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_blas_thread():
-    """Threads of BLAS that wait by spinning make small products slow on a busy machine."""
-    with threadpool_limits(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 
 def task(n):
