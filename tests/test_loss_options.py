@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import typing
 
 import numpy as np
@@ -83,6 +85,22 @@ def test_a_misspelt_option_names_the_function_and_the_options(function):
         f"{function}() got an unexpected keyword argument 'lable_smoothing': options are ")
     for name in LOSS if function in LOSSES else HEAD:
         assert name in message
+
+
+@pytest.mark.parametrize("function", [*LOSSES, *OTHERS])
+def test_signatures_list_the_options(function):
+    """As help and completion show them."""
+    found = functools.reduce(getattr, function.split("."), ll)
+    parameters = inspect.signature(found).parameters
+    assert parameters.keys() >= {*(LOSS if function in LOSSES else ()),
+                                 *(HEAD if function.startswith("linear_") else ())}
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, p in parameters.items():
+        if name in LOSS:
+            assert (p.kind, p.default) == (p.KEYWORD_ONLY, getattr(LossOptions(), name))
+        elif name in HEAD:
+            own = inspect.signature(ll.LinearHead).parameters[name].default
+            assert (p.kind, p.default) == (p.KEYWORD_ONLY, False if name == "pack" else own)
 
 
 def test_options_are_told_before_anything_is_looked_at():

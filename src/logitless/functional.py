@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._calls.options import HEAD, check_keywords, parted
+from ._calls.options import HEAD, LossOptions, check_keywords, parted, spelled_out
 from ._calls.value_and_grad import WORKSPACE
 from .head import LinearHead
 from .results import Gradients, Scores, TopK
@@ -27,6 +27,7 @@ def _head(function: str, weight: ArrayLike, bias: ArrayLike | None, options: Any
     return LinearHead(weight, bias, **{"pack": False, **options})
 
 
+@spelled_out(LossOptions, LinearHead, pack=False)
 def linear_cross_entropy(
     x: ArrayLike,
     weight: ArrayLike,
@@ -75,6 +76,7 @@ def linear_cross_entropy(
     return head.loss(x, target, reduction=reduction, out=out, **of_loss)
 
 
+@spelled_out(LossOptions, LinearHead, pack=False)
 def linear_cross_entropy_value_and_grad(
     x: ArrayLike,
     weight: ArrayLike,
@@ -131,6 +133,7 @@ def linear_cross_entropy_value_and_grad(
     )
 
 
+@spelled_out(LossOptions, LinearHead, pack=False)
 def linear_score(
     x: ArrayLike,
     weight: ArrayLike,
@@ -176,6 +179,7 @@ def linear_score(
     return head.score(x, target, k=k, entropy=entropy, **of_loss)
 
 
+@spelled_out(LinearHead, pack=False)
 def linear_topk(
     x: ArrayLike,
     weight: ArrayLike,
@@ -218,6 +222,7 @@ def linear_topk(
     return _head("linear_topk", weight, bias, options).topk(x, k, normalize=normalize)
 
 
+@spelled_out(LinearHead, pack=False)
 def linear_softmax(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
@@ -251,6 +256,7 @@ def linear_softmax(
     return _head("linear_softmax", weight, bias, options).predict_proba(x)
 
 
+@spelled_out(LinearHead, pack=False)
 def linear_log_softmax(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
@@ -285,6 +291,7 @@ def linear_log_softmax(
     return _head("linear_log_softmax", weight, bias, options).predict_log_proba(x)
 
 
+@spelled_out(LinearHead, pack=False)
 def linear_logsumexp(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
@@ -318,6 +325,7 @@ def linear_logsumexp(
     return _head("linear_logsumexp", weight, bias, options).logsumexp(x)
 
 
+@spelled_out(LinearHead, pack=False)
 def linear_argmax(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],

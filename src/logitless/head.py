@@ -21,7 +21,7 @@ from ._arrays.rows import Rows
 from ._calls.batch import Batch, screen_stats, top_of
 from ._calls.coefficients import head_arrays
 from ._calls.objective import Objective, shifted
-from ._calls.options import DEFAULTS, LossOptions
+from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates
 from ._calls.value_and_grad import WORKSPACE, value_and_grad
@@ -247,6 +247,7 @@ class LinearHead:
         """
         return cls(*head_arrays(fitted), **options)
 
+    @spelled_out(LossOptions)
     def loss(
         self,
         x: ArrayLike,
@@ -346,6 +347,7 @@ class LinearHead:
         batch, target, of_loss = self._paired(x, target, of_loss)
         return batch.loss(target, out, reduction, of_loss)
 
+    @spelled_out(LossOptions)
     def value_and_grad(
         self,
         x: ArrayLike,
@@ -702,6 +704,7 @@ class LinearHead:
         rows = self._batch(x)
         return rows.shaped(draw(rows, np.random.default_rng(rng), size))
 
+    @spelled_out(LossOptions)
     def score(
         self,
         x: ArrayLike,

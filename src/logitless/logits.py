@@ -11,7 +11,7 @@ from ._arrays.rows import Rows, row_blocks
 from ._arrays.sparse import SparseRows
 from ._calls.batch import Batch, check_loss_out, given_loss
 from ._calls.objective import Objective, shifted
-from ._calls.options import DEFAULTS, LossOptions
+from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.targets import Targets
 from ._engines.choice import engine
 from ._engines.interface import Request, State
@@ -125,6 +125,7 @@ def _lse_with_infinities(state: State, _: slice) -> np.ndarray:
     return np.where(np.isinf(state.max), state.max, state.lse)
 
 
+@spelled_out(LossOptions)
 def cross_entropy(
     logits: ArrayLike,
     target: TargetLike,
@@ -221,7 +222,7 @@ def nll(
     options = LossOptions(ignore_index=ignore_index, class_weight=class_weight)
     objective = Objective(target, rows.lead, rows.n, dtype, reduction, options)
     check_loss_out(out, objective, rows.lead)
-    state = _nll(rows, objective.targets, objective.class_weight, dtype)
+    state = _nll(rows, objective.targets, objective.options.class_weight, dtype)
     return given_loss(objective.losses(state), objective, rows.lead, out)
 
 

@@ -31,8 +31,8 @@ class Backward:
         # Of each row, or of all that count; nothing is reduced where none counts.
         self._weight = grad_output / (divisor * temperature) if divisor else 0.0
         self._class_total: float = objective.n
-        if objective.class_weight is not None:
-            self._class_total = float(objective.class_weight.sum(dtype=F64))
+        if objective.options.class_weight is not None:
+            self._class_total = float(objective.options.class_weight.sum(dtype=F64))
 
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the losses of some rows and give their coefficients, 0 for rows left out."""
@@ -42,8 +42,8 @@ class Backward:
         weight = self._weight[rows] if isinstance(self._weight, np.ndarray) else self._weight
         coefficients = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), o.dtype)
         with np.errstate(all="ignore"):
-            if o.sample_weight is not None:
-                weight = weight * o.sample_weight[rows]
+            if o.options.sample_weight is not None:
+                weight = weight * o.options.sample_weight[rows]
             if counts is not None:
                 weight = np.where(counts, weight, 0.0)
             coefficients[LIMIT] = self._filter_eps * np.abs(weight)
@@ -58,7 +58,7 @@ class Backward:
         """Fill in the coefficients of rows whose gradients are multiplied with `weight`."""
         o = self._objective
         index = None if o.targets.index is None else o.targets.index[rows, 0]
-        target = weight * (1 - o.label_smoothing)
+        target = weight * (1 - o.options.label_smoothing)
         of_class = o.target_weight(rows)
         if o.targets.probs is not None:
             is_index = False if index is None else index >= 0
@@ -69,12 +69,12 @@ class Backward:
         c[TARGET] = mass = target
         if o.targets.probs is not None:
             mass = mass + _times(np.asarray(c[PROBS], F64), state.prob_sum)
-        if o.label_smoothing > 0:
-            smooth = weight * (o.label_smoothing / o.n)
+        if o.options.label_smoothing > 0:
+            smooth = weight * (o.options.label_smoothing / o.n)
             c[SMOOTH] = smooth
             mass = mass + smooth * self._class_total
-        if o.z_loss > 0:
-            mass = mass + _times(2 * o.z_loss * weight, state.lse.astype(F64))
+        if o.options.z_loss > 0:
+            mass = mass + _times(2 * o.options.z_loss * weight, state.lse.astype(F64))
         c[SOFTMAX] = mass
 
 

@@ -28,7 +28,7 @@ from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows, checked_csr, is_sparse
 from .._engines.interface import Request, State
 from ..results import warn_of_no_rows
-from .options import DEFAULTS, LossOptions
+from .options import AMOUNTS, DEFAULTS, LossOptions
 from .targets import check_target
 
 F64 = np.dtype(np.float64)
@@ -45,36 +45,31 @@ class Objective:
     n : int
     dtype : dtype
         Of the computation.
-    class_weight : ndarray, shape (n,), or None
-        In `dtype`.
-    sample_weight : ndarray of float64, shape (m,), or None
-    label_smoothing, z_loss : float
+    options : LossOptions
+        Checked: `class_weight` (n,) in `dtype`, `sample_weight` (m,) in float64, or None.
+    plain : bool
+        No option changes the loss of a row that counts.
     reduction : str
     """
 
-    __slots__ = ("class_weight", "dtype", "label_smoothing", "n", "plain", "reduction",
-                 "sample_weight", "targets", "z_loss")
+    __slots__ = ("dtype", "n", "options", "plain", "reduction", "targets")
 
     def __init__(self, target: object, lead: tuple[int, ...], n: int, dtype: np.dtype,
                  reduction: str, options: LossOptions):
         if reduction not in REDUCTIONS:
             raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}")
         self.reduction, self.n, self.dtype = reduction, n, dtype
-        self.class_weight = self.sample_weight = None
-        self.label_smoothing = self.z_loss = 0.0
+        self.options, self.plain = options, True
         if options is not DEFAULTS:
-            self.class_weight = _check_class_weight(options.class_weight, n, dtype)
-            self.sample_weight = _check_sample_weight(options.sample_weight, lead)
-            self.label_smoothing = _check_fraction(options.label_smoothing, "label_smoothing")
-            self.z_loss = _check_size(options.z_loss, "z_loss")
-        self.plain = (self.class_weight is None and self.sample_weight is None
-                      and self.label_smoothing == 0 and self.z_loss == 0)
+            self.options = options = _checked(options, lead, n, dtype)
+            self.plain = (options.class_weight is options.sample_weight is None
+                          and all(getattr(options, name) == 0 for name in AMOUNTS))
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
     def arrays(self) -> list[np.ndarray | None]:
         """All that is read while gradients are written."""
         targets = self.targets
-        arrays = [targets.index, self.class_weight, self.sample_weight]
+        arrays = [targets.index, self.options.class_weight, self.options.sample_weight]
         if isinstance(targets.probs, Rows):
             arrays.append(targets.probs.array)
         elif targets.probs is not None:
@@ -86,7 +81,7 @@ class Objective:
         probs: np.ndarray | SparseRows | Rows | None = self.targets.probs
         if isinstance(probs, Rows) and probs.whole is not None:
             probs = probs.whole
-        smooth, weight = self.label_smoothing > 0, self.class_weight
+        smooth, weight = self.options.label_smoothing > 0, self.options.class_weight
         if weight is None and smooth:
             weight = np.ones(self.n, self.dtype)
         if not smooth and probs is None:
@@ -102,18 +97,19 @@ class Objective:
             losses = self._soft_losses(state, rows)
         if self.plain:
             return losses
+        o = self.options
         with np.errstate(all="ignore"):
             loss = losses.astype(F64)
             weight = self.target_weight(rows)
             if weight is not None:
                 loss = _product(weight, loss)
-            if self.label_smoothing > 0:
-                loss = _product(1 - self.label_smoothing, loss)
-                loss += self.label_smoothing / self.n * state.smooth_loss.astype(F64)
-            if self.z_loss > 0:
-                loss += self.z_loss * np.square(state.lse, dtype=F64)
-            if self.sample_weight is not None:
-                loss *= self.sample_weight[rows]
+            if o.label_smoothing > 0:
+                loss = _product(1 - o.label_smoothing, loss)
+                loss += o.label_smoothing / self.n * state.smooth_loss.astype(F64)
+            if o.z_loss > 0:
+                loss += o.z_loss * np.square(state.lse, dtype=F64)
+            if o.sample_weight is not None:
+                loss *= o.sample_weight[rows]
             counts = self.counts(rows)
             if counts is not None:
                 loss[~counts] = 0
@@ -128,18 +124,18 @@ class Objective:
 
     def target_weight(self, rows: slice) -> np.ndarray | None:
         """Class weight of each row's target, float64: 1 where that is not one class."""
-        if self.class_weight is None or self.targets.index is None:
+        if self.options.class_weight is None or self.targets.index is None:
             return None
         index = self.targets.index[rows, 0]
-        return np.where(index >= 0, self.class_weight[index], 1).astype(F64)
+        return np.where(index >= 0, self.options.class_weight[index], 1).astype(F64)
 
     def counts(self, rows: slice) -> np.ndarray | None:
         """Which rows are neither ignored nor of weight 0; None where all are neither."""
         counts, index = None, self.targets.index
         if index is not None and self.targets.probs is None and self.targets.counted < len(index):
             counts = index[rows, 0] >= 0
-        if self.sample_weight is not None:
-            weighty = self.sample_weight[rows] != 0
+        if self.options.sample_weight is not None:
+            weighty = self.options.sample_weight[rows] != 0
             counts = weighty if counts is None else counts & weighty
         return counts
 
@@ -150,9 +146,10 @@ class Objective:
             return m
         if self.reduction != "mean":
             return 1
-        if self.class_weight is None and self.sample_weight is None:
+        o = self.options
+        if o.class_weight is None and o.sample_weight is None:
             return self.targets.counted
-        weight = np.ones(m) if self.sample_weight is None else self.sample_weight.copy()
+        weight = np.ones(m) if o.sample_weight is None else o.sample_weight.copy()
         of_class = None if self.targets.soft else self.target_weight(ALL)
         if of_class is not None:
             weight *= of_class
@@ -237,18 +234,20 @@ def _check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | 
     return flat
 
 
-def _check_size(value: object, name: str) -> float:
-    if type(value) is float and 0 <= value < math.inf:  # sparing most callers the rest
-        return value
-    if isinstance(value, bool) or not isinstance(value, Real):
+def _check_amount(value: object, name: str, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    if not value < math.inf or value < 0:
+    number = float(value)
+    if most < math.inf and not 0 <= number <= most:
+        raise ValueError(f"`{name}` must be between 0 and {most}, got {value}")
+    if not 0 <= number < math.inf:
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
-    return float(value)
+    return number
 
 
-def _check_fraction(value: object, name: str) -> float:
-    fraction = _check_size(value, name)
-    if fraction > 1:
-        raise ValueError(f"`{name}` must be between 0 and 1, got {value}")
-    return fraction
+def _checked(options: LossOptions, lead: tuple[int, ...], n: int, dtype: np.dtype) -> LossOptions:
+    checked: dict[str, Any] = {name: _check_amount(getattr(options, name), name, most)
+                               for name, most in AMOUNTS.items()}
+    checked["class_weight"] = _check_class_weight(options.class_weight, n, dtype)
+    checked["sample_weight"] = _check_sample_weight(options.sample_weight, lead)
+    return replace(options, **checked)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class LossKeywords(TypedDict, total=False):
@@ -21,27 +26,32 @@ class LossKeywords(TypedDict, total=False):
     shift: int
 
 
+def amount(most: float) -> Any:
+    """A number from 0, which is none of it, up to `most` and finite."""
+    return field(default=0.0, metadata={"most": most})
+
+
 @dataclass(frozen=True, slots=True)
 class LossOptions:
-    """The same with their defaults, as they came: an `Objective` checks them."""
+    """The same with their defaults: as they came, or as an `Objective` has checked them."""
 
     ignore_index: int = -100
-    class_weight: ArrayLike | None = None
-    sample_weight: ArrayLike | None = None
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
+    class_weight: Any = None
+    sample_weight: Any = None
+    label_smoothing: float = amount(1)
+    z_loss: float = amount(math.inf)
     shift: int = 0
 
     @property
     def change_nothing(self) -> bool:
         """Whether losses of classes within [0, n) are what they are without options."""
-        return (
-            self.class_weight is self.sample_weight is None
-            and type(self.label_smoothing) is type(self.z_loss) is float
-            and self.label_smoothing == self.z_loss == 0
-            and type(self.shift) is type(self.ignore_index) is int
-            and self.shift == 0 > self.ignore_index
-        )
+        if type(self.ignore_index) is not int or self.ignore_index >= 0:
+            return False
+        for name in LOSS[1:]:
+            given, default = getattr(self, name), getattr(DEFAULTS, name)
+            if type(given) is not type(default) or given != default:
+                return False
+        return True
 
     @classmethod
     def of(cls, function: str, given: Mapping[str, Any]) -> LossOptions:
@@ -67,7 +77,9 @@ class HeadAndLossKeywords(HeadKeywords, LossKeywords, total=False):
 
 
 DEFAULTS = LossOptions()
-LOSS = tuple(field.name for field in fields(LossOptions))
+LOSS = tuple(option.name for option in fields(LossOptions))
+AMOUNTS = {option.name: option.metadata["most"] for option in fields(LossOptions)
+           if option.metadata}
 HEAD = tuple(HeadKeywords.__annotations__)
 
 
@@ -90,3 +102,23 @@ def parted(function: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     check_keywords(function, given, HEAD + LOSS)
     return ({name: given[name] for name in given if name in HEAD},
             {name: given[name] for name in given if name in LOSS})
+
+
+def spelled_out(*lists: Callable[..., Any], **defaults: Any) -> Callable[[F], F]:
+    """Have a function's signature, which help shows, list what its ``**options`` may be.
+
+    These are the keywords of `lists`; `defaults` are those that differ.
+    """
+
+    def spell_out(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = [
+            p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default))
+            for one in lists for p in inspect.signature(one).parameters.values()
+            if p.default is not p.empty and p.name not in ("bias", *signature.parameters)
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return function
+
+    return spell_out
