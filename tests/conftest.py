@@ -53,6 +53,13 @@ def rng():
 
 
 @pytest.fixture
+def eager(monkeypatch):
+    """Threads are put to work of any size."""
+    for module in "plan", "gradient":
+        monkeypatch.setattr(f"logitless._engines.compiled.{module}.FLOPS_PER_THREAD", 1)
+
+
+@pytest.fixture
 def gen():
     """Random numbers of PyTorch."""
     return pytest.importorskip("torch").Generator().manual_seed(20240229)
@@ -63,6 +70,18 @@ def one_blas_thread():
     """Threads of BLAS that wait by spinning make small products slow on a busy machine."""
     with pytest.importorskip("threadpoolctl").threadpool_limits(1):
         yield
+
+
+@pytest.fixture
+def command(capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+    cli = pytest.importorskip("logitless.cli")
+
+    def run(*args):
+        code = cli.main([str(arg) for arg in args])
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

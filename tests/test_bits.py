@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.battery import everything, from_logits
 from support.exact import distributions, exact, labels
+from support.layouts import LAYOUTS, as_layout
 from support.oracle import assert_same_bits
 
 import logitless as ll
@@ -75,12 +78,6 @@ def test_rows_may_be_permuted_and_taken_alone(problem, random):
     i = order[:1]
     alone = everything(head, x[i], t[i], soft=soft[i])
     assert_all_same({key: a[i] for key, a in whole.items()}, alone)
-
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Threads are put to work of any size."""
-    monkeypatch.setattr("logitless._engines.compiled.plan.FLOPS_PER_THREAD", 1)
 
 
 @given(problems(), st.sampled_from([2, 3, 4, 7]))
@@ -190,21 +187,10 @@ def test_logits_at_hand_and_head(problem):
     assert_same_bits(ours["ll.logsumexp"], head.logsumexp(x), "logsumexp")
 
 
-@given(problems(), st.sampled_from(["fortran", "strided", "reversed", "swapped"]))
+@given(problems(), st.sampled_from(LAYOUTS))
 def test_layouts(problem, layout):
     x, w, bias, t, soft, options = problem
-
-    def lay(a):
-        if layout == "fortran":
-            return np.asfortranarray(a)
-        if layout == "swapped":
-            return a.astype(a.dtype.newbyteorder())
-        if layout == "reversed":
-            return np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1]
-        wide = np.zeros((2 * a.shape[0], 3 * a.shape[1]), a.dtype)
-        wide[::2, 1::3] = a
-        return wide[::2, 1::3]
-
+    lay = partial(as_layout, layout=layout)
     head = ll.LinearHead(w, bias, **options)
     laid = ll.LinearHead(lay(w), bias, **options)
     unpacked = ll.LinearHead(lay(w), bias, pack=False, **options)

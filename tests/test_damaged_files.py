@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.memory import MIB, traced
 
 from logitless.io import open_array, read_head
 
@@ -109,12 +109,9 @@ def damaged(data, hurts):
 def test_any_damage_is_an_error_that_names_the_file(tmp_path, data, hurts):
     path = tmp_path / "damaged"
     path.write_bytes(damaged(data, hurts))
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         found = everything(path)
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()
+    assert memory.peak < 8 * MIB
     for result in found:
         if isinstance(result, np.ndarray):
             result.tobytes()  # every byte is there

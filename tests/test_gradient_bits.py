@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.exact import distributions, exact, labels
 from support.gradient_battery import any_options, results
+from support.layouts import LAYOUTS, as_layout
 from support.oracle import assert_same_bits
 
 import logitless as ll
@@ -58,13 +60,6 @@ def assert_all_same(a, b, what=""):
         assert_same_bits(a[name], b[name], f"{what} {name}")
 
 
-@pytest.fixture
-def eager(monkeypatch):
-    """Threads are put to work of any size."""
-    monkeypatch.setattr("logitless._engines.compiled.plan.FLOPS_PER_THREAD", 1)
-    monkeypatch.setattr("logitless._engines.compiled.gradient.FLOPS_PER_THREAD", 1)
-
-
 @given(problems(), st.sampled_from([2, 3, 4, 7]), st.sampled_from([1, 100_000, 1 << 26]))
 def test_threads(eager, problem, n_threads, workspace_bytes):
     (x, w, bias), target, of_head, options = problem
@@ -110,21 +105,10 @@ def test_the_loss_is_that_of_loss(problem):
     assert_same_bits(ours, head.loss(x, target, **plain))
 
 
-@given(problems(), st.sampled_from(["fortran", "strided", "reversed", "swapped"]))
+@given(problems(), st.sampled_from(LAYOUTS))
 def test_layouts_and_packing(problem, layout):
     (x, w, bias), target, of_head, options = problem
-
-    def lay(a):
-        if layout == "fortran":
-            return np.asfortranarray(a)
-        if layout == "swapped":
-            return a.astype(a.dtype.newbyteorder())
-        if layout == "reversed":
-            return np.ascontiguousarray(np.flip(a))[(slice(None, None, -1),) * a.ndim]
-        wide = np.zeros(tuple(2 * length for length in a.shape), a.dtype)
-        wide[(slice(None, None, 2),) * a.ndim] = a
-        return wide[(slice(None, None, 2),) * a.ndim]
-
+    lay = partial(as_layout, layout=layout)
     usual = results(ll.LinearHead(w, bias, **of_head), x, target, **options)
     laid_bias = None if bias is None else lay(bias)
     laid = options | {name: lay(options[name]) for name in ("class_weight", "sample_weight")

@@ -16,6 +16,7 @@ from support.gradients import (
     gradients_of,
     problem,
 )
+from support.layouts import LAYOUTS, as_layout
 from support.losses import losses
 from support.oracle import assert_same, assert_same_bits
 
@@ -122,23 +123,15 @@ def test_a_single_row(dtype):
     assert_same_bits(single.x, 2 * grad.x[0])
 
 
-@given(losses(30), st.sampled_from(["fortran", "strided", "reversed", "swapped", "lead"]))
+@given(losses(30), st.sampled_from([*LAYOUTS, "lead"]))
 def test_layouts(case, layout):
     (x, w, bias), target, of_head, options = case
     options = {**options, "reduction": "sum"}
 
     def lay(a, lead=True):
-        if layout == "fortran":
-            return np.asfortranarray(a)
-        if layout == "swapped":
-            return a.astype(a.dtype.newbyteorder())
-        if layout == "reversed":
-            return np.ascontiguousarray(np.flip(a))[(slice(None, None, -1),) * a.ndim]
         if layout == "lead":
             return a.reshape((len(a), 1, *a.shape[1:])) if lead else a
-        wide = np.zeros(tuple(2 * length for length in a.shape), a.dtype)
-        wide[(slice(None, None, 2),) * a.ndim] = a
-        return wide[(slice(None, None, 2),) * a.ndim]
+        return as_layout(a, layout)
 
     plain_loss, plain = gradients_of((x, w, bias), target, of_head, **options)
     if "sample_weight" in options:

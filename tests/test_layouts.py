@@ -6,19 +6,12 @@ import array
 
 import numpy as np
 import pytest
+from support.layouts import unaligned
 from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
 
 N, K, M = 37, 23, 29
-
-
-def unaligned(a):
-    raw = bytearray(a.nbytes + 1)
-    out = np.frombuffer(raw, a.dtype, offset=1, count=a.size).reshape(a.shape)
-    out[...] = a
-    assert not out.flags.aligned
-    return out
 
 
 def strided(a):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.layouts import LAYOUTS, as_layout
 from support.losses import OPTIONS, losses, with_weights
 from support.oracle import assert_same, assert_same_bits
 
@@ -60,24 +61,16 @@ def test_one_hot_rows_are_indices(case):
     assert_same_bits(a.target_rank, b.target_rank, "rank")
 
 
-@given(losses(), st.sampled_from(["fortran", "strided", "reversed", "swapped", "lead"]))
+@given(losses(), st.sampled_from([*LAYOUTS, "lead"]))
 def test_layouts(case, layout):
     (x, w, bias), target, of_head, options = case
     head = ll.LinearHead(w, bias, **of_head)
     plain = head.loss(x, target, **options)
 
     def lay(a):
-        if layout == "fortran":
-            return np.asfortranarray(a)
-        if layout == "swapped":
-            return a.astype(a.dtype.newbyteorder())
-        if layout == "reversed":
-            return np.ascontiguousarray(np.flip(a))[(slice(None, None, -1),) * a.ndim]
         if layout == "lead":
             return a.reshape((1, len(a), 1, *a.shape[1:]))
-        wide = np.zeros(tuple(2 * length for length in a.shape), a.dtype)
-        wide[(slice(None, None, 2),) * a.ndim] = a
-        return wide[(slice(None, None, 2),) * a.ndim]
+        return as_layout(a, layout)
 
     laid = dict(options)
     if "sample_weight" in options:

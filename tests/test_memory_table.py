@@ -5,15 +5,15 @@ A few MiB a thread beside the result, where a copy of the weights would take 35 
 
 from __future__ import annotations
 
-import tracemalloc
 from functools import partial
 
 import numpy as np
 import pytest
+from support.layouts import unaligned
+from support.memory import MIB, peak, traced
 
 import logitless as ll
 
-MIB = 1 << 20
 N, K = 9_000, 1024
 ROWS = {"numpy": (1, 16), "scalar": (1, 16)}.get(ll.active_isa(), (1, 16, 1024))
 THREADS = (1, 4)
@@ -21,13 +21,6 @@ THREADS = (1, 4)
 
 def limit(n_threads):
     return (4 + 8 * n_threads + (8 if ll.active_isa() == "numpy" else 0)) * MIB
-
-
-def unaligned(a):
-    memory = np.empty(a.nbytes + 1, np.uint8)
-    out = memory[1:].view(a.dtype).reshape(a.shape)
-    out[...] = a
-    return out
 
 
 def padded(a):
@@ -54,17 +47,6 @@ KINDS = {
     "reversed": lambda a: a.astype("f4")[::-1, ::-1],
     "swapped columns": lambda a: np.asfortranarray(a.astype(">f4")),
 }
-
-
-def peak(call):
-    """Most bytes that a call has beside what was there before; of NumPy and of the kernels."""
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 def calls_of(head, x, t):
@@ -221,12 +203,7 @@ def test_what_is_kept_goes_with_the_threads_in_use_not_with_those_there_are():
     w = rng.standard_normal((3000, 300), np.float32)
     t = rng.integers(0, 3000, 4000)
     ll.linear_cross_entropy(x, w, t, n_threads=8)  # so many threads there are
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
+    with traced() as memory:
         for _ in range(40):
             ll.linear_cross_entropy(x, w, t, n_threads=2)
-        kept = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert kept < 9 * MIB
+    assert memory.kept < 9 * MIB

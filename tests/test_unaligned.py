@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.layouts import unaligned
 from support.oracle import assert_same
 
 import logitless as ll
@@ -25,16 +26,6 @@ TYPES = [("f4", "f4"), ("f8", "f8"), ("f8", "f4"), ("f4", "f8"), ("f2", "f4"), (
 NAMES = ("x", "weight", "bias")
 
 pytestmark = pytest.mark.compiled_only
-
-
-def unaligned(a, offset=1):
-    """The same array, its first byte `offset` bytes behind an address that suits it."""
-    raw = np.zeros(a.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 32 + offset
-    out = raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
-    out[...] = a
-    assert out.flags.aligned == (offset % a.dtype.alignment == 0 or not a.size)
-    return out
 
 
 def numbers(rng, shape, kind):

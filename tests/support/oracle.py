@@ -63,6 +63,12 @@ class Truth:
         return np.argsort(-self.z, axis=1, kind="stable")[:, :k]
 
 
+def logits_and_log_proba(x, weight, bias=None, **options):
+    """Of finite logits, in float64."""
+    truth = Truth(logits(x, weight, bias, **options))
+    return truth.z, -truth.minus_log_proba
+
+
 def naive(x, weight, bias, target):
     """The textbook in the precision of its arguments: logits, max, exp, sum, log."""
     z = x @ weight.T
