@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -33,7 +30,7 @@ pytestmark = pytest.mark.compiled_only
 
 
 @pytest.fixture
-def build(tmp_path):
+def build(tmp_path, run_python):
     """The last lines of a build that fails."""
     pytest.importorskip("setuptools")
     if not shutil.which("gcc"):
@@ -42,10 +39,7 @@ def build(tmp_path):
     shutil.copy(SETUP, tmp_path)
 
     def run(**env):
-        done = subprocess.run(
-            [sys.executable, "-c", RUN], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-            env={**os.environ, "CC": "gcc", **env},
-        )
+        done = run_python(RUN, check=False, **{"CC": "gcc", **env})
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
         return done.stderr.strip().splitlines()[-1]

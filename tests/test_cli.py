@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from support.oracle import logits_and_log_proba
+from support.processes import python
 
 import logitless as ll
 from logitless._parallel.pool import default_threads
@@ -68,8 +68,7 @@ def test_demo_shows_the_fit_on_a_terminal(command, quick_demo, monkeypatch):
 def test_demo_without_scikit_learn_says_how_to_get_it(missing):
     code = (f"import sys; sys.modules[{missing!r}] = None; from logitless.cli import main;"
             "sys.exit(main(['demo']))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          check=False)
+    done = python("-c", code, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert 'pip install "logitless[cli,sklearn]"' in done.stderr
@@ -203,15 +202,13 @@ def test_help_and_version(command):
 def test_missing_packages_are_one_line_and_code_2(missing):
     code = (f"import sys; sys.modules[{missing!r}] = None; from logitless.cli import main;"
             "sys.exit(main(['info']))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          check=False)
+    done = python("-c", code, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert 'pip install "logitless[cli]"' in done.stderr
 
 
 def test_python_m_logitless():
-    done = subprocess.run([sys.executable, "-m", "logitless", "--version"], capture_output=True,
-                          text=True, check=False)
+    done = python("-m", "logitless", "--version", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("logitless ")

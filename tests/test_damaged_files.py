@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.memory import MIB, traced
+from support.processes import python
 
 from logitless.io import open_array, read_head
 
@@ -236,10 +237,9 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch, kind)
             "for read in open_array, read_head:\n"
             "    try: read(sys.argv[1])\n"
             "    except ValueError as error: print(error)\n")
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True,
-                          timeout=60, check=True)
-    assert done.stdout.count(f"{path}: expected a regular file, which can be mapped into memory, "
-                             f"got a {kind}\n") == 2
+    said = python("-c", code, path, timeout=60)
+    assert said.count(f"{path}: expected a regular file, which can be mapped into memory, "
+                      f"got a {kind}\n") == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="needs /dev/stdin")
@@ -247,9 +247,6 @@ def test_a_file_at_standard_input(tmp_path):
     np.save(tmp_path / "a.npy", WEIGHT)
     code = "from logitless.io import open_array; print(open_array('/dev/stdin').sum())"
     with open(tmp_path / "a.npy") as file:
-        done = subprocess.run([sys.executable, "-c", code], stdin=file, capture_output=True,
-                              text=True, check=True)
-    assert float(done.stdout) == WEIGHT.sum()
-    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.PIPE, timeout=60,
-                          capture_output=True, text=True, check=False)
+        assert float(python("-c", code, stdin=file)) == WEIGHT.sum()
+    done = python("-c", code, stdin=subprocess.PIPE, timeout=60, check=False)
     assert "/dev/stdin: expected a regular file" in done.stderr

@@ -1,4 +1,7 @@
-"""The layers of the package: a module imports only from those below it, and none in a circle."""
+"""The layers of the package: a module imports only from those below it, and none in a circle.
+
+Of tests: what they share lies in ``support``, and none imports another.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "logitless"
 BENCH = Path(__file__).parents[1] / "bench"
+TESTS = Path(__file__).parent
 
 # From below. A module belongs to the entry that is the longest beginning of its name; modules of
 # one entry may import each other, those of one line that are of different entries may not.
@@ -82,7 +86,8 @@ def test_imports_go_downwards(name):
     assert upwards == set()
 
 
-@pytest.mark.parametrize(("folder", "package"), [(SRC, "logitless"), (BENCH, "")], ids=str)
+@pytest.mark.parametrize(("folder", "package"), [(SRC, "logitless"), (BENCH, ""), (TESTS, "")],
+                         ids=["package", "bench", "tests"])
 def test_there_is_no_circle(folder, package):
     found = graph(folder, package)
     assert sum(map(len, found.values())) > 10
@@ -94,3 +99,9 @@ def test_the_engines_do_not_know_each_other():
         engines = {module.split(".")[1] for module in {name, *imported}
                    if module.startswith(("_engines.plain", "_engines.compiled"))}
         assert len(engines) < 2 or name == "_engines.choice"
+
+
+def test_no_test_imports_another():
+    imported = set().union(*graph(TESTS, "").values())
+    assert "support.oracle" in imported
+    assert {name for name in imported if name.split(".")[0] != "support"} == set()

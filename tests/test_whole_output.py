@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from support.processes import python
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 
@@ -80,8 +80,7 @@ def test_sigterm_leaves_nothing_behind(tmp_path, monkeypatch, when):
     np.save("head", np.eye(3, dtype=np.float32))
     np.save("x", np.eye(3, dtype=np.float32))
     (tmp_path / "out.npz").write_text("the old file")
-    done = subprocess.run([sys.executable, "-c", STOPPED, when], capture_output=True, text=True,
-                          check=False)
+    done = python("-c", STOPPED, when, check=False)
     assert (done.returncode, done.stderr.strip()) == (128 + signal.SIGTERM, "terminated")
     assert sorted(os.listdir()) == ["head.npy", "out.npz", "x.npy"]
     assert (tmp_path / "out.npz").read_text() == "the old file"

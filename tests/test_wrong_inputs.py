@@ -4,14 +4,14 @@ a softmax.
 
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
+
+from support.processes import python
 
 from logitless import cli
 
@@ -140,8 +140,7 @@ def test_shapes_that_no_memory_holds(capsys):
 @pytest.mark.parametrize("words", [["info"], ["--help"], ["--version"]])
 def test_standard_output_that_is_full(words):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "logitless", *words], stdout=full,
-                              stderr=subprocess.PIPE, text=True, check=False)
+        done = python("-m", "logitless", *words, stdout=full, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert os.strerror(28) in done.stderr
