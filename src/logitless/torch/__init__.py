@@ -7,7 +7,7 @@ import math
 import torch
 
 from ._call import apply, found_along
-from ._checks import check_options, check_shapes, check_target, check_tensors, loss_dtype
+from ._checks import Options, check_options, check_shapes, check_target, check_tensors, loss_dtype
 
 __all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
@@ -126,10 +126,10 @@ def linear_cross_entropy(
     if not lead and target.shape == (1,) != (n_classes,):
         target = target[0]
     soft = check_target(target, lead, n_classes, places, ignore_index)
-    options_of_operator = check_options(reduction, ignore_index, label_smoothing, softcap,
-                                        temperature, z_loss, filter_eps)
+    checked = check_options(Options(reduction, ignore_index, label_smoothing, softcap, temperature,
+                                    z_loss, filter_eps))
     return apply(
-        input, linear_weight, linear_bias, target, weight, *options_of_operator,
+        input, linear_weight, linear_bias, target, weight, *checked,
         loss_dtype(input, linear_weight, *((target, weight) if soft else ())),
         found_along(reduction, input, linear_weight, linear_bias),
     )
@@ -205,14 +205,11 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.out_features = tuple(out_features)
-        self.reduction = reduction
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
         self.options = options
-        self.softcap = softcap
-        self.temperature = temperature
-        self.z_loss = z_loss
-        self.filter_eps = filter_eps
+        given = Options(reduction, ignore_index, label_smoothing, softcap, temperature, z_loss,
+                        filter_eps)
+        for name, value in given._asdict().items():
+            setattr(self, name, value)
         self.register_buffer("weight", weight)
         rows = math.prod(self.out_features, start=num_classes)
         self.linear = torch.nn.Linear(in_features, rows, bias, device, dtype)
@@ -223,13 +220,10 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         return linear_cross_entropy(
             input, self.linear.weight.reshape(*shape, self.linear.in_features), target,
             linear_bias=None if bias is None else bias.reshape(shape), weight=self.weight,
-            reduction=self.reduction, ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing, options=self.options, softcap=self.softcap,
-            temperature=self.temperature, z_loss=self.z_loss, filter_eps=self.filter_eps,
+            options=self.options, **{name: getattr(self, name) for name in Options._fields},
         )
 
     def extra_repr(self) -> str:
         """Describe the options in the module's repr."""
-        names = ("num_classes", "out_features", "reduction", "ignore_index", "label_smoothing",
-                 "softcap", "temperature", "z_loss", "filter_eps")
+        names = ("num_classes", "out_features", *Options._fields)
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)

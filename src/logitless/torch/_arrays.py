@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import functional
 from .._arrays.rows import Rows
+from .._calls.options import HEAD, LOSS
 from .._calls.value_and_grad import WORKSPACE
 from ..head import LinearHead
 from ..results import Gradients
+from ._checks import Options
 
 
 class Problem:
@@ -21,20 +25,20 @@ class Problem:
     memory of the tensors and are good for the duration of the call, no longer.
     """
 
-    def __init__(self, tensors, reduction, ignore_index, label_smoothing, softcap, temperature,
-                 z_loss, filter_eps):
-        arrays = (None if tensor is None else as_array(tensor) for tensor in tensors)
-        self.x, self.weight, self.bias, self.target, self.class_weight = arrays
+    def __init__(self, tensors: Sequence[Any], options: Options):
+        input, weight, bias, target, class_weight = tensors
+        self.x, self.weight, self.target = as_array(input), as_array(weight), as_array(target)
+        self.bias = None if bias is None else as_array(bias)
+        self.class_weight = None if class_weight is None else as_array(class_weight)
         self.soft = tensors[3].is_floating_point()
         self.n_classes, *places, self.n_features = self.weight.shape
         self.places = tuple(places)
         self.dtype = np.result_type(self.x, self.weight, np.float32)
-        self.reduction = reduction
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.of_head = {"softcap": softcap, "temperature": temperature}
-        self.z_loss = z_loss
-        self.filter_eps = filter_eps
+        self.options = options
+        self.of_head, self.of_loss = (
+            {name: value for name, value in options._asdict().items() if name in names}
+            for names in (HEAD, LOSS)
+        )
 
     def losses(self, wrt, factor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Each loss; gradients of their sum times `factor`, with the classes after the places."""
@@ -43,11 +47,8 @@ class Problem:
         found = {name: np.zeros(shapes[name], self.dtype) for name in wrt}
         losses = np.empty((*self.x.shape[:-1], *self.places), self.dtype)
         factor = np.broadcast_to(factor, losses.shape)
-        options = {
-            "reduction": "none", "class_weight": self.class_weight, **self.of_head,
-            "ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing,
-            "z_loss": self.z_loss,
-        }
+        options: dict[str, Any] = {"reduction": "none", "class_weight": self.class_weight,
+                                   **self.of_head, **self.of_loss}
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
             here = (..., *place)
@@ -56,7 +57,7 @@ class Problem:
                 out = {name: g if name == "x" else g[place] for name, g in found.items()}
                 losses[here], _ = functional.linear_cross_entropy_value_and_grad(
                     *arrays, wrt=tuple(wrt), grad_output=factor[here], out=Gradients(**out),
-                    accumulate=any(place), filter_eps=self.filter_eps, **options,
+                    accumulate=any(place), filter_eps=self.options.filter_eps, **options,
                 )
             else:
                 losses[here] = functional.linear_cross_entropy(*arrays, **options)
@@ -71,7 +72,7 @@ class Problem:
         rows = Rows(self.x)
         gradient = torch.empty((rows.m, n, *self.places), dtype=dtype, device="cpu")
         factor = np.broadcast_to(factor, (*lead, *self.places)).reshape(rows.m, *self.places)
-        of_class = np.full(n, self.label_smoothing - 1, self.dtype)
+        of_class = np.full(n, self.options.label_smoothing - 1, self.dtype)
         if self.class_weight is not None:
             of_class *= self.class_weight
         step = max(1, WORKSPACE // (n * self.dtype.itemsize))
@@ -97,11 +98,11 @@ class Problem:
 
     def divisor(self) -> np.float64:
         """What the sum of the losses is divided by, NaN instead of 0."""
-        if self.reduction != "mean":
+        if self.options.reduction != "mean":
             return np.float64(1)
         if self.soft:
             return np.float64(self.target.size / self.n_classes or math.nan)
-        counted = self.target[self.target != self.ignore_index]
+        counted = self.target[self.target != self.options.ignore_index]
         if self.class_weight is None:
             return np.float64(counted.size or math.nan)
         # The losses find what is out of range.

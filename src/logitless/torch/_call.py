@@ -7,22 +7,23 @@ has a kernel that computes on the memory of its tensors and a fake that only kno
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_type_hints
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ._arrays import Problem, as_array
-from ._checks import requires_grad
+from ._checks import Options, requires_grad
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
 _HELD = _NAMES[:3]  # those that can be found along with the loss
 
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
 _TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
-_OPTIONS = ("str reduction, int ignore_index, float label_smoothing, float? softcap, "
-            "float temperature, float z_loss, float filter_eps")
-_N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, _OPTIONS.count(",") + 1
+_KINDS = {str: "str", int | None: "int", float: "float", float | None: "float?"}
+_OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
+_N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)
 
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, int, float, torch.dtype}
@@ -32,7 +33,8 @@ _in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad
 def _parted(args) -> tuple:
     """Tensors, options, the dtype of the loss if there is one, names of gradients."""
     last = _N_TENSORS + _N_OPTIONS
-    return args[:_N_TENSORS], args[_N_TENSORS:last], *args[last:-1], args[-1].split()
+    options = Options(*args[_N_TENSORS:last])
+    return args[:_N_TENSORS], options, *args[last:-1], args[-1].split()
 
 
 class _Operator:
@@ -54,10 +56,10 @@ class _Operator:
 
 def _loss(*args):
     tensors, options, dtype, wrt = _parted(args)
-    problem = Problem(tensors, *options)
+    problem = Problem(tensors, options)
     divisor = problem.divisor()
     losses, found = problem.losses(wrt, 1 / divisor)
-    if problem.reduction == "none":
+    if options.reduction == "none":
         loss = torch.from_numpy(losses).to(dtype)
     else:
         total = losses.sum(dtype=np.float64) / divisor
@@ -68,13 +70,13 @@ def _loss(*args):
 def _fake_loss(*args):
     tensors, options, dtype, wrt = _parted(args)
     input, linear_weight = tensors[:2]
-    shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options[0] == "none" else ()
+    shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options.reduction == "none" else ()
     return input.new_empty(shape, dtype=dtype), *_fake_gradients(tensors, wrt, _HELD)
 
 
 def _loss_backward(grad_output, *args):
     tensors, options, wrt = _parted(args)
-    problem = Problem(tensors, *options)
+    problem = Problem(tensors, options)
     factor = as_array(grad_output) / problem.divisor()
     held = [name for name in wrt if name in _HELD]
     found = problem.losses(held, factor)[1] if held else {}

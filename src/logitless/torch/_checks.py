@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from functools import reduce
 from numbers import Real
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 
 from .._arrays.checks import check_integer, check_positive
 
+
+class Options(NamedTuple):
+    """The options that functions, modules and operators take, but for PyTorch's `options`."""
+
+    reduction: str = "mean"
+    ignore_index: int | None = None
+    label_smoothing: float = 0.0
+    softcap: float | None = None
+    temperature: float = 1.0
+    z_loss: float = 0.0
+    filter_eps: float = 0.0
+
+
+_NUMBERS = tuple(name for name, kind in get_type_hints(Options).items() if kind is float)
 _FLOAT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -84,20 +99,19 @@ def check_target(target, lead, n_classes, places, ignore_index) -> bool:
     return shape == probabilities
 
 
-def check_options(reduction, ignore_index, label_smoothing, softcap, temperature, z_loss,
-                  filter_eps) -> tuple:
+def check_options(options: Options) -> Options:
     """The options as the operators take them; those in between limits are checked there."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"`reduction` must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return (
-        reduction,
-        -100 if ignore_index is None else check_integer(ignore_index, "ignore_index"),
-        _number(label_smoothing, "label_smoothing"),
-        None if softcap is None else check_positive(softcap, "softcap"),
-        check_positive(temperature, "temperature"),
-        _number(z_loss, "z_loss"),
-        _number(filter_eps, "filter_eps"),
-    )
+    if options.reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"`reduction` must be 'mean', 'sum' or 'none', got {options.reduction!r}")
+    index, softcap = options.ignore_index, options.softcap
+    checked: dict[str, Any] = {"reduction": options.reduction}
+    for name in _NUMBERS:
+        checked[name] = _number(getattr(options, name), name)
+    checked["ignore_index"] = -100 if index is None else check_integer(index, "ignore_index")
+    checked["softcap"] = None if softcap is None else check_positive(softcap, "softcap")
+    checked["temperature"] = check_positive(options.temperature, "temperature")
+    return Options(**checked)
 
 
 def _number(value: object, name: str) -> float:
