@@ -67,13 +67,12 @@ def few_rows(layer: Layer) -> Small | None:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
-    screen: Screen | None = layer.screen
-    if screen is not None and can_screen(layer, screen, x, request):
+    if layer.screen is not None and can_screen(layer, x, request):
 
         def dense(x: np.ndarray, request: Request) -> State:
             return score_all(LinearScoring(layer, x, request, n_threads))
 
-        return ScreenedScoring(layer, screen, x, request, n_threads).state(dense)
+        return ScreenedScoring(layer, x, request, n_threads).state(dense)
     return score_all(LinearScoring(layer, x, request, n_threads))
 
 

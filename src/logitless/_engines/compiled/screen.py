@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..interface import Request
-from ._core import KC, screener_for
+from ._core import KC, Screener, screener_for
 from .kernels import KERNELS, active_isa
 from .layer import Layer
 from .plan import copied_classes, round_up
@@ -91,11 +91,11 @@ def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
     return packed
 
 
-def can_screen(layer: Layer, screen: Screen, x: np.ndarray, request: Request) -> bool:
+def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
     """Whether the screen of a layer can answer a request."""
     asks_more = (request.sums or request.rank or request.entropy or request.smooth
                  or request.write or request.targets is not None or request.probs is not None)
-    screener = screen.screener
+    screener: Screener = layer.screen.screener
     n, k = layer.n_classes, layer.n_features
     return (
         not asks_more

@@ -130,9 +130,9 @@ def _loosest(screen: Screen, n: int, k: int, top: int, room: int) -> float:
 class ScreenedScoring:
     """The best classes of the rows of x by the screen of a layer."""
 
-    def __init__(self, layer: Layer, screen: Screen, x: np.ndarray, request: Request,
-                 n_threads: int | None):
-        self.layer, self.screen, self.x, self.request = layer, screen, x, request
+    def __init__(self, layer: Layer, x: np.ndarray, request: Request, n_threads: int | None):
+        self.layer, self.x, self.request = layer, x, request
+        self.screen: Screen = layer.screen
         self.panels = layer.panels()
         self.m, self.n, self.k = len(x), layer.n_classes, layer.n_features
         self.top = max(request.k, 1)
@@ -143,7 +143,7 @@ class ScreenedScoring:
         self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k // 2, ROOM[0]), ROOM[1]))
         threads = max(1, min(pool.resolve(n_threads),
                              self.m * self.n * self.k // MACS_PER_THREAD))
-        self.loosest = _loosest(screen, self.n, self.k, self.top, self.room)
+        self.loosest = _loosest(self.screen, self.n, self.k, self.top, self.room)
         rows = min(MAX_ROWS, CANDIDATES // self.room)
         self.by_class = threads > 1 and self.m <= rows and self.m < threads * 4 * ROW_STEP
         if not self.by_class:
@@ -153,7 +153,7 @@ class ScreenedScoring:
         self.top_logit = np.full((self.m, self.top), np.nan, layer.dtype)
         self.top_index = np.full((self.m, self.top), -1, np.int64)
         self.rescored = np.full(self.m, -1, np.int32)
-        self.blocks = -(-self.n // screen.screener.block)
+        self.blocks = -(-self.n // self.screen.screener.block)
 
     def by_rows(self) -> None:
         """Threads share out blocks of rows."""
