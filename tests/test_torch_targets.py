@@ -26,7 +26,7 @@ def test_gradients_are_those_of_torch(gen, monkeypatch, form, reduction, options
     args[2].requires_grad_()
     factor = torch.randn(F.linear_cross_entropy(*args, **kwargs).shape, dtype=F64, generator=gen)
     if block:
-        monkeypatch.setattr(_arrays, "WORKSPACE", block * C * 8)
+        monkeypatch.setattr(_arrays, "WORKSPACE_BYTES", block * C * 8)
 
     def reference(x, linear_weight, target, *, linear_bias=None, **kwargs):
         z = torch.einsum("...k,cpk->...cp", x, linear_weight.reshape(C, -1, K))
@@ -130,7 +130,7 @@ def test_not_wanted(gen):
 def test_memory(gen, monkeypatch):
     """Beside the gradient, which is PyTorch's memory, only a block of rows."""
     m, n = 2000, 1000
-    monkeypatch.setattr(_arrays, "WORKSPACE", 1 << 20)
+    monkeypatch.setattr(_arrays, "WORKSPACE_BYTES", 1 << 20)
     x, weight = torch.randn(m, 4, generator=gen), torch.randn(n, 4, generator=gen)
     target = torch.rand(m, n, generator=gen).requires_grad_()
     loss = linear_cross_entropy(x, weight, target)

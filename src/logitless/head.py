@@ -24,7 +24,7 @@ from ._calls.objective import Objective, shifted
 from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates
-from ._calls.value_and_grad import WORKSPACE, value_and_grad
+from ._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
 from ._engines.choice import engine
 from ._engines.interface import Request, State
 from .results import Gradients, Scores, ScreenStats, TopK
@@ -356,7 +356,7 @@ class LinearHead:
         reduction: str = "mean",
         wrt: str | Iterable[str] = ("x", "weight", "bias"),
         grad_output: ArrayLike | None = None,
-        workspace_bytes: int = WORKSPACE,
+        workspace_bytes: int = WORKSPACE_BYTES,
         filter_eps: float = 0.0,
         out: Gradients | None = None,
         accumulate: bool = False,

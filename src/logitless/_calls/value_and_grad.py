@@ -28,7 +28,7 @@ from .options import DEFAULTS, LossOptions
 if TYPE_CHECKING:
     from .._arrays.checks import Values
 
-WORKSPACE = 64 << 20
+WORKSPACE_BYTES = 64 << 20
 NAMES = ("x", "weight", "bias")
 
 

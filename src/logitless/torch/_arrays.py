@@ -12,7 +12,7 @@ import torch
 from .. import functional
 from .._arrays.rows import Rows
 from .._calls.options import HEAD, LOSS
-from .._calls.value_and_grad import WORKSPACE
+from .._calls.value_and_grad import WORKSPACE_BYTES
 from ..head import LinearHead
 from ..results import Gradients
 from ._checks import Options
@@ -75,7 +75,7 @@ class Problem:
         of_class = np.full(n, self.options.label_smoothing - 1, self.dtype)
         if self.class_weight is not None:
             of_class *= self.class_weight
-        step = max(1, WORKSPACE // (n * self.dtype.itemsize))
+        step = max(1, WORKSPACE_BYTES // (n * self.dtype.itemsize))
         memory = np.empty((min(step, rows.m), n), self.dtype)
         for place in np.ndindex(self.places):
             head = LinearHead(*self._classifier(place), **self.of_head, pack=False)

@@ -26,7 +26,7 @@ from . import scratch
 from ._core import GROUP_STEP, Gradient, Job, address
 from .kernels import KERNELS
 from .layer import Layer
-from .plan import FLOPS_PER_THREAD, WORKSPACE, round_up
+from .plan import FLOPS_PER_THREAD, THREAD_BYTES, round_up
 from .scoring import Block, LinearScoring, score_block
 
 BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
@@ -83,7 +83,7 @@ class _Call:
         cached = BLOCK_BYTES // ((item * 2 * k + row_bytes) * self.group)
         # Small gradients of the weights may wait for their turn, a group each.
         step = max(1, min(fitting, cached))
-        self.at_once = min(WORKSPACE // (item * n * (k + 1)) // step, -(-m // (step * self.group)))
+        self.at_once = min(THREAD_BYTES // (item * n * (k + 1)) // step, -(-m // (step * self.group)))
         self.by_block = self.n_threads > 1 and self.at_once >= 2 * self.n_threads
         if not self.by_block:
             step = max(1, min(fitting, cached * self.n_threads))

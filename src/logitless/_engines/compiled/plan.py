@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
 MAX_ROWS = 1008
-WORKSPACE = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
+THREAD_BYTES = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
 COPY_BYTES = 1 << 21  # of weights, logits, distributions that must be copied
 SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
@@ -82,7 +82,7 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     item = kernels.itemsize
     row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
                             + (kernels.block if tiles_rows else 0))
-    rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, WORKSPACE // row_bytes)
+    rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, THREAD_BYTES // row_bytes)
     per_call = FLOPS_PER_CALL.get(kernels.isa, FLOPS_PER_CALL_VECTOR)
     span_flops = 2 * min(n, kernels.span) * max(k, 16)
     rows = min(rows, max(per_call // span_flops, ROW_STEP))
