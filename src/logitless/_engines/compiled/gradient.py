@@ -83,7 +83,8 @@ class _Call:
         cached = BLOCK_BYTES // ((item * 2 * k + row_bytes) * self.group)
         # Small gradients of the weights may wait for their turn, a group each.
         step = max(1, min(fitting, cached))
-        self.at_once = min(THREAD_BYTES // (item * n * (k + 1)) // step, -(-m // (step * self.group)))
+        of_step = item * n * (k + 1) * step
+        self.at_once = min(THREAD_BYTES // of_step, -(-m // (step * self.group)))
         self.by_block = self.n_threads > 1 and self.at_once >= 2 * self.n_threads
         if not self.by_block:
             step = max(1, min(fitting, cached * self.n_threads))
