@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 _PACKAGES = {"click", "rich"}
 
@@ -51,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,7 +65,8 @@ def numpy_loss(x: np.ndarray, weight: np.ndarray, target: np.ndarray) -> np.ndar
     return np.log(logits.sum(axis=1)) + best - target_logit
 
 
-def run(console: Console, shapes, dtype: str, threads: int | None) -> None:
+def run(console: Console, shapes: Iterable[tuple[int, int, int]], dtype: str,
+        threads: int | None) -> None:
     """Time the loss of random inputs of some shapes and print a table.
 
     Parameters

@@ -10,11 +10,19 @@ import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 import logitless as ll
@@ -123,7 +131,7 @@ def _refuse_input_as_output(out: Path, inputs: list[Path | None]) -> None:
 class RateColumn(ProgressColumn):
     """Rows a second."""
 
-    def render(self, task) -> Text:
+    def render(self, task: Task) -> Text:
         """Their number so far by the time it took."""
         return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
 
@@ -185,7 +193,7 @@ def info(as_json: bool) -> None:
     _print_pairs(lines)
 
 
-def _facts() -> dict:
+def _facts() -> dict[str, Any]:
     isa = ll.active_isa()
     with input_errors():  # what the environment asks for may be wrong
         threads = pool.resolve()

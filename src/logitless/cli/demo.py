@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -40,6 +42,12 @@ class Sample:
     p_predicted: float
 
 
+class Failure(click.ClickException):
+    """What keeps the demo from its end, told in one line."""
+
+    exit_code = 2
+
+
 def run(console: Console, plot: Path) -> None:
     """Fit a head to some digits, score the others, show the hardest, time it beside NumPy.
 
@@ -69,6 +77,7 @@ def run(console: Console, plot: Path) -> None:
     pixels, x, target = pixels[N_FITTED:], x[N_FITTED:], target[N_FITTED:]
     head = ll.LinearHead.from_estimator(model)
     scores = head.score(x, target)
+    assert scores.loss is not None  # as there are targets
     console.print(f"A head of {head.n_classes} classes and {head.n_features} features was fitted "
                   f"to the first {N_FITTED:,} digits by {model.n_iter_[0]} iterations in "
                   f"{seconds:.2f} s; scored here, in one pass, are the other {len(x)}, which it "
@@ -92,12 +101,12 @@ def softmax_regression() -> type:
     try:
         from ..sklearn import SoftmaxRegression
     except ImportError as error:
-        raise _failure(f"the demo needs scikit-learn 1.6 or newer ({error}): "
+        raise Failure(f"the demo needs scikit-learn 1.6 or newer ({error}): "
                        'pip install "logitless[cli,sklearn]"') from error
     return SoftmaxRegression
 
 
-def fit(estimator: type, x: np.ndarray, target: np.ndarray):
+def fit(estimator: type, x: np.ndarray, target: np.ndarray) -> Any:
     """Fit it to these rows, under a line of progress on a terminal."""
     line = TextColumn("Fitting: iteration {task.completed}, loss {task.fields[loss]}")
     with Progress(line, console=Console(stderr=True), transient=True,
@@ -107,15 +116,9 @@ def fit(estimator: type, x: np.ndarray, target: np.ndarray):
             task, completed=iteration, loss=f"{loss:.4f}")).fit(x, target)
 
 
-def _failure(message: str) -> click.ClickException:
-    """Make an error for which the command ends with exit code 2."""
-    error = click.ClickException(message)
-    error.exit_code = 2
-    return error
-
-
 def hardest(scores: ll.Scores, pixels: np.ndarray, target: np.ndarray) -> list[Sample]:
     """Pick the samples with the largest loss, the largest first."""
+    assert scores.loss is not None  # as there were targets
     rows = np.argsort(-scores.loss, kind="stable")[:N_HARDEST]
     p_target = np.exp(-scores.loss)
     p_predicted = np.exp(scores.max_logit - scores.lse)
@@ -150,7 +153,9 @@ def _drawings(samples: list[Sample], console: Console) -> Columns:
     return Columns([draw(s) for s in samples], width=16, padding=(0, 3))
 
 
-def numpy_score(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, target: np.ndarray):
+def numpy_score(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Loss and prediction as one writes them in NumPy with care: in place, shifted by the max."""
     logits = x @ weight.T
     logits += bias
@@ -171,8 +176,8 @@ def _time(console: Console, weight: np.ndarray, bias: np.ndarray, x: np.ndarray,
         table.add_column(name, justify="right", no_wrap=True)
     for rows in (np.arange(len(x)), np.arange(TILED_ROWS) % len(x)):
         some, labels = x[rows], target[rows]
-        rivals = [partial(head.score, some, labels),
-                  partial(numpy_score, some, weight, bias, labels)]
+        rivals: list[Callable[[], Any]] = [
+            partial(head.score, some, labels), partial(numpy_score, some, weight, bias, labels)]
         _check_agreement(*(rival() for rival in rivals))
         ours, theirs = best_times(rivals, SECONDS_PER_SHAPE)
         table.add_row(f"{len(rows):,}", _seconds(ours), _seconds(theirs), f"{theirs / ours:.2f}x")
@@ -187,13 +192,14 @@ def _time(console: Console, weight: np.ndarray, bias: np.ndarray, x: np.ndarray,
 
 def _check_agreement(scores: ll.Scores, by_numpy: tuple[np.ndarray, np.ndarray]) -> None:
     loss, predicted = by_numpy
+    assert scores.loss is not None
     if not (np.array_equal(scores.predicted, predicted)
             and np.allclose(scores.loss, loss, rtol=1e-4, atol=1e-5)):
         raise click.ClickException("logitless and NumPy disagree on these digits: please report "
                                    "this with the output of `logitless info`")
 
 
-def best_times(functions, seconds: float) -> list[float]:
+def best_times(functions: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Time functions in turns, so that a slow moment of the machine hits all; seconds, best of."""
     best = [float("inf")] * len(functions)
     end = time.perf_counter() + seconds
@@ -229,5 +235,5 @@ def _picture(console: Console, samples: list[Sample], path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise _failure(f"cannot write the picture: {error}") from error
+        raise Failure(f"cannot write the picture: {error}") from error
     console.print(f"Wrote a picture of the hardest ten to {path}")

@@ -84,15 +84,15 @@ class Job:
             _check_target(target, self.leading_shape, head.n_classes)
             self.target = target.reshape(self.rows, *tail)
             if self.of_classes:
-                self._check_labels()
+                self._check_labels(target.reshape(self.rows))
 
-    def _check_labels(self) -> None:
+    def _check_labels(self, target: np.ndarray) -> None:
         # All of them before the first block is scored, by the number of their row in the file.
         n, ignored = self.head.n_classes, self.ignore_index
-        row = _first_row(self.target, lambda t: ((t < 0) | (t >= n)) & (t != ignored))
+        row = _first_row(target, lambda t: ((t < 0) | (t >= n)) & (t != ignored))
         if row is not None:
             raise IndexError(f"TARGET must be in [0, {n}) or {ignored} (ignored), got "
-                             f"{self.target[row]} at row {row}")
+                             f"{target[row]} at row {row}")
 
     def run(self, writer: NpzWriter, block_rows: int | None, progress: Progress) -> Totals:
         """Score block after block into `writer`."""
@@ -124,9 +124,9 @@ class Job:
         t = None if self.target is None else self.target[rows]
         scores = self.head.score(self.x[rows], t, k=self.k, ignore_index=self.ignore_index)
         writer.append(predicted=scores.predicted, max_logit=scores.max_logit, lse=scores.lse)
-        if self.k:
+        if scores.top is not None and scores.top.log_prob is not None:
             writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
-        if t is not None:
+        if scores.loss is not None:
             writer.append(loss=scores.loss)
         totals.add(scores, t != self.ignore_index if self.of_classes else True)
 

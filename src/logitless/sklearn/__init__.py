@@ -6,9 +6,11 @@ Needs scikit-learn 1.6 or newer: ``pip install "logitless[sklearn]"``.
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
@@ -26,14 +28,17 @@ from ._class_weight import row_weights
 from ._fitting import F64, Trainee
 from ._lbfgs import Found, minimise
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 __all__ = ["SoftmaxRegression"]
 
 
-def _all_or_nothing(method):
+def _all_or_nothing(method: Callable[..., Any]) -> Callable[..., Any]:
     """Have a method that fails, or is interrupted, leave the estimator as it was."""
 
     @wraps(method)
-    def guarded(self, *args, **kwargs):
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = dict(vars(self))
         try:
             return method(self, *args, **kwargs)
@@ -150,8 +155,20 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "verbose": ["verbose", callable],
     }
 
-    def __init__(self, *, C=1.0, fit_intercept=True, class_weight=None, tol=1e-4, max_iter=1000,
-                 warm_start=False, batch_size=256, learning_rate=0.1, n_jobs=None, verbose=0):
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        fit_intercept: bool = True,
+        class_weight: Mapping[Any, float] | str | None = None,
+        tol: float = 1e-4,
+        max_iter: int = 1000,
+        warm_start: bool = False,
+        batch_size: int = 256,
+        learning_rate: float = 0.1,
+        n_jobs: int | None = None,
+        verbose: int | Callable[[int, float], object] = 0,
+    ):
         self.C = C
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
@@ -165,7 +182,9 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None
+    ) -> SoftmaxRegression:
         """Find the coefficients that minimise the penalised loss.
 
         Parameters
@@ -224,16 +243,19 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         _check_finite(trainee)
         if not (found.stopped or found.largest <= self.tol):
             _warn(found, self.tol, self.max_iter, trainee.dtype)
-        vars(self).update(_attributes(classes, trainee, X.dtype))
+        self.__dict__.update(_attributes(classes, trainee, X.dtype))
         self.n_iter_ = np.array([found.iterations], np.int32)
         self.n_samples_seen_ = len(X)
-        self._squares = None
+        self._squares: Gradients | None = None
         told.end()
         return self
 
     @_all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(
+        self, X: Any, y: Any, classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> SoftmaxRegression:
         """Go a step for each batch of rows, in the order given.
 
         A step of AdaGrad on the mean loss of `batch_size` rows and their share of the
@@ -295,12 +317,12 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 trainee.step(X[rows], index[rows], weight[rows] * share, self._decay(seen),
                              squares, self.learning_rate)
         _check_finite(trainee, squares)
-        vars(self).update(_attributes(self.classes_, trainee, X.dtype))
+        self.__dict__.update(_attributes(self.classes_, trainee, X.dtype))
         self.n_samples_seen_ = seen
         self._squares = squares
         return self
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """``X @ coef_.T + intercept_``.
 
         Parameters
@@ -317,7 +339,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             scores = LinearHead(self.coef_, self.intercept_, pack=False).logits(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Label of the class with the largest logit, the first of equals.
 
         Parameters
@@ -332,7 +354,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self.classes_[self._head().predict(X)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Softmax of the logits, in the order of `classes_`.
 
         Parameters
@@ -347,7 +369,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self._head().predict_proba(X)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of `predict_proba`, precise also where that is next to 0 or 1.
 
         Parameters
@@ -363,14 +385,14 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self._head().predict_log_proba(X)
 
-    def _checked(self, X) -> np.ndarray:
+    def _checked(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self, "coef_")
         return validate_data(self, X, dtype=[F64, np.float32], reset=False)
 
     def _head(self) -> LinearHead:
         return LinearHead.from_estimator(self, pack=False)
 
-    def _threads(self):
+    def _threads(self) -> AbstractContextManager[None]:
         if self.n_jobs is None:
             return nullcontext()
         wanted = self.n_jobs if self.n_jobs > 0 else usable_cores() + 1 + self.n_jobs
@@ -384,7 +406,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                              f"{np.finfo(F64).tiny:.2g}, got {self.C} times {total}")
         return 1 / counts
 
-    def _trainee(self, X, classes, go_on: bool) -> Trainee:
+    def _trainee(self, X: np.ndarray, classes: np.ndarray, go_on: bool) -> Trainee:
         """Coefficients to fit: zeros, or those at hand."""
         trainee = Trainee(len(classes), X.shape[1], X.dtype, self.fit_intercept)
         if go_on and hasattr(self, "coef_"):
@@ -399,7 +421,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 trainee.intercept[...] = self.intercept_
         return trainee
 
-    def _squares_so_far(self, trainee: Trainee, X, seen: int) -> Gradients:
+    def _squares_so_far(self, trainee: Trainee, X: np.ndarray, seen: int) -> Gradients:
         """Sums of the squares of the gradients of all steps before."""
         known = getattr(self, "_squares", None)
         if known is not None:
@@ -410,7 +432,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return Gradients(None, coef, np.full_like(trainee.intercept, steps))
 
 
-def _attributes(classes, trainee: Trainee, dtype: np.dtype) -> dict:
+def _attributes(classes: np.ndarray, trainee: Trainee, dtype: np.dtype) -> dict[str, Any]:
     """What an estimator with these coefficients knows."""
     return {"classes_": classes, "coef_": trainee.coef.astype(dtype),
             "intercept_": trainee.intercept.astype(dtype)}
@@ -419,7 +441,7 @@ def _attributes(classes, trainee: Trainee, dtype: np.dtype) -> dict:
 def _check_finite(trainee: Trainee, squares: Gradients | None = None) -> None:
     """Coefficients are of use, and `partial_fit` can go on with the sums of squares."""
     arrays = {"coef_": trainee.coef, "intercept_": trainee.intercept}
-    if squares is not None:
+    if squares is not None and squares.weight is not None:
         arrays["sums of squared gradients"] = squares.weight
     for name, array in arrays.items():
         if not np.isfinite(array).all():

@@ -10,30 +10,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]  # in place of the import
         """What an older scikit-learn has: no callbacks."""
 
 
 class Tasks:
     """What is told of one fit, on to its end."""
 
-    def __init__(self, estimator, X, y, sample_weight, max_iter: int):
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_iter: int):
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self._given = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = estimator._init_callback_context(max_subtasks=max_iter + 1)
         self._fit.call_on_fit_task_begin(**self._given)
 
-    def begin(self, fitted: Callable[[], dict]) -> None:
+    def begin(self, fitted: Callable[[], dict[str, Any]]) -> None:
         """An iteration begins, where `fitted` gives the attributes of a fitted estimator."""
         self._iteration = self._fit.subcontext(task_name="lbfgs-iter")
         self._iteration.call_on_fit_task_begin(**self._given, reconstruction_attributes=fitted)
 
-    def next(self, fitted: Callable[[], dict]) -> bool:
+    def next(self, fitted: Callable[[], dict[str, Any]]) -> bool:
         """It has come to here, and the next one begins; give whether a callback wants to stop."""
         stop = self._iteration.call_on_fit_task_end(**self._given, reconstruction_attributes=fitted)
         self.begin(fitted)
@@ -48,10 +49,10 @@ class Tasks:
 class NoTasks:
     """Nobody to tell: an older scikit-learn."""
 
-    def begin(self, fitted: Callable[[], dict]) -> None:
+    def begin(self, fitted: Callable[[], dict[str, Any]]) -> None:
         """Nothing."""
 
-    def next(self, fitted: Callable[[], dict]) -> bool:
+    def next(self, fitted: Callable[[], dict[str, Any]]) -> bool:
         """Never stop."""
         return False
 
@@ -59,7 +60,7 @@ class NoTasks:
         """Nothing."""
 
 
-def tasks(estimator, X, y, sample_weight, max_iter: int) -> Tasks | NoTasks:
+def tasks(estimator: Any, X: Any, y: Any, sample_weight: Any, max_iter: int) -> Tasks | NoTasks:
     """Whoever listens to `estimator` is told that a fit begins."""
     if hasattr(estimator, "set_callbacks"):
         return Tasks(estimator, X, y, sample_weight, max_iter)
@@ -67,7 +68,7 @@ def tasks(estimator, X, y, sample_weight, max_iter: int) -> Tasks | NoTasks:
 
 
 @contextmanager
-def reporting(verbose) -> Iterator[Callable]:
+def reporting(verbose: Any) -> Iterator[Callable[[int, float], object]]:
     """Give what is to be called after each iteration."""
     if callable(verbose) or not verbose:
         yield verbose or (lambda *_: None)

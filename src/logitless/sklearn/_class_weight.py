@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_array
 
 
-def row_weights(class_weight, sample_weight, classes: np.ndarray, index: np.ndarray) -> np.ndarray:
+def row_weights(
+    class_weight: Any, sample_weight: Any, classes: np.ndarray, index: np.ndarray
+) -> np.ndarray:
     """Class weight times sample weight of each row in float64, (m,), with a finite sum.
 
     `index` is the position in `classes` of each row's label.
@@ -30,7 +33,7 @@ def row_weights(class_weight, sample_weight, classes: np.ndarray, index: np.ndar
     return weight
 
 
-def _check_sample_weight(weight, m: int) -> np.ndarray:
+def _check_sample_weight(weight: Any, m: int) -> np.ndarray:
     if weight is None:
         return np.ones(m)
     if isinstance(weight, Real):
@@ -44,10 +47,10 @@ def _check_sample_weight(weight, m: int) -> np.ndarray:
     return weight
 
 
-def _by_class(class_weight: dict, classes: np.ndarray) -> np.ndarray:
+def _by_class(class_weight: dict[Any, float], classes: np.ndarray) -> np.ndarray:
     """Weight of each class: 1 for those not named, unless others are that do not occur."""
     for label, value in class_weight.items():
-        if not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+        if not isinstance(value, Real) or not value <= sys.float_info.max or value < 0:
             raise ValueError(f"`class_weight` must be finite and not negative, got {value!r} for "
                              f"class {label!r}")
     labels = classes.tolist()

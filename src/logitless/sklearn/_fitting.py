@@ -24,24 +24,26 @@ class Trainee:
         Of the last call of `find_gradients`, in these shapes.
     """
 
-    def __init__(self, n: int, k: int, dtype, fit_intercept: bool):
+    def __init__(self, n: int, k: int, dtype: np.dtype, fit_intercept: bool):
         rows = 1 if n == 2 else n
         weight, bias = np.zeros((rows, k), dtype), np.zeros(rows, dtype)
         if n == 2:
             weight, bias = both_classes(weight, bias)
         self._weight, self._bias = weight, bias
-        self._gradients = Gradients(None, np.empty_like(weight), np.empty_like(bias))
+        d_weight, d_bias = np.empty_like(weight), np.empty_like(bias)
+        self._gradients = Gradients(None, d_weight, d_bias)
         self.n_classes, self.dtype, self.fit_intercept = n, self._weight.dtype, fit_intercept
         free = slice(n - rows, n)  # the first of two classes stays at 0
         self.coef, self.intercept = weight[free], bias[free]
-        self.coef_gradient = self._gradients.weight[free]
-        self.intercept_gradient = self._gradients.bias[free]
+        self.coef_gradient, self.intercept_gradient = d_weight[free], d_bias[free]
 
     def in_float64(self) -> Trainee:
         """Another one of the same shapes in float64, at 0."""
         return Trainee(self.n_classes, self.coef.shape[1], F64, self.fit_intercept)
 
-    def find_gradients(self, x, index, weight, decay: float) -> float:
+    def find_gradients(
+        self, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float
+    ) -> float:
         """Sum of the losses times their weights plus ``decay / 2 * sum(coef ** 2)``.
 
         Its gradients stay here.
@@ -60,14 +62,19 @@ class Trainee:
         return float(max(np.abs(self.coef_gradient).max(),
                          np.abs(self.intercept_gradient).max() if self.fit_intercept else 0.0))
 
-    def step(self, x, index, weight, decay: float, squares: Gradients, rate: float) -> None:
+    def step(self, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float,
+             squares: Gradients, rate: float) -> None:
         """One step of AdaGrad on the same objective, with `squares` its sums of squares."""
+        assert squares.weight is not None
+        assert squares.bias is not None
         self.find_gradients(x, index, weight, decay)
         _adagrad(self.coef, self.coef_gradient, squares.weight, rate)
         if self.fit_intercept:
             _adagrad(self.intercept, self.intercept_gradient, squares.bias, rate)
 
 
-def _adagrad(value, gradient, squares, rate: float) -> None:
+def _adagrad(
+    value: np.ndarray, gradient: np.ndarray, squares: np.ndarray, rate: float
+) -> None:
     squares += np.square(gradient)
     value -= rate * gradient / np.sqrt(np.maximum(squares, np.finfo(value.dtype).tiny))

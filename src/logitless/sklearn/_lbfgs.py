@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ NO_PROGRESS = {np.dtype(np.float32): 1e-9, F64: 0.0}
 # Where rounding the coefficients alone brings the gradient above `tol`: the share of `tol` down to
 # which it is worth going on for some that round better.
 HOPELESS = 0.1
+
+Report = Callable[[int, float, Trainee], object]
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Found:
     stopped: bool
 
 
-def minimise(trainee: Trainee, x, index, weight, decay: float, *, tol: float, max_iter: int,
-             report: Callable) -> Found:
+def minimise(trainee: Trainee, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float,
+             *, tol: float, max_iter: int, report: Report) -> Found:
     """Minimise ``sum(weight * loss) + decay / 2 * sum(coef ** 2)``, beginning where `trainee` is.
 
     `weight` sums to 1. `report` is called after each iteration with its number, the objective and
@@ -55,7 +58,8 @@ def minimise(trainee: Trainee, x, index, weight, decay: float, *, tol: float, ma
 class _Search:
     """A problem, and how far its solution has come."""
 
-    def __init__(self, trainee, x, index, weight, decay, tol, max_iter, report):
+    def __init__(self, trainee: Trainee, x: np.ndarray, index: np.ndarray, weight: np.ndarray,
+                 decay: float, tol: float, max_iter: int, report: Report):
         self._kept = trainee
         self._wide = trainee if trainee.dtype == F64 else trainee.in_float64()
         self._rounds = self._wide is not self._kept
@@ -78,11 +82,11 @@ class _Search:
         """Go on in the precision of `trainee`, as far as is wanted or as that leads."""
         from scipy.optimize import minimize
 
-        def objective(flat):
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             self._features.put(flat, trainee)
             return self._evaluate(trainee), self._features.slope(trainee)
 
-        def after_iteration(intermediate_result):
+        def after_iteration(intermediate_result: Any) -> None:
             value = float(intermediate_result.fun)
             if not np.isfinite(value):
                 raise StopIteration
@@ -135,7 +139,7 @@ class Features:
     are alike.
     """
 
-    def __init__(self, x, weight, decay: float, trainee: Trainee):
+    def __init__(self, x: np.ndarray, weight: np.ndarray, decay: float, trainee: Trainee):
         n, self._decay = trainee.n_classes, decay
         curvature = (n - 1) / n**2
         mean, variance = _moments(x, weight)
@@ -187,7 +191,7 @@ class Features:
         return np.concatenate([coef.ravel(), intercept] if self._fit_intercept else [coef.ravel()])
 
 
-def _moments(x, weight) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the features, in float64, to about the precision of the rows."""
     block = max(1, BLOCK_VALUES // x.shape[1])
     near = x[:block].mean(axis=0)  # so that squares of what is left do not cancel

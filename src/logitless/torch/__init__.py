@@ -178,6 +178,8 @@ class LinearCrossEntropyLoss(torch.nn.Module):
     tensor([2.3026, 2.3026])
     """
 
+    weight: torch.Tensor | None
+
     def __init__(
         self,
         in_features: int,
@@ -185,8 +187,8 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         *,
         out_features: tuple[int, ...] = (),
         bias: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         reduction: str = "mean",
         weight: torch.Tensor | None = None,
         ignore_index: int | None = None,

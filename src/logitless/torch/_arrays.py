@@ -40,7 +40,9 @@ class Problem:
             for names in (HEAD, LOSS)
         )
 
-    def losses(self, wrt, factor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def losses(
+        self, wrt: Sequence[str], factor: np.ndarray | np.floating
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Each loss; gradients of their sum times `factor`, with the classes after the places."""
         of_classes = *self.places, self.n_classes
         shapes = {"x": self.x.shape, "weight": (*of_classes, self.n_features), "bias": of_classes}
@@ -63,7 +65,9 @@ class Problem:
                 losses[here] = functional.linear_cross_entropy(*arrays, **options)
         return losses, found
 
-    def target_gradient(self, dtype: torch.dtype, factor) -> torch.Tensor:
+    def target_gradient(
+        self, dtype: torch.dtype, factor: np.ndarray | np.floating
+    ) -> torch.Tensor:
         """Gradient by class probabilities: factor * w[c] * (1 - label_smoothing) * -log p[c].
 
         Weight 0 makes 0 of anything.
@@ -92,8 +96,8 @@ class Problem:
                 gradient[(some, slice(None), *place)] = torch.from_numpy(block)
         return gradient.view(*lead, n, *self.places)
 
-    def _classifier(self, place) -> tuple[np.ndarray, np.ndarray | None]:
-        of_classes = slice(None), *place
+    def _classifier(self, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        of_classes: tuple[Any, ...] = slice(None), *place
         return self.weight[of_classes], None if self.bias is None else self.bias[of_classes]
 
     def divisor(self) -> np.float64:

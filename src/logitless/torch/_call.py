@@ -6,8 +6,8 @@ has a kernel that computes on the memory of its tensors and a fake that only kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import get_type_hints
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ _PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, int, float, torch.d
 _in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad` is one
 
 
-def _parted(args) -> tuple:
+def _parted(args: Sequence[Any]) -> tuple[Any, ...]:
     """Tensors, options, the dtype of the loss if there is one, names of gradients."""
     last = _N_TENSORS + _N_OPTIONS
     options = Options(*args[_N_TENSORS:last])
@@ -40,21 +40,22 @@ def _parted(args) -> tuple:
 class _Operator:
     """An operator, and its kernel for those who need not go by way of the dispatcher."""
 
-    def __init__(self, name: str, schema: str, kernel: Callable, fake: Callable, mutates=()):
+    def __init__(self, name: str, schema: str, kernel: Callable[..., Any],
+                 fake: Callable[..., Any], mutates: tuple[str, ...] = ()):
         self.kernel = kernel
         self.of_library = torch.library.custom_op(
             f"logitless::{name}", kernel, mutates_args=mutates, device_types="cpu", schema=schema
         )
         self.of_library.register_fake(fake)
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         """Call the operator where somebody is to see it, else its kernel: 40 us less."""
         seen = (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _in_transform()
                 or not all(type(a) in _PLAIN for a in args))
         return (self.of_library if seen else self.kernel)(*args)
 
 
-def _loss(*args):
+def _loss(*args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, dtype, wrt = _parted(args)
     problem = Problem(tensors, options)
     divisor = problem.divisor()
@@ -67,14 +68,14 @@ def _loss(*args):
     return loss, *_as_tensors(found, _HELD)
 
 
-def _fake_loss(*args):
+def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, dtype, wrt = _parted(args)
     input, linear_weight = tensors[:2]
     shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options.reduction == "none" else ()
     return input.new_empty(shape, dtype=dtype), *_fake_gradients(tensors, wrt, _HELD)
 
 
-def _loss_backward(grad_output, *args):
+def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, wrt = _parted(args)
     problem = Problem(tensors, options)
     factor = as_array(grad_output) / problem.divisor()
@@ -85,17 +86,17 @@ def _loss_backward(grad_output, *args):
     return *_as_tensors(found, _HELD), problem.target_gradient(tensors[3].dtype, factor)
 
 
-def _fake_backward(grad_output, *args):
+def _fake_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     tensors, _, wrt = _parted(args)
     return _fake_gradients(tensors, wrt, _NAMES)
 
 
-def _scale(gradient, factor):
+def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
     if factor != 1:  # nearly always it is, and the gradient need not be read
         gradient.mul_(factor)
 
 
-def _as_tensors(found, names) -> tuple[torch.Tensor, ...]:
+def _as_tensors(found: dict[str, np.ndarray], names: Iterable[str]) -> tuple[torch.Tensor, ...]:
     """Gradients whose classes come after the places; no entries where there is none."""
     return tuple(
         torch.from_numpy(found[name]).movedim(_CLASS_AXIS[name], 0) if name in found
@@ -107,7 +108,9 @@ def _as_tensors(found, names) -> tuple[torch.Tensor, ...]:
 _CLASS_AXIS = {"x": 0, "weight": -2, "bias": -1, "target": 0}
 
 
-def _fake_gradients(tensors, wrt, names) -> tuple[torch.Tensor, ...]:
+def _fake_gradients(
+    tensors: Sequence[Any], wrt: Sequence[str], names: Iterable[str]
+) -> tuple[torch.Tensor, ...]:
     input, linear_weight, _, target, _ = tensors
     n_classes, *places, n_features = linear_weight.shape
     shapes = {"x": input.shape, "weight": (*places, n_classes, n_features),
@@ -136,7 +139,10 @@ scale_ = _Operator("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", _scal
                    lambda gradient, factor: None, mutates=("gradient",))
 
 
-def found_along(reduction, input, linear_weight, linear_bias) -> str:
+def found_along(
+    reduction: str, input: torch.Tensor, linear_weight: torch.Tensor,
+    linear_bias: torch.Tensor | None,
+) -> str:
     """Names of the gradients to find along with the loss.
 
     An exported program does not know whether it will be differentiated, and finds them later.
@@ -146,12 +152,12 @@ def found_along(reduction, input, linear_weight, linear_bias) -> str:
     return " ".join(_named(map(requires_grad, (input, linear_weight, linear_bias))))
 
 
-def _named(wanted) -> list[str]:
+def _named(wanted: Iterable[bool]) -> list[str]:
     """Names of the gradients wanted, from one flag for each of the first tensors on."""
     return [name for name, want in zip(_NAMES, wanted, strict=False) if want]
 
 
-def apply(*args) -> torch.Tensor:
+def apply(*args: Any) -> torch.Tensor:
     """The loss, differentiable."""
     if not torch.compiler.is_compiling():
         return _applied(*args)
@@ -161,7 +167,7 @@ def apply(*args) -> torch.Tensor:
     return linear_cross_entropy.of_library(*args)[0]
 
 
-def _applied(*args) -> torch.Tensor:
+def _applied(*args: Any) -> torch.Tensor:
     return LinearCrossEntropy.apply(*args)[0]
 
 
@@ -172,11 +178,11 @@ class LinearCrossEntropy(torch.autograd.Function):
     """The operator as a function that `torch.func.grad` differentiates, too."""
 
     @staticmethod
-    def forward(*args):
+    def forward(*args: Any) -> Any:
         return linear_cross_entropy(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         tensors, ctx.options, _, wrt = _parted(inputs)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -185,11 +191,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         ctx.held = {name: g for name, g in zip(_HELD, gradients, strict=True) if name in wrt}
 
     @staticmethod
-    def backward(ctx, grad_output, *_):
+    def backward(ctx: Any, grad_output: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
         return _backward(ctx, grad_output, _taken)
 
 
-def _taken(held, wrt, factor) -> dict[str, torch.Tensor]:
+def _taken(
+    held: dict[str, torch.Tensor], wrt: Sequence[str], factor: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Gradients that are held, scaled where they are and held no longer."""
     found = {name: held.pop(name) for name in wrt if name in held}
     for gradient in found.values():
@@ -197,12 +205,16 @@ def _taken(held, wrt, factor) -> dict[str, torch.Tensor]:
     return found
 
 
-def _scaled(held, wrt, factor) -> dict[str, torch.Tensor]:
+def _scaled(
+    held: dict[str, torch.Tensor], wrt: Sequence[str], factor: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Gradients that are held, for compilers as results too, which stay as they are."""
     return {name: held[name] * factor for name in wrt if name in held}
 
 
-def _backward(ctx, grad_output, find) -> tuple[torch.Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_output: Any, find: Callable[..., dict[str, torch.Tensor]]
+) -> tuple[torch.Tensor | None, ...]:
     tensors = ctx.saved_tensors  # which finds out whether they have been changed
     wrt = [] if grad_output is None else _named(ctx.needs_input_grad)
     with torch.no_grad():
@@ -230,14 +242,14 @@ class _Final(torch.autograd.Function):
     """Gradients as a function of all they depend on, so that none comes out as constant."""
 
     @staticmethod
-    def forward(count, *tensors):
+    def forward(count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensors[:count]
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, *_):
+    def backward(ctx: Any, *_: Any) -> None:
         raise RuntimeError("logitless.torch.linear_cross_entropy has no second derivative; "
                            "torch.nn.functional.linear_cross_entropy has")

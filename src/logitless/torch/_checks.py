@@ -39,7 +39,7 @@ def loss_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
     return reduce(torch.promote_types, dtypes)
 
 
-def check_tensors(**tensors) -> None:
+def check_tensors(**tensors: torch.Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is None and name in ("linear_bias", "weight"):
             continue
@@ -62,7 +62,10 @@ def check_tensors(**tensors) -> None:
                             f"detach it: `{name}.detach()`")
 
 
-def check_shapes(input, linear_weight, linear_bias, weight) -> tuple[int, ...]:
+def check_shapes(
+    input: torch.Tensor, linear_weight: torch.Tensor, linear_bias: torch.Tensor | None,
+    weight: torch.Tensor | None,
+) -> tuple[int, ...]:
     """The places (d1, ..., dK) of a multi-dimensional loss."""
     if input.ndim == 0:
         raise ValueError("`input` must have shape (..., k), got ()")
@@ -80,7 +83,10 @@ def check_shapes(input, linear_weight, linear_bias, weight) -> tuple[int, ...]:
     return shape[1:-1]
 
 
-def check_target(target, lead, n_classes, places, ignore_index) -> bool:
+def check_target(
+    target: torch.Tensor, lead: tuple[int, ...], n_classes: int, places: tuple[int, ...],
+    ignore_index: int | None,
+) -> bool:
     """Whether the target holds class probabilities."""
     shape, dtype = tuple(target.shape), target.dtype
     indices, probabilities = (*lead, *places), (*lead, n_classes, *places)
