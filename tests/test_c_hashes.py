@@ -118,7 +118,7 @@ def test_flags_that_change_the_bits_are_refused(compiler, flags, tmp_path):
     command = [compiler_named(compiler), *common, *flags.split()]
     if not compiles(command, "int main(void) { return 0; }\n", tmp_path):
         pytest.skip(f"{compiler} does not know {flags} here")
-    source = CSRC / "kernels" / "scalar.c"
+    source = CSRC / "isa" / "scalar.c"
     done = subprocess.run([*command, "-DLL_REAL=32", "-fsyntax-only", str(source)],
                           capture_output=True, text=True, timeout=120)
     assert done.returncode != 0

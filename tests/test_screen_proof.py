@@ -53,7 +53,8 @@ class Case:
         self.head = ll.LinearHead(weight, bias, screen="int8", n_threads=1, **options)
         self.plain = ll.LinearHead(weight, bias, n_threads=1, **options)
         self.screen = self.head._layer.screen
-        self.scan = screening.ScreenedScoring(self.head._layer, x, Request(sums=False, k=k), 1)
+        request = Request(self.head.dtype, sums=False, k=k)
+        self.scan = screening.ScreenedScoring(self.head._layer, self.screen, x, request, 1)
         self.block = screening._Block(self.scan, len(x))
         self.block.open(0, len(x))
         with np.errstate(over="ignore", under="ignore"):
