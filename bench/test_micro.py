@@ -96,7 +96,8 @@ def test_pack_x(kernels, time_each):
 def test_tiles(kernels, k, asked, time_each):
     rows, n = 192, kernels.block
     job, x = job_of(kernels, rows, n, k)
-    job.ask(asked != "predict", asked == "entropy", False, False, None, 0, None, None)
+    fields = {"predict": (), "entropy": ("rest", "others", "moment")}.get(asked, ("rest", "others"))
+    job.ask(_core.field_bits(*fields), False, None, 0, None, None)
     packed_x = np.empty(rows * k + kernels.lanes, x.dtype)
     job.pack_rows(packed_x)
     weight = np.random.default_rng(1).random((n, k)).astype(x.dtype)

@@ -13,6 +13,7 @@
 #include "logits/product.inc.h"
 #include "logits/target_logits.inc.h"
 #include "epilogue/topk.inc.h"
+#include "epilogue/statistics.inc.h"
 #include "epilogue/softmax.inc.h"
 #include "epilogue/targets.inc.h"
 #include "epilogue/epilogue.inc.h"

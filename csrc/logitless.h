@@ -26,32 +26,29 @@
                            * dropped by a filter so many at a time */
 #define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
-/* Row state: `values` has one row of m reals for each of LL_FIELDS, `ints` one of m integers for
- * each of LL_INT_FIELDS. Those that few calls want come last, so that the others do without their
- * memory. */
+/* Row state: reals and integers of each row. Those that few calls want come last, so that the
+ * others do without their memory. With e = exp(z - max), ... */
 #define LL_FIELDS(FIELD)                                                                         \
-    FIELD(MAX) FIELD(REST) FIELD(OTHERS) FIELD(MOMENT) FIELD(PROB_SUM) FIELD(PROB_GAP)           \
-    FIELD(SMOOTH_SUM) FIELD(SMOOTH_GAP)
-#define LL_INT_FIELDS(FIELD) FIELD(ARGMAX) FIELD(RANK)
+    FIELD(MAX)        /* largest logit so far */                                                 \
+    FIELD(REST)       /* sum of e over every class but that one; at last log1p(rest) */          \
+    FIELD(OTHERS)     /* at last rest; comes with it */                                          \
+    LL_STATISTICS(FIELD)                                                                         \
+    FIELD(PROB_SUM)   /* sum of t, the target probabilities times the class weights */           \
+    FIELD(PROB_GAP)   /* sum of t * (max - z); at last of t * (lse - z) */                       \
+    FIELD(SMOOTH_SUM) /* the same of the class weights alone */                                  \
+    FIELD(SMOOTH_GAP)
+/* ... sums of other terms over every class but the largest: epilogue/statistics.inc.h. */
+#define LL_STATISTICS(FIELD)                                                                     \
+    FIELD(MOMENT)     /* sum of e * (z - max); at last the entropy */
+#define LL_INT_FIELDS(FIELD)                                                                     \
+    FIELD(ARGMAX)     /* the class of the largest logit: the lowest of equals */                 \
+    FIELD(RANK)       /* classes before the target in order of rank */
 #define LL_ENUM(name) LL_##name,
 #define LL_NAME(name) #name,
 enum { LL_FIELDS(LL_ENUM) LL_VALUES };
+enum { LL_FIRST_STATISTIC = LL_OTHERS + 1, LL_N_STATISTICS = LL_PROB_SUM - LL_FIRST_STATISTIC };
 enum { LL_INT_FIELDS(LL_ENUM) LL_INTS };
 extern const char *const ll_field_names[], *const ll_int_field_names[];
-/*  LL_MAX       largest logit so far
- *  LL_REST      sum of exp(z - max) over every class but that one
- *  LL_MOMENT    sum of exp(z - max) * (z - max)
- *  LL_PROB_SUM  sum of t, the target probabilities times the class weights
- *  LL_PROB_GAP  sum of t * (max - z)
- *  LL_SMOOTH_SUM, LL_SMOOTH_GAP: the same of the class weights alone
- *  LL_ARGMAX    the class of the largest logit: the lowest of equals
- *  LL_RANK      classes before the target in order of rank
- * ll_finish replaces them by what the caller wants to know:
- *  LL_REST -> log1p(rest), LL_OTHERS -> rest, LL_MOMENT -> entropy, LL_PROB_GAP and
- *  LL_SMOOTH_GAP -> sum of t * (lse - z). */
-
-/* What goes into `out`. */
-enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
 
 typedef struct {
     void *values;          /* (LL_VALUES, stride), or the first of them that are used */
@@ -63,43 +60,57 @@ typedef struct {
     int64_t *top_index;    /* (rows, top) */
 } ll_state;
 
+/* Where logits come from: rows and weights, or logits at hand. What belongs to classes begins with
+ * the job's first. */
 typedef struct {
-    ptrdiff_t rows, n, k;
-    /* Where logits come from: packed rows and weights, or `logits` at hand. */
+    ptrdiff_t k;
     const void *x;             /* n > LL_SMALL_N: made by pack_x; else (rows, x_row) */
     ptrdiff_t x_row;
-    const void *weight;        /* its first class is `first` */
+    const void *weight;
     ptrdiff_t w_row, w_col;    /* strides */
     int packed;                /* n > LL_SMALL_N: made by pack_weight, strides do not matter */
-    const void *bias;          /* its first class is `first`; or NULL */
-    const void *logits;        /* with strides, its first class is `first`, and k = 0; or NULL */
+    const void *bias;          /* or NULL */
+    const void *logits;        /* with strides, and k = 0; or NULL */
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
-    ptrdiff_t first, last;     /* classes [first, last): whole blocks, see score */
-    /* What is asked. */
-    int sums;                  /* LL_REST */
-    int entropy;               /* LL_MOMENT */
+} ll_product;
+
+/* What is asked about them. */
+typedef struct {
+    unsigned fields;           /* LL_FIELD(REST) | ...; the largest logit is always found */
     int rank;                  /* LL_RANK of targets[i * n_targets] */
     const int64_t *targets;    /* (rows, n_targets), -1 for none; or NULL */
     ptrdiff_t n_targets;
-    int soft;                  /* LL_PROB_SUM, LL_PROB_GAP of target probabilities: */
-    const void *probs;         /* reals with strides, its first class is `first`; or NULL */
-    ptrdiff_t p_row, p_col;
+    const void *probs;         /* target probabilities with strides, from the job's first class; */
+    ptrdiff_t p_row, p_col;    /* or NULL */
     /* Or target probabilities where they are not zero: entries [sparse_start[i],
      * sparse_start[i + 1]) are those of row i, by ascending class; NULL for none. */
     const int64_t *sparse_start, *sparse_class;
     const void *sparse_prob;
     const void *class_weight;  /* (n), zeros behind it up to whole vectors; or NULL */
-    int smooth;                /* LL_SMOOTH_SUM, LL_SMOOTH_GAP */
     ptrdiff_t top;             /* classes to keep */
+} ll_question;
+#define LL_FIELD(name) (1u << LL_##name)
+
+/* Where it goes. */
+enum { LL_LOGITS, LL_PROBA, LL_LOG_PROBA };
+typedef struct {
+    ll_state state;
     void *out;                 /* one value a class at out[i * out_row + c], or NULL */
     ptrdiff_t out_row;
     int write;                 /* which: LL_LOGITS, ... */
     void *keep;                /* logits of all rows are left here, see keep_size; or NULL */
     ptrdiff_t keep_first;      /* the first class there: a whole number of blocks */
     ptrdiff_t keep_rows;       /* rows there, of which these are some */
-    ll_state state;
+} ll_output;
+
+typedef struct {
+    ptrdiff_t rows, n;
+    ptrdiff_t first, last;     /* of the n classes these: whole blocks, see score */
+    ll_product product;
+    ll_question question;
+    ll_output output;
     void *scratch;             /* scratch_bytes of it, 64-byte aligned */
 } ll_job;
 
@@ -145,7 +156,7 @@ typedef struct {
     ptrdiff_t top;             /* up to LL_SCREEN_TOP */
     ptrdiff_t levels;          /* 2 with q', which follows q like another row; or 1 */
     ptrdiff_t first, last;     /* blocks of classes, in an order of their own */
-    double softcap, temperature; /* as in ll_job */
+    double softcap, temperature; /* as in ll_product */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
     const uint8_t *weight;
     const float *bounds;       /* (panels, LL_CLASS_BOUNDS, LL_SCREEN_LANES) */
@@ -214,7 +225,7 @@ typedef struct {
     void (*merge_top)(const ll_job *job, const void *top_logit, const int64_t *top_index);
     /* After all classes: what `write` names takes the place of logits in `out`. */
     void (*normalise)(const ll_job *job);
-    /* Last step: see LL_VALUES; target_loss (rows, n_targets) may be NULL. */
+    /* Last step: see LL_FIELDS; target_loss (rows, n_targets) may be NULL. */
     void (*finish)(const ll_job *job, void *target_loss);
     void (*sort_top)(const ll_job *job); /* top > 0 */
     /* Gradients sum the rows in groups of this many. */

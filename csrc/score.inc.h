@@ -4,7 +4,7 @@
 LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segment s,
                            const ptrdiff_t vecs, const workspace *w)
 {
-    const int transformed = is_transformed(job), square = vecs == 1 && is_square(job);
+    const int transformed = is_transformed(&job->product), square = vecs == 1 && is_square(job);
 
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
@@ -16,7 +16,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
         if (r == rows)
             return;
         if (transformed)
-            transform(job, s.z, vecs);
+            transform(&job->product, s.z, vecs);
         if (s.width % LL_LANES)
             mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
         epilogue(job, &w->span, i + r, &s);
@@ -35,13 +35,13 @@ static void fold_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const segm
 /* Row i of the tile. */
 static inline real *few_tile(const ll_job *job, ptrdiff_t i, const workspace *w)
 {
-    return job->keep ? kept_tile(job, 0) + i * w->tile_row : w->tile;
+    return job->output.keep ? kept_tile(job, 0) + i * w->tile_row : w->tile;
 }
 
 /* LL_LANES rows whose logits are in z. Returns 0 where they must go through a tile. */
 static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspace *w)
 {
-    if (job->keep)
+    if (job->output.keep)
         square_keep(z, job->n, few_tile(job, i, w), w->tile_row);
     return fold_square(job, &w->span, i, z, job->n);
 }
@@ -49,26 +49,27 @@ static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspac
 /* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
-    const ptrdiff_t n = job->n, k = job->k, group = dot_group(n);
+    const ll_product *p = &job->product;
+    const ptrdiff_t n = job->n, k = p->k, group = dot_group(n);
     const int square = is_square(job), turn = square && is_turned(n, k) && job->rows >= LL_LANES;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
     real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TRANSPOSED_K;
     vec z[LL_LANES];
 
-    dot_weights(weight, n, k, job->w_row, job->w_col, own);
+    dot_weights(weight, n, k, p->w_row, p->w_col, own);
     if (turn)
-        turn_weights(weight, n, k, job->w_row, job->w_col, turned);
+        turn_weights(weight, n, k, p->w_row, p->w_col, turned);
     for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
-        const real *x = (const real *)job->x + i * job->x_row;
+        const real *x = (const real *)p->x + i * p->x_row;
 
         rows = least(group, job->rows - i);
         if (turn && rows >= LL_LANES) {
             rows = LL_LANES;
-            turn_square(n, k, x, job->x_row, turned, w->bias, turned_x, z);
+            turn_square(n, k, x, p->x_row, turned, w->bias, turned_x, z);
             if (fold_few(job, i, z, w))
                 continue;
         }
-        dot_sums(rows, n, k, x, job->x_row, own, sums);
+        dot_sums(rows, n, k, x, p->x_row, own, sums);
         for (ptrdiff_t r = 0; r < rows; r += LL_LANES) {
             ptrdiff_t count = least(LL_LANES, rows - r);
 
@@ -86,8 +87,9 @@ static void score_few(const ll_job *job, const real *weight, segment *s, const w
 
 static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 {
+    const ll_product *p = &job->product;
     segment s;
-    const real *weight = (const real *)job->weight, *bias = (const real *)job->bias;
+    const real *weight = (const real *)p->weight, *bias = (const real *)p->bias;
     ptrdiff_t own = c - job->first;
 
     s.first = c;
@@ -97,7 +99,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     if (bias)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
     if (weight)
-        weight += own * (job->packed ? job->k : job->w_row);
+        weight += own * (p->packed ? p->k : p->w_row);
 
     if (weight && job->n <= LL_SMALL_N) {
         score_few(job, weight, &s, w);
@@ -105,11 +107,11 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     }
     for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {
         ptrdiff_t rows = least(w->tile_rows, job->rows - i);
-        if (job->keep)
+        if (job->output.keep)
             w->tile = kept_tile(job, c) + i * w->tile_row;
-        if (job->logits)
+        if (p->logits)
             copy_logits(job, i, rows, c, s.width, w);
-        else if (job->rows <= LL_MR && !job->packed && job->w_col == 1)
+        else if (job->rows <= LL_MR && !p->packed && p->w_col == 1)
             product_of_few(job, weight, s.width, w);
         else
             product(job, i, rows, weight, s.width, job->last - c, w);
@@ -124,7 +126,7 @@ static void score(const ll_job *job)
     const int merges = has_spans(job);
 
     if (!merges) /* the only span is all there is */
-        w.span = job->state;
+        w.span = job->output.state;
     for (ptrdiff_t c = job->first; c < job->last; c += LL_BLOCK) {
         if (merges && c % LL_SPAN == 0)
             init_rows(job, &w.span);

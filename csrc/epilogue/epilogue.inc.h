@@ -4,32 +4,34 @@
 LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
                             const segment *s)
 {
+    const ll_question *q = &job->question;
+    const ll_output *output = &job->output;
     real *values = (real *)state->values + i;
     real top = largest(s), old = values[LL_MAX * state->stride];
 
-    for (ptrdiff_t j = is_ranked_ahead(job); j < job->n_targets; j++) {
-        int64_t c = job->targets[i * job->n_targets + j] - s->first;
+    for (ptrdiff_t j = is_ranked_ahead(job); j < q->n_targets; j++) {
+        int64_t c = q->targets[i * q->n_targets + j] - s->first;
         if (c >= 0 && c < s->width)
-            ((real *)job->state.target_logit)[i * job->n_targets + j] = s->z[c];
+            ((real *)output->state.target_logit)[i * q->n_targets + j] = s->z[c];
     }
-    if (job->rank) {
-        int64_t target = job->targets[i * job->n_targets];
+    if (q->rank) {
+        int64_t target = q->targets[i * q->n_targets];
         if (target >= 0)
             state->ints[LL_RANK * state->stride + i] +=
-                count_before(s, ((real *)job->state.target_logit)[i * job->n_targets], target);
+                count_before(s, ((real *)output->state.target_logit)[i * q->n_targets], target);
     }
-    if (job->top) {
-        real *logit = (real *)job->state.top_logit + i * job->top;
+    if (q->top) {
+        real *logit = (real *)output->state.top_logit + i * q->top;
         if (!(top <= logit[0]))
-            offer_block(s->z, s->width, s->first, logit, job->state.top_index + i * job->top,
-                        job->top);
+            offer_block(s->z, s->width, s->first, logit, output->state.top_index + i * q->top,
+                        q->top);
     }
-    if (job->out)
-        memcpy((real *)job->out + i * job->out_row + s->first, s->z,
+    if (output->out)
+        memcpy((real *)output->out + i * output->out_row + s->first, s->z,
                (size_t)s->width * sizeof(real));
-    fold_softmax(s, top, i, job->sums, job->entropy, state);
-    if (job->out && is_written_once(job))
-        normalise_rows(job, i, 1);
-    if (job->soft || job->smooth)
+    fold_softmax(s, top, i, q, state);
+    if (output->out && is_written_once(output, job->n))
+        normalise_rows(output, job->n, i, 1);
+    if (q->fields & (LL_FIELD(PROB_SUM) | LL_FIELD(SMOOTH_SUM)))
         fold_targets(job, state, s, i, old);
 }

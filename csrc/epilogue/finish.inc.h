@@ -3,9 +3,10 @@
 /* Loss of each target, or NULL; NaN as the logit of none. */
 LL_TEMPLATE void finish_targets(const ll_job *job, const ptrdiff_t per_row, real *loss)
 {
-    const real *max = field(&job->state, LL_MAX), *norm = field(&job->state, LL_REST);
-    const int64_t *target = job->targets;
-    real *zt = job->state.target_logit;
+    const ll_output *output = &job->output;
+    const real *max = field(&output->state, LL_MAX), *norm = field(&output->state, LL_REST);
+    const int64_t *target = job->question.targets;
+    real *zt = output->state.target_logit;
 
     for (ptrdiff_t i = 0; loss && i < job->rows; i++)
         for (ptrdiff_t j = i * per_row; j < (i + 1) * per_row; j++)
@@ -16,11 +17,12 @@ LL_TEMPLATE void finish_targets(const ll_job *job, const ptrdiff_t per_row, real
 
 static void finish(const ll_job *job, void *target_loss)
 {
-    const ll_state *state = &job->state;
+    const ll_question *q = &job->question;
+    const ll_state *state = &job->output.state;
     real *max = field(state, LL_MAX), *norm = field(state, LL_REST);
 
     narrow_state(job);
-    for (ptrdiff_t i = 0; job->sums && i < job->rows; i += LL_LANES) {
+    for (ptrdiff_t i = 0; asks(q, LL_REST) && i < job->rows; i += LL_LANES) {
         vec m = vload(max + i), rest = vload(norm + i);
         vec log_norm = vadd(vlog1p(rest), undefined(m));
 
@@ -32,26 +34,27 @@ static void finish(const ll_job *job, void *target_loss)
                 vec gap = vload(field(state, which + 1) + i);
                 vstore(field(state, which + 1) + i, vfma(sum, log_norm, gap));
             }
-        if (job->entropy) {
-            vec mean = vdiv(vload(field(state, LL_MOMENT) + i), vadd(vset(1), rest));
-            vstore(field(state, LL_MOMENT) + i, vsub(log_norm, mean));
-        }
+        LL_EACH_STATISTIC(which)
+            if (asks(q, which)) {
+                real *sum = field(state, which) + i;
+                vstore(sum, statistic_finish(which, vload(sum), rest, log_norm));
+            }
     }
-    if (job->n_targets == 1)
+    if (q->n_targets == 1)
         finish_targets(job, 1, target_loss);
-    else if (job->n_targets)
-        finish_targets(job, job->n_targets, target_loss);
-    for (ptrdiff_t i = 0; job->rank && i < job->rows; i++)
-        if (job->targets[i * job->n_targets] < 0 || !isfinite(max[i])) /* none without a softmax */
+    else if (q->n_targets)
+        finish_targets(job, q->n_targets, target_loss);
+    for (ptrdiff_t i = 0; q->rank && i < job->rows; i++)
+        if (q->targets[i * q->n_targets] < 0 || !isfinite(max[i])) /* none without a softmax */
             state->ints[LL_RANK * state->stride + i] = -1;
 }
 
 static void normalise(const ll_job *job)
 {
-    if (is_written_once(job))
+    if (is_written_once(&job->output, job->n))
         return;
     narrow_state(job);
-    normalise_rows(job, 0, job->rows);
+    normalise_rows(&job->output, job->n, 0, job->rows);
 }
 
 static void map_function(int function, ptrdiff_t count, const void *x_, void *y_)

@@ -5,9 +5,6 @@
  *     -log p[c] = (max - z[c]) + log1p(rest),  two numbers that are never negative.
  * When a block brings a new largest logit, the old sum is scaled and the old largest class joins
  * it: rest -> (1 + rest) * exp(old max - new max).
- *
- * With e = exp(z - max) the moment is the sum of e * (z - max), for the entropy
- *     log(1 + rest) - moment / (1 + rest).
  */
 
 /* Logits of one row in one block, ready for the epilogue: whole vectors, -inf behind the last
@@ -17,6 +14,8 @@ typedef struct {
     ptrdiff_t vecs, width; /* in vectors; in classes */
     int64_t first;         /* class of z[0] */
 } segment;
+
+static inline int asks(const ll_question *q, int which) { return (q->fields & 1u << which) != 0; }
 
 static inline real *field(const ll_state *state, int which)
 {
@@ -29,11 +28,11 @@ static inline vec undefined(vec max) { return vsub(max, max); }
 /* a is the new largest rather than b: larger, or the first NaN. */
 static inline int exceeds(real a, real b) { return a > b || (a != a && b == b); }
 
-static inline real vexp_one(real a)
+static inline real first_lane(vec a)
 {
-    real e[LL_LANES];
-    vstore(e, vexp_nonpositive(vset(a)));
-    return e[0];
+    real lane[LL_LANES];
+    vstore(lane, a);
+    return lane[0];
 }
 
 static int has_nan(const segment *s)
@@ -76,67 +75,71 @@ LL_TEMPLATE ptrdiff_t position(const segment *s, real value)
     }
 }
 
-/* Sum of exp(z - max) over all classes but the one at `held` (-1 for none), and with `moment` of
- * exp(z - max) * (z - max): lane by lane in ascending order of classes, then over the lanes. exp
- * has vanished long before `floor`, which keeps -inf * 0 out of the moment. */
-LL_TEMPLATE real sum_exp(const segment *s, real max, ptrdiff_t held, real *moment)
+/* Sum of exp(z - max) over all classes but the one at `held` (-1 for none), and of the terms of the
+ * statistics, or NULL: lane by lane in ascending order of classes, then over the lanes. exp has
+ * vanished long before `floor`, which keeps -inf * 0 out of the terms. */
+LL_TEMPLATE real sum_exp(const segment *s, real max, ptrdiff_t held, real *terms)
 {
     const vec floor = vset(R(-1e4)), m = vset(max);
-    vec sum = vset(0), product = vset(0);
+    vec sum = vset(0), term[LL_VALUES];
     ptrdiff_t held_vec = held < 0 ? -1 : held / LL_LANES;
 
+    LL_EACH_STATISTIC(which)
+        term[which] = vset(0);
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
         vec d = vsub(vload(s->z + v * LL_LANES), m), e;
-        if (moment)
+        if (terms)
             d = vmax(floor, d);
         e = vexp_nonpositive(d);
         if (v == held_vec)
             e = vselect(veq(vload(lane_index), vset((real)(held % LL_LANES))), vset(0), e);
         sum = vadd(sum, e);
-        if (moment)
-            product = vfma(e, d, product);
+        if (terms)
+            LL_EACH_STATISTIC(which)
+                term[which] = statistic_add(which, term[which], e, d);
     }
-    if (moment)
-        *moment = vsum(product);
+    if (terms)
+        LL_EACH_STATISTIC(which)
+            terms[which] = vsum(term[which]);
     return vsum(sum);
 }
 
-/* The moment about a larger max: every z - max shrinks by the same `shift` <= 0, every e by
- * `scale`; the old largest class had e = 1. */
-static inline real shifted_moment(real moment, real rest, real shift, real scale)
+/* Fold a segment into max, argmax, rest and statistics of row i. */
+LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, const ll_question *q,
+                              const ll_state *state)
 {
-    return scale == 0 ? 0 : scale * (moment + shift * (1 + rest));
-}
-
-/* Fold a segment into max, argmax, rest, moment of row i. */
-LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, int sums, int entropy,
-                                const ll_state *state)
-{
-    real *max = (real *)state->values + LL_MAX * state->stride + i;
-    real *rest = (real *)state->values + LL_REST * state->stride + i;
-    real *moment = (real *)state->values + LL_MOMENT * state->stride + i;
-    real add_moment = 0;
+    const int sums = asks(q, LL_REST);
+    real *max = field(state, LL_MAX) + i, *rest = field(state, LL_REST) + i;
+    real terms[LL_VALUES];
     ptrdiff_t held = -1;
 
     if (exceeds(top, *max)) {
         held = position(s, top);
         state->ints[LL_ARGMAX * state->stride + i] = s->first + held;
         if (sums && *max != -LL_INF) {
-            real shift = *max - top, scale = vexp_one(shift);
-            if (entropy)
-                *moment = shifted_moment(*moment, *rest, shift, scale);
-            *rest = (1 + *rest) * scale;
+            const real all = 1 + *rest;
+            const vec shift = vset(*max - top), scale = vexp_nonpositive(shift);
+            LL_EACH_STATISTIC(which)
+                if (asks(q, which)) {
+                    real *sum = field(state, which) + i;
+                    vec moved = statistic_move(which, vset(*sum), vset(all), shift, scale, 0);
+                    *sum = first_lane(moved);
+                }
+            *rest = all * first_lane(scale);
         }
         *max = top;
     } else if (top == -LL_INF)
         return; /* nothing but impossible classes */
     if (!sums)
         return;
-    if (entropy) {
-        *rest += sum_exp(s, *max, held, &add_moment);
-        *moment += add_moment;
-    } else
+    if (!(q->fields & LL_ALL_STATISTICS)) {
         *rest += sum_exp(s, *max, held, NULL);
+        return;
+    }
+    *rest += sum_exp(s, *max, held, terms);
+    LL_EACH_STATISTIC(which)
+        if (asks(q, which))
+            field(state, which)[i] += terms[which];
 }
 
 /* What exp(z - max) is divided by, or with `log` its logarithm; NaN where a row has no softmax. */
@@ -161,27 +164,27 @@ LL_TEMPLATE void normalise_row(const int log, ptrdiff_t n, real *z, real max, re
 }
 
 /* Rows i, ... of `out`, whose state has met all classes. */
-static void normalise_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows)
+static void normalise_rows(const ll_output *output, ptrdiff_t n, ptrdiff_t i, ptrdiff_t rows)
 {
-    const int log = job->write == LL_LOG_PROBA;
-    const real *max = field(&job->state, LL_MAX) + i, *rest = field(&job->state, LL_REST) + i;
-    real *z = (real *)job->out + i * job->out_row, norms[LL_LANES];
+    const int log = output->write == LL_LOG_PROBA;
+    const real *max = field(&output->state, LL_MAX) + i, *rest = field(&output->state, LL_REST) + i;
+    real *z = (real *)output->out + i * output->out_row, norms[LL_LANES];
 
-    for (ptrdiff_t r = 0; r < rows; r++, z += job->out_row) {
+    for (ptrdiff_t r = 0; r < rows; r++, z += output->out_row) {
         if (r % LL_LANES == 0) { /* those of the next rows too */
             ptrdiff_t count = least(LL_LANES, rows - r);
             vstore(norms, row_norm(log, load_part(max + r, count), load_part(rest + r, count)));
         }
         if (log)
-            normalise_row(1, job->n, z, max[r], norms[r % LL_LANES]);
+            normalise_row(1, n, z, max[r], norms[r % LL_LANES]);
         else
-            normalise_row(0, job->n, z, max[r], norms[r % LL_LANES]);
+            normalise_row(0, n, z, max[r], norms[r % LL_LANES]);
     }
 }
 
 /* So few classes that a row is never seen but in one vector: its probabilities are written at once,
  * not its logits first. */
-static inline int is_written_once(const ll_job *job)
+static inline int is_written_once(const ll_output *output, ptrdiff_t n)
 {
-    return job->write != LL_LOGITS && job->n <= LL_LANES;
+    return output->write != LL_LOGITS && n <= LL_LANES;
 }

@@ -4,8 +4,10 @@
 /* Nothing is asked that fold_square does not find. */
 static inline int is_square(const ll_job *job)
 {
-    return job->n <= LL_LANES && job->n_targets <= 1 && !job->soft && !job->smooth
-        && !is_transformed(job);
+    const ll_question *q = &job->question;
+
+    return job->n <= LL_LANES && q->n_targets <= 1 && !is_transformed(&job->product)
+        && !(q->fields & (LL_FIELD(PROB_SUM) | LL_FIELD(SMOOTH_SUM)));
 }
 
 /* Sum over classes: the tree of vsum. Overwrites the terms. */
@@ -51,9 +53,9 @@ static void square_rank(const ll_job *job, const ll_state *state, ptrdiff_t i, c
     vec count = zero;
 
     for (ptrdiff_t r = 0; r < LL_LANES; r++) {
-        int64_t target = job->targets[i + r];
+        int64_t target = job->question.targets[i + r];
         class[r] = (real)target;
-        logit[r] = target < 0 ? 0 : ((const real *)job->state.target_logit)[i + r];
+        logit[r] = target < 0 ? 0 : ((const real *)job->output.state.target_logit)[i + r];
     }
     for (ptrdiff_t c = 0; c < n; c++) {
         mask earlier = vlt(vset((real)c), vload(class));
@@ -69,9 +71,11 @@ static void square_rank(const ll_job *job, const ll_state *state, ptrdiff_t i, c
  * classes that outrank it: the earlier of two unless the later has the larger logit. */
 static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t n)
 {
+    const ll_question *q = &job->question;
+    const ll_output *output = &job->output;
     const vec zero = vset(0), one = vset(1);
-    real *logit = (real *)job->state.top_logit + i * job->top;
-    int64_t *index = job->state.top_index + i * job->top;
+    real *logit = (real *)output->state.top_logit + i * q->top;
+    int64_t *index = output->state.top_index + i * q->top;
     real place[LL_LANES][LL_LANES], value[LL_LANES][LL_LANES];
     vec outranked[LL_LANES];
 
@@ -86,9 +90,9 @@ static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t 
     }
     for (ptrdiff_t c = 0; c < n; c++)
         vstore(place[c], outranked[c]);
-    for (ptrdiff_t r = 0; r < LL_LANES; r++, logit += job->top, index += job->top)
+    for (ptrdiff_t r = 0; r < LL_LANES; r++, logit += q->top, index += q->top)
         for (ptrdiff_t c = 0; c < n; c++) {
-            ptrdiff_t from_worst = job->top - 1 - (ptrdiff_t)place[c][r];
+            ptrdiff_t from_worst = q->top - 1 - (ptrdiff_t)place[c][r];
             if (from_worst >= 0) {
                 logit[from_worst] = value[c][r];
                 index[from_worst] = c;
@@ -110,20 +114,20 @@ static void square_rows(const vec *value, ptrdiff_t n, vec *rows)
 }
 
 /* One value of each row for each class into `out`. */
-static void square_write(const ll_job *job, ptrdiff_t i, const vec *value, ptrdiff_t n)
+static void square_write(const ll_output *output, ptrdiff_t i, const vec *value, ptrdiff_t n)
 {
     real flat[LL_LANES * LL_LANES + LL_LANES];
-    real *out = (real *)job->out + i * job->out_row;
+    real *out = (real *)output->out + i * output->out_row;
     vec rows[LL_LANES];
 
     square_rows(value, n, rows);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         vstore(flat + r * n, rows[r]); /* what is behind the last class, the next row covers */
-    if (job->out_row == n)
+    if (output->out_row == n)
         memcpy(out, flat, (size_t)(LL_LANES * n) * sizeof(real));
     else
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
-            memcpy(out + r * job->out_row, flat + r * n, (size_t)n * sizeof(real));
+            memcpy(out + r * output->out_row, flat + r * n, (size_t)n * sizeof(real));
 }
 
 /* Sums over the classes but the one `at`, and probabilities; see sum_exp and normalise_row. */
@@ -131,25 +135,29 @@ static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i
                            ptrdiff_t n, vec top, vec at)
 {
     const vec floor = vset(R(-1e4)), zero = vset(0);
-    vec e[LL_LANES], term[LL_LANES], product[LL_LANES], rest;
+    const ll_question *q = &job->question;
+    vec e[LL_LANES], others[LL_LANES], term[LL_N_STATISTICS][LL_LANES], rest;
 
     for (ptrdiff_t c = 0; c < n; c++) {
         vec d = vsub(z[c], top);
         e[c] = vexp_nonpositive(d);
-        term[c] = vselect(veq(at, vset((real)c)), zero, e[c]);
-        if (job->entropy)
-            product[c] = vfma(term[c], vmax(floor, d), zero);
+        others[c] = vselect(veq(at, vset((real)c)), zero, e[c]);
+        if (q->fields & LL_ALL_STATISTICS)
+            LL_EACH_STATISTIC(which)
+                term[which - LL_FIRST_STATISTIC][c]
+                    = statistic_add(which, zero, others[c], vmax(floor, d));
     }
-    rest = square_sum(term, n);
+    rest = square_sum(others, n);
     vstore(field(state, LL_REST) + i, rest);
-    if (job->entropy)
-        vstore(field(state, LL_MOMENT) + i, square_sum(product, n));
-    if (is_written_once(job)) {
-        const int log = job->write == LL_LOG_PROBA;
+    LL_EACH_STATISTIC(which)
+        if (asks(q, which))
+            vstore(field(state, which) + i, square_sum(term[which - LL_FIRST_STATISTIC], n));
+    if (is_written_once(&job->output, n)) {
+        const int log = job->output.write == LL_LOG_PROBA;
         vec norm = row_norm(log, top, rest);
         for (ptrdiff_t c = 0; c < n; c++)
             e[c] = log ? vsub(vsub(z[c], top), norm) : vdiv(e[c], norm);
-        square_write(job, i, e, n);
+        square_write(&job->output, i, e, n);
     }
 }
 
@@ -158,6 +166,8 @@ static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i
 static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
                        ptrdiff_t n)
 {
+    const ll_question *q = &job->question;
+    const ll_output *output = &job->output;
     vec top, at;
     real first[LL_LANES], logit[LL_LANES][LL_LANES];
 
@@ -165,21 +175,21 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
         return 0;
     vstore(field(state, LL_MAX) + i, top);
     vstore(first, at);
-    for (ptrdiff_t c = 0; job->n_targets && c < n; c++)
+    for (ptrdiff_t c = 0; q->n_targets && c < n; c++)
         vstore(logit[c], z[c]);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         state->ints[LL_ARGMAX * state->stride + i + r] = (int64_t)first[r];
-    for (ptrdiff_t r = 0; job->n_targets && r < LL_LANES; r++)
-        if (job->targets[i + r] >= 0)
-            ((real *)job->state.target_logit)[i + r] = logit[job->targets[i + r]][r];
-    if (job->rank)
+    for (ptrdiff_t r = 0; q->n_targets && r < LL_LANES; r++)
+        if (q->targets[i + r] >= 0)
+            ((real *)output->state.target_logit)[i + r] = logit[q->targets[i + r]][r];
+    if (q->rank)
         square_rank(job, state, i, z, n);
-    if (job->top)
+    if (q->top)
         square_best(job, i, z, n);
-    if (job->sums)
+    if (asks(q, LL_REST))
         square_softmax(job, state, i, z, n, top, at);
-    if (job->out && job->write == LL_LOGITS)
-        square_write(job, i, z, n);
+    if (output->out && output->write == LL_LOGITS)
+        square_write(output, i, z, n);
     return 1;
 }
 

@@ -4,16 +4,7 @@
 /* Fields that the job asks about. */
 static inline int uses(const ll_job *job, int which)
 {
-    switch (which) {
-    case LL_MAX: return 1;
-    case LL_REST: return job->sums;
-    case LL_MOMENT: return job->entropy;
-    case LL_PROB_SUM:
-    case LL_PROB_GAP: return job->soft;
-    case LL_SMOOTH_SUM:
-    case LL_SMOOTH_GAP: return job->smooth;
-    default: return 0;
-    }
+    return which == LL_MAX || asks(&job->question, which);
 }
 
 static void init_rows(const ll_job *job, const ll_state *state)
@@ -23,13 +14,13 @@ static void init_rows(const ll_job *job, const ll_state *state)
             for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES)
                 vstore(field(state, which) + i, vset(which == LL_MAX ? -LL_INF : 0));
     memset(state->ints + LL_ARGMAX * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
-    if (job->rank)
+    if (job->question.rank)
         memset(state->ints + LL_RANK * state->stride, 0, (size_t)job->rows * sizeof(int64_t));
 }
 
 /* Sums over many spans lose digits in float32: a state that several meet is held in double, and
  * narrowed at the end. */
-static inline int has_spans(const ll_job *job) { return job->state.wide != NULL; }
+static inline int has_spans(const ll_job *job) { return job->output.state.wide != NULL; }
 
 static inline double *wide_field(const ll_state *state, int which)
 {
@@ -38,20 +29,24 @@ static inline double *wide_field(const ll_state *state, int which)
 
 static void init_state(const ll_job *job)
 {
-    init_rows(job, &job->state);
+    const ll_state *state = &job->output.state;
+
+    init_rows(job, state);
     for (int which = 0; has_spans(job) && which < LL_VALUES; which++)
         if (uses(job, which))
             for (ptrdiff_t i = 0; i < vectors(job->rows) * LL_LANES; i++)
-                wide_field(&job->state, which)[i] = which == LL_MAX ? -(double)INFINITY : 0;
+                wide_field(state, which)[i] = which == LL_MAX ? -(double)INFINITY : 0;
 }
 
 /* The state of all spans in the precision of the results. */
 static void narrow_state(const ll_job *job)
 {
+    const ll_state *state = &job->output.state;
+
     for (int which = 0; has_spans(job) && which < LL_VALUES; which++)
         if (uses(job, which))
             for (ptrdiff_t i = 0; i < vectors(job->rows) * LL_LANES; i++)
-                field(&job->state, which)[i] = (real)wide_field(&job->state, which)[i];
+                field(state, which)[i] = (real)wide_field(state, which)[i];
 }
 
 /* Merge `later`, whose values are floats if `narrow`: the kernels of doubles do it for both. */
@@ -82,7 +77,9 @@ static inline vec load_later(const ll_state *later, int which, ptrdiff_t i, int 
 static inline void merge_gap(const ll_job *job, const ll_state *later, int narrow, int which,
                              ptrdiff_t i, mask grows, vec shift)
 {
-    double *sum = wide_field(&job->state, which) + i, *gap = wide_field(&job->state, which + 1) + i;
+    const ll_state *state = &job->output.state;
+    double *sum = wide_field(state, which) + i;
+    double *gap = wide_field(state, which + 1) + i;
     vec a = vload(sum), b = load_later(later, which, i, narrow);
     vec both = vadd(vload(gap), load_later(later, which + 1, i, narrow));
 
@@ -94,35 +91,38 @@ static inline void merge_gap(const ll_job *job, const ll_state *later, int narro
  * the other. */
 static void merge_values(const ll_job *job, const ll_state *later, int narrow, ptrdiff_t i)
 {
-    const ll_state *state = &job->state;
+    const ll_question *q = &job->question;
+    const ll_state *state = &job->output.state;
     vec a = vload(wide_field(state, LL_MAX) + i), b = load_later(later, LL_MAX, i, narrow);
     mask grows = mor(vlt(a, b), vunordered(b, b));
     vec high = vselect(grows, b, a), low = vselect(grows, a, b);
     /* Equal infinities have no difference. */
     vec shift = vselect(veq(low, high), vset(0), vsub(low, high)), scale = vexp_nonpositive(shift);
 
-    if (job->sums) {
+    if (asks(q, LL_REST)) {
         double *rest = wide_field(state, LL_REST) + i;
         vec ra = vload(rest), rb = load_later(later, LL_REST, i, narrow);
         vec joined = vadd(vset(1), vselect(grows, ra, rb));
         vstore(rest, vfma(scale, joined, vselect(grows, rb, ra)));
-        if (job->entropy) {
-            double *moment = wide_field(state, LL_MOMENT) + i;
-            vec ma = vload(moment), mb = load_later(later, LL_MOMENT, i, narrow);
-            vec moved = vfma(shift, joined, vselect(grows, ma, mb));
-            vstore(moment, vadd(vselect(grows, mb, ma), vmul_zero(scale, moved)));
-        }
+        LL_EACH_STATISTIC(which)
+            if (asks(q, which)) {
+                double *sum = wide_field(state, which) + i;
+                vec sa = vload(sum), sb = load_later(later, which, i, narrow);
+                vec low_sum = vselect(grows, sa, sb), high_sum = vselect(grows, sb, sa);
+                vec moved = statistic_move(which, low_sum, joined, shift, scale, 1);
+                vstore(sum, vadd(high_sum, moved));
+            }
     }
-    if (job->soft)
+    if (asks(q, LL_PROB_SUM))
         merge_gap(job, later, narrow, LL_PROB_SUM, i, grows, shift);
-    if (job->smooth)
+    if (asks(q, LL_SMOOTH_SUM))
         merge_gap(job, later, narrow, LL_SMOOTH_SUM, i, grows, shift);
     vstore(wide_field(state, LL_MAX) + i, high);
 }
 
 void LL_MERGE(const ll_job *job, const ll_state *later, int narrow)
 {
-    const ll_state *state = &job->state;
+    const ll_state *state = &job->output.state;
     int64_t *argmax = state->ints + LL_ARGMAX * state->stride;
     int64_t *rank = state->ints + LL_RANK * state->stride;
     double top[LL_LANES];
@@ -132,7 +132,7 @@ void LL_MERGE(const ll_job *job, const ll_state *later, int narrow)
             vstore(top, load_later(later, LL_MAX, i, narrow));
         if (exceeds(top[i % LL_LANES], wide_field(state, LL_MAX)[i]))
             argmax[i] = later->ints[LL_ARGMAX * later->stride + i];
-        if (job->rank)
+        if (job->question.rank)
             rank[i] += later->ints[LL_RANK * later->stride + i];
     }
     for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES)

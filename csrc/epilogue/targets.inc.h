@@ -1,7 +1,10 @@
 /* What is asked of targets: the rank of one, and sums over target distributions. */
 
 /* The ranked target's logit is found before the pass, not in it. */
-static inline int is_ranked_ahead(const ll_job *job) { return job->rank && job->n > LL_BLOCK; }
+static inline int is_ranked_ahead(const ll_job *job)
+{
+    return job->question.rank && job->n > LL_BLOCK;
+}
 
 /* Classes of the segment that rank before class `target` with logit `zt`. */
 static inline int64_t count_before(const segment *s, real zt, int64_t target)
@@ -47,42 +50,45 @@ static inline void fold_gap(const gap_sums *sums, real old, real max, real *sum,
     *gap += vsum(sums->gap);
 }
 
-static inline vec class_weights(const ll_job *job, const segment *s, ptrdiff_t v)
+static inline vec class_weights(const ll_question *q, const segment *s, ptrdiff_t v)
 {
-    return vload((const real *)job->class_weight + s->first + v * LL_LANES);
+    return vload((const real *)q->class_weight + s->first + v * LL_LANES);
 }
 
 /* Target probabilities of row i, from the segment's first class on. */
 static inline const real *target_probs(const ll_job *job, ptrdiff_t i, const segment *s)
 {
-    return (const real *)job->probs + i * job->p_row + (s->first - job->first) * job->p_col;
+    const ll_question *q = &job->question;
+
+    return (const real *)q->probs + i * q->p_row + (s->first - job->first) * q->p_col;
 }
 
 /* For the target distribution t of row i. */
 static void fold_probs(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
                        real *sum, real *gap)
 {
+    const ll_question *q = &job->question;
     const real *t = target_probs(job, i, s);
     gap_sums sums = { vset(0), vset(0) };
 
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
         ptrdiff_t c = v * LL_LANES;
-        vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
-        if (job->class_weight)
-            tc = vmul(class_weights(job, s, v), tc);
+        vec tc = gather(t + c * q->p_col, q->p_col, s->width - c);
+        if (q->class_weight)
+            tc = vmul(class_weights(q, s, v), tc);
         add_gap(&sums, tc, vload(s->z + c), vset(max));
     }
     fold_gap(&sums, old, max, sum, gap);
 }
 
 /* First entry of row i of the sparse target distribution whose class is not before `c`. */
-static inline int64_t sparse_from(const ll_job *job, ptrdiff_t i, int64_t c)
+static inline int64_t sparse_from(const ll_question *q, ptrdiff_t i, int64_t c)
 {
-    int64_t low = job->sparse_start[i], high = job->sparse_start[i + 1];
+    int64_t low = q->sparse_start[i], high = q->sparse_start[i + 1];
 
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (job->sparse_class[middle] < c)
+        if (q->sparse_class[middle] < c)
             low = middle + 1;
         else
             high = middle;
@@ -91,22 +97,22 @@ static inline int64_t sparse_from(const ll_job *job, ptrdiff_t i, int64_t c)
 }
 
 /* The entry's probability times the weight of its class. */
-static inline real sparse_weight(const ll_job *job, int64_t entry)
+static inline real sparse_weight(const ll_question *q, int64_t entry)
 {
-    real t = ((const real *)job->sparse_prob)[entry];
-    return job->class_weight ? ((const real *)job->class_weight)[job->sparse_class[entry]] * t : t;
+    real t = ((const real *)q->sparse_prob)[entry];
+    return q->class_weight ? ((const real *)q->class_weight)[q->sparse_class[entry]] * t : t;
 }
 
 /* fold_probs with t given where it is not 0: the same bits, as each class goes to its own lane. */
-static void fold_sparse(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
+static void fold_sparse(const ll_question *q, const segment *s, ptrdiff_t i, real old, real max,
                         real *sum, real *gap)
 {
     real sum_part[LL_LANES] = { 0 }, gap_part[LL_LANES] = { 0 };
-    int64_t end = job->sparse_start[i + 1];
+    int64_t end = q->sparse_start[i + 1];
 
-    for (int64_t e = sparse_from(job, i, s->first); e < end; e++) {
-        ptrdiff_t c = (ptrdiff_t)(job->sparse_class[e] - s->first);
-        real t = sparse_weight(job, e);
+    for (int64_t e = sparse_from(q, i, s->first); e < end; e++) {
+        ptrdiff_t c = (ptrdiff_t)(q->sparse_class[e] - s->first);
+        real t = sparse_weight(q, e);
         if (c >= s->width)
             break;
         sum_part[c % LL_LANES] += t;
@@ -118,13 +124,13 @@ static void fold_sparse(const ll_job *job, const segment *s, ptrdiff_t i, real o
 }
 
 /* For the class weights alone. */
-static void fold_smooth(const ll_job *job, const segment *s, real old, real max, real *sum,
+static void fold_smooth(const ll_question *q, const segment *s, real old, real max, real *sum,
                         real *gap)
 {
     gap_sums sums = { vset(0), vset(0) };
 
     for (ptrdiff_t v = 0; v < s->vecs; v++)
-        add_gap(&sums, class_weights(job, s, v), vload(s->z + v * LL_LANES), vset(max));
+        add_gap(&sums, class_weights(q, s, v), vload(s->z + v * LL_LANES), vset(max));
     fold_gap(&sums, old, max, sum, gap);
 }
 
@@ -132,14 +138,15 @@ static void fold_smooth(const ll_job *job, const segment *s, real old, real max,
 static void fold_targets(const ll_job *job, const ll_state *state, const segment *s, ptrdiff_t i,
                          real old)
 {
+    const ll_question *q = &job->question;
     real *values = (real *)state->values + i, max = values[LL_MAX * state->stride];
     real *sum = values + LL_PROB_SUM * state->stride, *gap = values + LL_PROB_GAP * state->stride;
 
-    if (job->probs)
+    if (q->probs)
         fold_probs(job, s, i, old, max, sum, gap);
-    else if (job->soft)
-        fold_sparse(job, s, i, old, max, sum, gap);
-    if (job->smooth)
-        fold_smooth(job, s, old, max, values + LL_SMOOTH_SUM * state->stride,
+    else if (asks(q, LL_PROB_SUM))
+        fold_sparse(q, s, i, old, max, sum, gap);
+    if (asks(q, LL_SMOOTH_SUM))
+        fold_smooth(q, s, old, max, values + LL_SMOOTH_SUM * state->stride,
                     values + LL_SMOOTH_GAP * state->stride);
 }

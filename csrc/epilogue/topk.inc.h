@@ -57,10 +57,13 @@ static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *log
 /* The best of other classes, heap to heap. */
 static void merge_top(const ll_job *job, const void *logit, const int64_t *index)
 {
+    const ll_state *state = &job->output.state;
+    const ptrdiff_t top = job->question.top;
+
     for (ptrdiff_t i = 0; i < job->rows; i++)
-        for (ptrdiff_t j = i * job->top; j < (i + 1) * job->top; j++)
-            offer((real *)job->state.top_logit + i * job->top, job->state.top_index + i * job->top,
-                  job->top, ((const real *)logit)[j], index[j]);
+        for (ptrdiff_t j = i * top; j < (i + 1) * top; j++)
+            offer((real *)state->top_logit + i * top, state->top_index + i * top, top,
+                  ((const real *)logit)[j], index[j]);
 }
 
 /* Heap to list, best first: the worst goes last, again and again. */
@@ -98,12 +101,13 @@ static void sort_few(real *logit, int64_t *index, ptrdiff_t count)
 
 static void sort_top(const ll_job *job)
 {
-    real *logit = job->state.top_logit;
-    int64_t *index = job->state.top_index;
+    const ptrdiff_t top = job->question.top;
+    real *logit = job->output.state.top_logit;
+    int64_t *index = job->output.state.top_index;
 
-    for (ptrdiff_t i = 0; i < job->rows; i++, logit += job->top, index += job->top)
-        if (job->top <= LL_FEW_BEST)
-            sort_few(logit, index, job->top);
+    for (ptrdiff_t i = 0; i < job->rows; i++, logit += top, index += top)
+        if (top <= LL_FEW_BEST)
+            sort_few(logit, index, top);
         else
-            sort_heap(logit, index, job->top);
+            sort_heap(logit, index, top);
 }

@@ -35,32 +35,33 @@ static ptrdiff_t group_rows(ptrdiff_t n)
 static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
                              const segment *s, real *g)
 {
+    const ll_question *q = &job->question;
     real probs = coefficient(grad, LL_PROBS, i), smooth = coefficient(grad, LL_SMOOTH, i);
 
-    if (job->smooth)
+    if (asks(q, LL_SMOOTH_SUM))
         for (ptrdiff_t v = 0; v < s->vecs; v++) {
             real *gv = g + v * LL_LANES;
-            vstore(gv, vsub(vload(gv), vmul(vset(smooth), class_weights(job, s, v))));
+            vstore(gv, vsub(vload(gv), vmul(vset(smooth), class_weights(q, s, v))));
         }
-    if (job->probs && probs != 0) {
+    if (q->probs && probs != 0) {
         const real *t = target_probs(job, i, s);
         for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
-            vec tc = gather(t + c * job->p_col, job->p_col, s->width - c);
-            if (job->class_weight)
-                tc = vmul(class_weights(job, s, c / LL_LANES), tc);
+            vec tc = gather(t + c * q->p_col, q->p_col, s->width - c);
+            if (q->class_weight)
+                tc = vmul(class_weights(q, s, c / LL_LANES), tc);
             vstore(g + c, vsub(vload(g + c), vmul(vset(probs), tc)));
         }
     }
-    if (job->sparse_start && probs != 0)
-        for (int64_t e = sparse_from(job, i, s->first); e < job->sparse_start[i + 1]; e++) {
-            ptrdiff_t c = (ptrdiff_t)(job->sparse_class[e] - s->first);
+    if (q->sparse_start && probs != 0)
+        for (int64_t e = sparse_from(q, i, s->first); e < q->sparse_start[i + 1]; e++) {
+            ptrdiff_t c = (ptrdiff_t)(q->sparse_class[e] - s->first);
             if (c >= s->width)
                 break;
-            g[c] -= probs * sparse_weight(job, e);
+            g[c] -= probs * sparse_weight(q, e);
         }
-    if (job->targets) {
-        ptrdiff_t c = (ptrdiff_t)(job->targets[i] - s->first);
-        if (job->targets[i] >= 0 && c >= 0 && c < s->width)
+    if (q->targets) {
+        ptrdiff_t c = (ptrdiff_t)(q->targets[i] - s->first);
+        if (q->targets[i] >= 0 && c >= 0 && c < s->width)
             g[c] -= coefficient(grad, LL_TARGET, i);
     }
 }
@@ -70,9 +71,10 @@ static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff
 static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
                            const segment *s, real *g)
 {
-    real max = field(&job->state, LL_MAX)[i], rest = field(&job->state, LL_OTHERS)[i];
+    const ll_state *state = &job->output.state;
+    real max = field(state, LL_MAX)[i], rest = field(state, LL_OTHERS)[i];
     real a = coefficient(grad, LL_SOFTMAX, i) + (max - max); /* NaN where max is not finite */
-    ptrdiff_t held = (ptrdiff_t)(job->state.ints[LL_ARGMAX * job->state.stride + i] - s->first);
+    ptrdiff_t held = (ptrdiff_t)(state->ints[LL_ARGMAX * state->stride + i] - s->first);
     vec m = vset(max), scale = vset(a / (1 + rest));
 
     for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
@@ -87,9 +89,9 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
 }
 
 /* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. A logit of -inf has not been capped. */
-static void through_softcap(const ll_job *job, const segment *s, real *g)
+static void through_softcap(const ll_product *p, const segment *s, real *g)
 {
-    vec one = vset(1), by_cap = vset((real)(job->temperature / job->softcap));
+    vec one = vset(1), by_cap = vset((real)(p->temperature / p->softcap));
 
     for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
         vec z = vload(s->z + c), h = vmul(z, by_cap);
@@ -193,10 +195,10 @@ static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i
             memset(w->g + r * w->g_row + q * LL_KC, 0, (size_t)kc * sizeof(real));
         any |= live[q];
     }
-    for (ptrdiff_t r = 0; job->softcap > 0 && r < rows; r++) {
+    for (ptrdiff_t r = 0; job->product.softcap > 0 && r < rows; r++) {
         s.z = tile + (i + r) * w->g_row;
         if (!left_out(grad, i + r)) /* whose logits may be anything */
-            through_softcap(job, &s, w->g + r * w->g_row);
+            through_softcap(&job->product, &s, w->g + r * w->g_row);
     }
     for (ptrdiff_t r = 0, height; r < rows; r += height) {
         height = panel_height(r, rows);

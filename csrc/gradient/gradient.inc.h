@@ -66,7 +66,7 @@ static inline ptrdiff_t column_panel(ptrdiff_t rows) { return (rows | 1) * LL_LA
 static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start, ptrdiff_t rows,
                        ptrdiff_t lo, ptrdiff_t hi, const segment *s, const gradient_space *w)
 {
-    const ptrdiff_t k = job->k, b_panel = column_panel(rows), group = group_rows(job->n);
+    const ptrdiff_t k = job->product.k, b_panel = column_panel(rows), group = group_rows(job->n);
     const real *b = (const real *)grad->columns + lo * LL_LANES
                   + start / group * vectors(k) * column_panel(group);
     real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k;
@@ -158,22 +158,23 @@ static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t first, 
 static void pack_columns(const ll_job *job, const ll_gradient *grad, const void *x,
                          ptrdiff_t x_row, void *packed)
 {
+    const ll_product *p = &job->product;
     ptrdiff_t group = group_rows(job->n);
 
     for (ptrdiff_t i = 0; i < job->rows; i += group)
-        pack_group(grad, (const real *)x + i * x_row, i, least(group, job->rows - i), job->k,
-                   x_row, (real *)packed + i / group * vectors(job->k) * column_panel(group));
+        pack_group(grad, (const real *)x + i * x_row, i, least(group, job->rows - i), p->k,
+                   x_row, (real *)packed + i / group * vectors(p->k) * column_panel(group));
 }
 
 /* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed
  * weights; features behind the last repeat it. */
-static void turn_panel(const ll_job *job, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
+static void turn_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
 {
-    const real *panel = (const real *)job->weight + c * job->k, *row[LL_LANES];
+    const real *panel = (const real *)p->weight + c * p->k, *row[LL_LANES];
     vec square[LL_LANES];
 
     for (ptrdiff_t j = 0; j < LL_LANES; j++)
-        row[j] = panel + least(f + j, job->k - 1) * LL_LANES;
+        row[j] = panel + least(f + j, p->k - 1) * LL_LANES;
     vtranspose(row, 0, square);
     for (ptrdiff_t j = 0; j < count; j++)
         vstore(b + j * LL_LANES, square[j]);
@@ -181,22 +182,22 @@ static void turn_panel(const ll_job *job, ptrdiff_t c, ptrdiff_t count, ptrdiff_
 
 /* Features f, ... (`width` vectors) of classes [c, c + kc), counted from the job's first, as panels
  * of kc vectors. */
-static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff_t f,
+static void weight_columns(const ll_product *from, ptrdiff_t c, ptrdiff_t kc, ptrdiff_t f,
                            ptrdiff_t width, real *b)
 {
-    const ptrdiff_t w_row = job->w_row, w_col = job->w_col, left = job->k - f;
-    const real *w = (const real *)job->weight + c * w_row + f * w_col;
+    const ptrdiff_t w_row = from->w_row, w_col = from->w_col, left = from->k - f;
+    const real *w = (const real *)from->weight + c * w_row + f * w_col;
 
-    if (!job->packed && w_col == 1 && left >= width * LL_LANES) {
+    if (!from->packed && w_col == 1 && left >= width * LL_LANES) {
         for (ptrdiff_t p = 0; p < kc; p++, w += w_row)
             for (ptrdiff_t j = 0; j < width; j++)
                 vstore(b + (j * kc + p) * LL_LANES, vload(w + j * LL_LANES));
         return;
     }
     for (ptrdiff_t own = 0; own < width * LL_LANES; own += LL_LANES, b += kc * LL_LANES) {
-        if (job->packed)
+        if (from->packed)
             for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
-                turn_panel(job, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
+                turn_panel(from, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
         else
             for (ptrdiff_t p = 0; p < kc; p++)
                 vstore(b + p * LL_LANES, gather(w + p * w_row + own * w_col, w_col, left - own));
@@ -207,16 +208,17 @@ static void weight_columns(const ll_job *job, ptrdiff_t c, ptrdiff_t kc, ptrdiff
 static inline region next_strip(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptrdiff_t f_first,
                                 ptrdiff_t f_last)
 {
-    region next = { job->weight, 0, job->w_row, 0 };
+    const ll_product *p = &job->product;
+    region next = { p->weight, 0, p->w_row, 0 };
 
-    if (job->packed || job->w_col != 1)
+    if (p->packed || p->w_col != 1)
         return next;
     f += LL_STRIP * LL_LANES;
     if (f >= f_last) {
         f = f_first;
         c += LL_KC;
     }
-    next.at += (c - job->first) * job->w_row + f;
+    next.at += (c - job->first) * p->w_row + f;
     next.rows = c < job->last ? least(LL_KC, job->last - c) : 0;
     next.width = least(LL_STRIP * LL_LANES, f_last - f);
     return next;
@@ -281,7 +283,7 @@ static void gradient_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_f
         for (ptrdiff_t f = f_first; f < f_last; f += LL_STRIP * LL_LANES) {
             ptrdiff_t count = least(LL_STRIP * LL_LANES, f_last - f);
             region next = next_strip(job, c, f, f_first, f_last);
-            weight_columns(job, c - job->first, part.kc, f, vectors(count), w.b);
+            weight_columns(&job->product, c - job->first, part.kc, f, vectors(count), w.b);
             add_strip(job, grad, &part, f, count, &next, &w);
         }
     }

@@ -24,8 +24,10 @@ static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, 
  * not packed. Of a row without a target, any. */
 static void target_logits(const ll_job *job)
 {
-    const real *weight = job->weight, *bias = job->bias, *logits = job->logits;
-    const ptrdiff_t step = job->packed ? LL_LANES : job->w_col;
+    const ll_product *p = &job->product;
+    const ll_question *q = &job->question;
+    const real *weight = p->weight, *bias = p->bias, *logits = p->logits;
+    const ptrdiff_t step = p->packed ? LL_LANES : p->w_col;
 
     for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
         const real *x[LL_LANES], *w[LL_LANES];
@@ -33,21 +35,21 @@ static void target_logits(const ll_job *job)
 
         for (ptrdiff_t r = 0; r < LL_LANES; r++) {
             const ptrdiff_t row = least(i + r, job->rows - 1);
-            const int64_t target = job->targets[row * job->n_targets], c = target < 0 ? 0 : target;
+            const int64_t target = q->targets[row * q->n_targets], c = target < 0 ? 0 : target;
 
             shift[r] = bias ? bias[c] : 0;
             if (logits) {
-                logit[r] = logits[row * job->z_row + c * job->z_col];
+                logit[r] = logits[row * p->z_row + c * p->z_col];
                 continue;
             }
-            x[r] = (const real *)job->x + row * job->x_row;
-            w[r] = weight + (job->packed ? c / LL_LANES * LL_LANES * job->k + c % LL_LANES
-                                         : c * job->w_row);
+            x[r] = (const real *)p->x + row * p->x_row;
+            w[r] = weight + (p->packed ? c / LL_LANES * LL_LANES * p->k + c % LL_LANES
+                                         : c * p->w_row);
         }
         if (!logits)
-            vstore(logit, vadd(pair_chains(job->k, x, w, step), vload(shift)));
-        transform(job, logit, 1);
+            vstore(logit, vadd(pair_chains(p->k, x, w, step), vload(shift)));
+        transform(p, logit, 1);
         for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
-            ((real *)job->state.target_logit)[(i + r) * job->n_targets] = logit[r];
+            ((real *)job->output.state.target_logit)[(i + r) * q->n_targets] = logit[r];
     }
 }

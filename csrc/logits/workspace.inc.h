@@ -21,8 +21,10 @@ static ptrdiff_t keep_size(ptrdiff_t rows, ptrdiff_t n)
 
 static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
 {
-    return (real *)job->keep
-         + (c - job->keep_first) / LL_BLOCK * job->keep_rows * tile_row(job->n);
+    const ll_output *output = &job->output;
+
+    return (real *)output->keep
+         + (c - output->keep_first) / LL_BLOCK * output->keep_rows * tile_row(job->n);
 }
 
 /* Few classes: chains; weights for these; weights and rows turned. */
@@ -36,21 +38,23 @@ static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
 {
-    workspace w = { .span = job->state };
-    int few = job->n <= LL_SMALL_N && !job->logits;
-    int own_panels = !few && !job->packed && !job->logits;
+    const ll_product *p = &job->product;
+    const ll_output *output = &job->output;
+    workspace w = { .span = output->state };
+    int few = job->n <= LL_SMALL_N && !p->logits;
+    int own_panels = !few && !p->packed && !p->logits;
     ptrdiff_t stride = vectors(job->rows) * LL_LANES;
     ptrdiff_t ints = LL_VALUES * stride;
     ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
     ptrdiff_t panels = bias + LL_BLOCK, tile = panels;
     real *scratch = job->scratch;
 
-    tile += own_panels ? LL_BLOCK * least(LL_KC, job->k) : 0;
-    tile += few ? few_size(job->n, job->k) : 0;
-    w.tile_rows = own_panels && job->k > LL_KC ? job->rows
+    tile += own_panels ? LL_BLOCK * least(LL_KC, p->k) : 0;
+    tile += few ? few_size(job->n, p->k) : 0;
+    w.tile_rows = own_panels && p->k > LL_KC ? job->rows
                 : least(few ? LL_LANES : LL_TILE_ROWS, job->rows);
-    w.tile_row = few && !job->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
-    w.bytes = (size_t)(tile + (job->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
+    w.tile_row = few && !output->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
+    w.bytes = (size_t)(tile + (output->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
     if (!scratch) /* only the size is wanted */
         return w;
     w.span.stride = stride;

@@ -19,18 +19,19 @@ typedef struct {
 static void pair_logits(const ll_job *job, const real *const *x, const int32_t *panel,
                         real logit[LL_RESCORE_PAIRS][LL_LANES])
 {
+    const ll_product *from = &job->product;
     const real *weight[LL_RESCORE_PAIRS];
     vec total[LL_RESCORE_PAIRS];
 
     for (int j = 0; j < LL_RESCORE_PAIRS; j++)
-        weight[j] = (const real *)job->weight + panel[j] * LL_LANES * job->k;
-    for (ptrdiff_t pc = 0; pc < job->k; pc += LL_KC) {
+        weight[j] = (const real *)from->weight + panel[j] * LL_LANES * from->k;
+    for (ptrdiff_t pc = 0; pc < from->k; pc += LL_KC) {
         vec sum[LL_RESCORE_PAIRS];
         LL_UNROLL
         for (int j = 0; j < LL_RESCORE_PAIRS; j++)
             sum[j] = vset(0);
         LL_ROLLED
-        for (ptrdiff_t p = pc; p < least(pc + LL_KC, job->k); p++)
+        for (ptrdiff_t p = pc; p < least(pc + LL_KC, from->k); p++)
             LL_UNROLL
             for (int j = 0; j < LL_RESCORE_PAIRS; j++)
                 sum[j] = vfma(vset(x[j][p]), vload(weight[j] + p * LL_LANES), sum[j]);
@@ -40,12 +41,12 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
     for (int j = 0; j < LL_RESCORE_PAIRS; j++) {
         real bias[LL_LANES] = { 0 };
         ptrdiff_t c = panel[j] * LL_LANES;
-        if (job->bias)
-            memcpy(bias, (const real *)job->bias + c,
+        if (from->bias)
+            memcpy(bias, (const real *)from->bias + c,
                    (size_t)least(LL_LANES, job->n - c) * sizeof(real));
         vstore(logit[j], vadd(total[j], vload(bias)));
-        if (job->softcap > 0 || job->temperature != 1)
-            transform(job, logit[j], 1);
+        if (is_transformed(from))
+            transform(from, logit[j], 1);
     }
 }
 
@@ -76,7 +77,7 @@ static void pair_up(const settling *t, ptrdiff_t count)
         int32_t panel[LL_RESCORE_PAIRS];
         for (ptrdiff_t j = 0; j < LL_RESCORE_PAIRS; j++) { /* the last one again where there are fewer */
             int32_t at = t->order[least(a + j, count - 1)];
-            x[j] = (const real *)job->x + at / t->screen->room * job->x_row;
+            x[j] = (const real *)job->product.x + at / t->screen->room * job->product.x_row;
             panel[j] = t->screen->index[at] / LL_LANES;
         }
         pair_logits(job, x, panel, logit);
@@ -139,7 +140,7 @@ static void raise_least(const settling *t, ptrdiff_t i)
 
     for (ptrdiff_t j = 0; j < t->screen->top; j++)
         low = (double)exact[j] < low ? (double)exact[j] : low;
-    low = ll_level(low, t->job->softcap, t->job->temperature);
+    low = ll_level(low, t->job->product.softcap, t->job->product.temperature);
     float bound = (float)low;
     if ((double)bound > low)
         bound = nextafterf(bound, -INFINITY);
@@ -186,15 +187,15 @@ static void first_round(const settling *t, ptrdiff_t many)
 /* The best of all candidates of row i into its heap. */
 static void settle_row(const settling *t, ptrdiff_t i)
 {
-    const ll_job *job = t->job;
     const ll_screen *s = t->screen;
-    real *logit = (real *)job->state.top_logit + i * job->top;
-    int64_t *index = job->state.top_index + i * job->top;
+    const ptrdiff_t top = t->job->question.top;
+    real *logit = (real *)t->job->output.state.top_logit + i * top;
+    int64_t *index = t->job->output.state.top_index + i * top;
 
-    for (ptrdiff_t j = 0; j < job->top; j++)
+    for (ptrdiff_t j = 0; j < top; j++)
         index[j] = -1;
     for (int32_t j = 0; j < s->count[i]; j++)
-        offer(logit, index, job->top, t->exact[i * s->room + j], s->index[i * s->room + j]);
+        offer(logit, index, top, t->exact[i * s->room + j], s->index[i * s->room + j]);
 }
 
 /* Rows of x are not packed here, the weights are. */

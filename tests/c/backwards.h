@@ -32,29 +32,30 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
     ll_job job = make_product(in, b->layout);
 
     job.rows = rows;
-    job.x = at(b->x, lo * in->x_row);
+    job.product.x = at(b->x, lo * in->x_row);
     if (job.n > LL_SMALL_N) {
-        void *packed = reals(rows * job.k + table->lanes);
-        table->pack_x(job.x, rows, job.k, in->x_row, packed);
-        job.x = packed;
+        void *packed = reals(rows * job.product.k + table->lanes);
+        table->pack_x(job.product.x, rows, job.product.k, in->x_row, packed);
+        job.product.x = packed;
     }
-    job.sums = 1;
-    job.targets = in->targets + lo;
-    job.n_targets = 1;
-    job.state.target_logit = reals(rows);
-    job.soft = (b->options & MIXED) != 0;
+    job.question.fields = LL_FIELD(REST);
+    job.question.targets = in->targets + lo;
+    job.question.n_targets = 1;
+    job.output.state.target_logit = reals(rows);
+    if (b->options & MIXED)
+        job.question.fields |= LL_FIELD(PROB_SUM) | LL_FIELD(PROB_GAP);
     if (b->options & MIXED && b->ways & SPARSE) {
-        job.sparse_start = in->sparse_start + lo;
-        job.sparse_class = in->sparse_class;
-        job.sparse_prob = in->sparse_prob;
+        job.question.sparse_start = in->sparse_start + lo;
+        job.question.sparse_class = in->sparse_class;
+        job.question.sparse_prob = in->sparse_prob;
     } else if (b->options & MIXED) {
-        job.probs = by_column ? at(in->prob_columns, lo) : at(in->probs, lo * in->p_row);
-        job.p_row = by_column ? 1 : in->p_row;
-        job.p_col = by_column ? in->p->m : 1;
+        job.question.probs = by_column ? at(in->prob_columns, lo) : at(in->probs, lo * in->p_row);
+        job.question.p_row = by_column ? 1 : in->p_row;
+        job.question.p_col = by_column ? in->p->m : 1;
     }
     if (b->options & WEIGHTED) {
-        job.class_weight = in->class_weight;
-        job.smooth = 1;
+        job.question.class_weight = in->class_weight;
+        job.question.fields |= LL_FIELD(SMOOTH_SUM) | LL_FIELD(SMOOTH_GAP);
     }
     make_state(&job, 1);
     return job;
@@ -72,13 +73,11 @@ static void forward(const backward *b, ll_job job, ptrdiff_t lo)
         if (get(b->in->coefficients, lo + i) == 0)
             continue;
         copy(b->sums, lo + i, loss, i);
-        for (int place = 1; place < LL_VALUES; place++) {
+        for (int place = 1; place < N_MIXED; place++) {
             int which = mixed[place];
-            if (which == LL_REST || which == LL_OTHERS
-                || (which >= LL_SMOOTH_SUM && job.smooth)
-                || (which >= LL_PROB_SUM && which <= LL_PROB_GAP && b->options & MIXED))
-                copy(b->sums, place * b->in->p->m + lo + i, job.state.values,
-                     which * job.state.stride + i);
+            if (which == LL_OTHERS || job.question.fields >> which & 1)
+                copy(b->sums, place * b->in->p->m + lo + i, job.output.state.values,
+                     which * job.output.state.stride + i);
         }
     }
 }
@@ -86,10 +85,9 @@ static void forward(const backward *b, ll_job job, ptrdiff_t lo)
 /* Logits of classes [first, last) alone, into their window. */
 static void score_again(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
-    job.sums = job.smooth = job.soft = 0;
-    job.targets = job.sparse_start = NULL;
-    job.n_targets = 0;
-    job.probs = job.class_weight = NULL;
+    ll_question nothing = { 0 };
+
+    job.question = nothing;
     make_state(&job, 0);
     job = classes(job, first, last);
     job.scratch = cache_lines(table->scratch_bytes(&job));
@@ -98,12 +96,12 @@ static void score_again(ll_job job, ptrdiff_t first, ptrdiff_t last)
 
 static void into_x(const backward *b, const ll_job *job, const ll_gradient *gradient)
 {
-    ptrdiff_t f_step = b->ways & PIECES ? table->lanes : job->k;
+    ptrdiff_t f_step = b->ways & PIECES ? table->lanes : job->product.k;
     ptrdiff_t r_step = b->ways & PIECES ? 5 * LL_GROUP_STEP : job->rows;
 
     for (ptrdiff_t r = 0; r < job->rows; r += r_step)
-        for (ptrdiff_t f = 0; f < job->k; f += f_step)
-            table->gradient_x(job, gradient, f, least(f + f_step, job->k), r,
+        for (ptrdiff_t f = 0; f < job->product.k; f += f_step)
+            table->gradient_x(job, gradient, f, least(f + f_step, job->product.k), r,
                               least(r + r_step, job->rows));
 }
 
@@ -116,23 +114,24 @@ static void backward_rows(const backward *b, ptrdiff_t lo, ptrdiff_t rows, ll_gr
     ptrdiff_t groups = (rows + table->group(job.n) - 1) / table->group(job.n);
     ptrdiff_t window = b->ways & WINDOW ? table->block * (job.n > 4 * table->block ? 3 : 1) : job.n;
     void *kept = reals(table->keep_size(rows, least(window, job.n)));
-    void *columns = reals((rows + groups) * whole_vectors(job.k));
+    void *columns = reals((rows + groups) * whole_vectors(job.product.k));
 
-    job.keep = b->ways & WINDOW ? NULL : kept;
-    job.keep_rows = rows;
+    job.output.keep = b->ways & WINDOW ? NULL : kept;
+    job.output.keep_rows = rows;
     forward(b, job, lo);
-    job.keep = kept;
+    job.output.keep = kept;
 
     gradient.coefficients = at(in->coefficients, lo);
     gradient.columns = columns;
     table->pack_columns(&job, &gradient, at(b->x, lo * in->x_row), in->x_row, columns);
     job.scratch = cache_lines(table->gradient_bytes(&job));
-    for (job.keep_first = 0; job.keep_first < job.n; job.keep_first += window) {
-        ptrdiff_t end = least(job.keep_first + window, job.n);
-        ptrdiff_t step = b->ways & BLOCKS ? table->block : end - job.keep_first;
+    for (ptrdiff_t start = 0; start < job.n; start += window) {
+        ptrdiff_t end = least(start + window, job.n);
+        ptrdiff_t step = b->ways & BLOCKS ? table->block : end - start;
+        job.output.keep_first = start;
         if (b->ways & WINDOW)
-            score_again(job, job.keep_first, end);
-        for (ptrdiff_t first = job.keep_first; first < end; first += step) {
+            score_again(job, start, end);
+        for (ptrdiff_t first = start; first < end; first += step) {
             ll_job part = classes(job, first, least(first + step, end));
             table->gradient_logits(&part, &gradient);
             into_x(b, &part, &gradient);
@@ -195,14 +194,14 @@ static uint64_t run_backward(const inputs *in, int options, enum layout layout, 
     int mine = n_blocks;
     ptrdiff_t m = in->p->m, n = in->p->n, k = in->p->k, dx_row = k + 2, last = (m - 1) * dx_row + k;
     backward b = { in, options, ways, layout, ways & NANS ? in->x_with_nan : in->x, filled(last),
-                   filled(n * k), filled(n), filled(LL_VALUES * m), dx_row };
+                   filled(n * k), filled(n), filled(N_MIXED * m), dx_row };
 
     backward_all(&b);
     start_hash();
     mix_reals(b.d_x, last);
     mix_reals(b.d_weight, n * k);
     mix_reals(b.d_bias, n);
-    mix_reals(b.sums, LL_VALUES * m);
+    mix_reals(b.sums, N_MIXED * m);
     release(mine);
     return hash;
 }

@@ -19,8 +19,9 @@ static void complain(const problem *p)
 
 enum layout { ROWS, COLUMNS, PACKED, LOGITS, LOGIT_COLUMNS, LAYOUTS };
 /* Values of the row state in the order of the hash. */
-static const int mixed[LL_VALUES] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP,
-                                      LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
+static const int mixed[] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP,
+                              LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
+enum { N_MIXED = sizeof mixed / sizeof *mixed };
 
 /* The last is what squares of rows find, too; golden/hashes.txt knows only those before. */
 enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK };
@@ -30,17 +31,17 @@ enum cut { WHOLE, BLOCKWISE, STEPS, PARTS, CUTS };
 /* A state of its own for the job, of all classes or of one span. */
 static void make_state(ll_job *job, int whole)
 {
-    ll_state *state = &job->state;
+    ll_state *state = &job->output.state;
 
     state->stride = whole_vectors(job->rows);
     state->values = reals(LL_VALUES * state->stride);
     state->wide = whole && job->n > table->span ? array(LL_VALUES * state->stride, sizeof(double))
                                                 : NULL;
     state->ints = integers(LL_INTS * state->stride);
-    if (job->top) {
-        state->top_logit = reals(job->rows * job->top);
-        state->top_index = integers(job->rows * job->top);
-        for (ptrdiff_t i = 0; i < job->rows * job->top; i++) {
+    if (job->question.top) {
+        state->top_logit = reals(job->rows * job->question.top);
+        state->top_index = integers(job->rows * job->question.top);
+        for (ptrdiff_t i = 0; i < job->rows * job->question.top; i++) {
             put(state->top_logit, i, not_a_number());
             state->top_index[i] = -1;
         }
@@ -52,21 +53,23 @@ static void make_state(ll_job *job, int whole)
 static ll_job make_product(const inputs *in, enum layout layout)
 {
     const problem *p = in->p;
-    ll_job job = { .rows = p->m, .n = p->n, .k = p->k, .last = p->n,
-                   .softcap = p->softcap, .temperature = p->temperature };
+    ll_product product = {
+        .k = p->k, .softcap = p->softcap, .temperature = p->temperature,
+        .x = p->n > LL_SMALL_N ? in->packed_x : in->x, .x_row = in->x_row,
+        .weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels,
+        .w_row = layout == COLUMNS ? 1 : in->w_row, .w_col = layout == COLUMNS ? in->w_col : 1,
+        .packed = layout == PACKED, .bias = in->bias,
+    };
+    ll_job job = { .rows = p->m, .n = p->n, .last = p->n, .product = product };
 
-    job.x = p->n > LL_SMALL_N ? in->packed_x : in->x;
-    job.x_row = in->x_row;
-    job.weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels;
-    job.w_row = layout == COLUMNS ? 1 : in->w_row;
-    job.w_col = layout == COLUMNS ? in->w_col : 1;
-    job.packed = layout == PACKED;
-    job.bias = in->bias;
     return job;
 }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t out_size(const ll_job *job) { return (job->rows - 1) * job->out_row + job->n; }
+static ptrdiff_t out_size(const ll_job *job)
+{
+    return (job->rows - 1) * job->output.out_row + job->n;
+}
 
 static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
 {
@@ -74,36 +77,36 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     ll_job job = make_product(in, layout < LOGITS ? layout : ROWS);
 
     if (layout >= LOGITS) { /* made by a pass that has transformed them already */
-        job.x = job.weight = job.bias = NULL;
-        job.k = 0;
-        job.softcap = 0;
-        job.temperature = 1;
-        job.logits = layout == LOGITS ? in->logits : in->logit_columns;
-        job.z_row = layout == LOGITS ? p->n : 1;
-        job.z_col = layout == LOGITS ? 1 : p->m;
+        ll_product given = { .temperature = 1 };
+        given.logits = layout == LOGITS ? in->logits : in->logit_columns;
+        given.z_row = layout == LOGITS ? p->n : 1;
+        given.z_col = layout == LOGITS ? 1 : p->m;
+        job.product = given;
     }
-    job.sums = ask != BEST;
-    job.entropy = job.rank = ask == EVERYTHING || ask == RANK;
+    job.question.fields = ask == BEST ? 0 : LL_FIELD(REST);
+    job.question.rank = ask == EVERYTHING || ask == RANK;
+    if (job.question.rank)
+        job.question.fields |= LL_FIELD(MOMENT);
     if (ask == RANK) {
-        job.targets = in->targets;
-        job.n_targets = 1;
-        job.state.target_logit = zeros(p->m);
+        job.question.targets = in->targets;
+        job.question.n_targets = 1;
+        job.output.state.target_logit = zeros(p->m);
     }
     if (ask == EVERYTHING) {
         int by_column = layout == COLUMNS || layout == LOGIT_COLUMNS;
-        job.soft = 1;
-        job.targets = in->targets;
-        job.n_targets = 2;
-        job.state.target_logit = reals(2 * p->m);
-        job.probs = by_column ? in->prob_columns : in->probs;
-        job.p_row = by_column ? 1 : in->p_row;
-        job.p_col = by_column ? p->m : 1;
+        job.question.fields |= LL_FIELD(PROB_SUM) | LL_FIELD(PROB_GAP);
+        job.question.targets = in->targets;
+        job.question.n_targets = 2;
+        job.output.state.target_logit = reals(2 * p->m);
+        job.question.probs = by_column ? in->prob_columns : in->probs;
+        job.question.p_row = by_column ? 1 : in->p_row;
+        job.question.p_col = by_column ? p->m : 1;
     }
-    job.top = job.rank ? least(p->n, 5) : ask == BEST;
+    job.question.top = job.question.rank ? least(p->n, 5) : ask == BEST;
     if (ask != BEST) {
-        job.out_row = p->n + GAP;
-        job.out = zeros(out_size(&job));
-        job.write = ask == PROBABILITIES ? LL_PROBA
+        job.output.out_row = p->n + GAP;
+        job.output.out = zeros(out_size(&job));
+        job.output.write = ask == PROBABILITIES ? LL_PROBA
                   : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
     }
     make_state(&job, 1);
@@ -113,10 +116,13 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
 /* Classes [first, last): pointers start at the first of them. */
 static ll_job classes(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
-    job.weight = at(job.weight, first * (job.packed ? job.k : job.w_row));
-    job.bias = at(job.bias, first);
-    job.probs = at(job.probs, first * job.p_col);
-    job.logits = at(job.logits, first * job.z_col);
+    ll_product *p = &job.product;
+    ll_question *q = &job.question;
+
+    p->weight = at(p->weight, first * (p->packed ? p->k : p->w_row));
+    p->bias = at(p->bias, first);
+    p->logits = at(p->logits, first * p->z_col);
+    q->probs = at(q->probs, first * q->p_col);
     job.first = first;
     job.last = last;
     return job;
@@ -138,13 +144,13 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
 {
     int mine = n_blocks;
     ll_job job = make_job(in, layout, ask);
-    void *loss = reals(job.rows * job.n_targets);
+    void *loss = reals(job.rows * job.question.n_targets);
     ptrdiff_t step = cut == WHOLE ? job.n : cut == BLOCKWISE ? table->block : table->span;
 
     job.scratch = cache_lines(table->scratch_bytes(&job));
-    if (job.rank && job.n > table->block) { /* ranks need them before the classes are met */
+    if (job.question.rank && job.n > table->block) { /* needed before the classes are met */
         ll_job before = job;
-        before.x = in->x;
+        before.product.x = in->x;
         table->target_logits(&before);
     }
     for (ptrdiff_t first = 0; first < job.n; first += step) {
@@ -153,33 +159,33 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
             make_state(&part, 0);
         table->score(&part);
         if (cut == PARTS) {
-            table->merge(&job, &part.state);
-            if (job.top)
-                table->merge_top(&job, part.state.top_logit, part.state.top_index);
+            table->merge(&job, &part.output.state);
+            if (job.question.top)
+                table->merge_top(&job, part.output.state.top_logit, part.output.state.top_index);
         }
     }
     if (ask == EVERYTHING && layout == ROWS && cut == WHOLE)
-        give_logits(in, job.out, job.out_row);
+        give_logits(in, job.output.out, job.output.out_row);
     if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
         table->normalise(&job);
     table->finish(&job, loss);
-    if (job.top)
+    if (job.question.top)
         table->sort_top(&job);
 
     start_hash();
     for (int place = 0; place < 5; place++) {
         int which = mixed[place];
-        if (which == LL_MAX || (job.sums && (which == LL_REST || ask == EVERYTHING
-                                            || (which == LL_MOMENT && job.entropy))))
-            mix_reals(at(job.state.values, which * job.state.stride), job.rows);
+        if (which == LL_MAX || job.question.fields >> which & 1)
+            mix_reals(at(job.output.state.values, which * job.output.state.stride), job.rows);
     }
-    mix_integers(job.state.ints + LL_ARGMAX * job.state.stride, job.rows);
-    mix_integers(job.state.ints + LL_RANK * job.state.stride, job.rank ? job.rows : 0);
-    mix_reals(job.state.target_logit, job.rows * job.n_targets);
-    mix_reals(loss, job.rows * job.n_targets);
-    mix_reals(job.state.top_logit, job.rows * job.top);
-    mix_integers(job.state.top_index, job.rows * job.top);
-    mix_reals(job.out, job.out ? out_size(&job) : 0);
+    mix_integers(job.output.state.ints + LL_ARGMAX * job.output.state.stride, job.rows);
+    mix_integers(job.output.state.ints + LL_RANK * job.output.state.stride,
+                 job.question.rank ? job.rows : 0);
+    mix_reals(job.output.state.target_logit, job.rows * job.question.n_targets);
+    mix_reals(loss, job.rows * job.question.n_targets);
+    mix_reals(job.output.state.top_logit, job.rows * job.question.top);
+    mix_integers(job.output.state.top_index, job.rows * job.question.top);
+    mix_reals(job.output.out, job.output.out ? out_size(&job) : 0);
     release(mine);
     return hash;
 }

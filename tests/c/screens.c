@@ -64,37 +64,36 @@ static void mix_candidates(const ll_screen *s)
 /* The best class of each row from its candidates, against a pass over all. */
 static void settle(ll_screen *s, const inputs *in)
 {
-    ll_job job = { .rows = s->rows, .n = s->n, .k = s->k, .packed = 1, .last = s->n,
-                   .softcap = s->softcap, .temperature = s->temperature, .top = s->top };
+    ll_product product = { .x = in->x, .x_row = in->x_row, .k = s->k, .weight = in->panels,
+                           .packed = 1, .bias = in->bias, .softcap = s->softcap,
+                           .temperature = s->temperature };
+    ll_job job = { .rows = s->rows, .n = s->n, .last = s->n, .product = product,
+                   .question = { .top = s->top } };
     ptrdiff_t panels = (s->n + table->lanes - 1) / table->lanes;
 
-    job.weight = in->panels;
-    job.bias = in->bias;
-    job.state.stride = whole_vectors(s->rows);
-    job.state.values = reals(LL_VALUES * job.state.stride);
-    job.state.ints = integers(LL_INTS * job.state.stride);
-    job.state.top_logit = reals(s->rows * s->top);
-    job.state.top_index = integers(s->rows * s->top);
+    job.output.state.stride = whole_vectors(s->rows);
+    job.output.state.values = reals(LL_VALUES * job.output.state.stride);
+    job.output.state.ints = integers(LL_INTS * job.output.state.stride);
+    job.output.state.top_logit = reals(s->rows * s->top);
+    job.output.state.top_index = integers(s->rows * s->top);
     for (ptrdiff_t i = 0; i < s->rows * s->top; i++) {
-        put(job.state.top_logit, i, not_a_number());
-        job.state.top_index[i] = -1;
+        put(job.output.state.top_logit, i, not_a_number());
+        job.output.state.top_index[i] = -1;
     }
-    job.x = in->x;
-    job.x_row = in->x_row;
     s->scratch = cache_lines((size_t)(s->rows * s->room) * (item + 2 * sizeof(int32_t))
                              + (size_t)(panels + 1) * sizeof(int32_t));
     table->sharpen(&job, s, 3 * s->top);
     table->settle(&job, s);
     table->sort_top(&job);
-    int64_t *settled = memcpy(integers(s->rows * s->top), job.state.top_index,
+    int64_t *settled = memcpy(integers(s->rows * s->top), job.output.state.top_index,
                               (size_t)(s->rows * s->top) * sizeof(int64_t));
-    job.x = in->packed_x;
-    job.top = 0;
+    job.product.x = in->packed_x;
+    job.question.top = 0;
     job.scratch = cache_lines(table->scratch_bytes(&job));
     table->init(&job);
     table->score(&job);
     for (ptrdiff_t i = 0; i < s->rows; i++) {
-        int64_t best = job.state.ints[LL_ARGMAX * job.state.stride + i];
+        int64_t best = job.output.state.ints[LL_ARGMAX * job.output.state.stride + i];
         if (s->count[i] >= 0 && settled[i * s->top] != best) {
             fprintf(stderr, "%s: row %td is %lld, not %lld\n", screener->name, i,
                     (long long)settled[i * s->top], (long long)best);

@@ -25,8 +25,8 @@ cdef extern from "logitless.h" nogil:
         void *target_logit
         void *top_logit
         int64_t *top_index
-    ctypedef struct ll_job:
-        ptrdiff_t rows, n, k
+    ctypedef struct ll_product:
+        ptrdiff_t k
         const void *x
         ptrdiff_t x_row
         const void *weight
@@ -36,25 +36,30 @@ cdef extern from "logitless.h" nogil:
         const void *logits
         ptrdiff_t z_row, z_col
         double softcap, temperature
-        ptrdiff_t first, last
-        int sums, entropy, rank
+    ctypedef struct ll_question:
+        unsigned fields
+        int rank
         const int64_t *targets
         ptrdiff_t n_targets
-        int soft
         const void *probs
         ptrdiff_t p_row, p_col
         const int64_t *sparse_start
         const int64_t *sparse_class
         const void *sparse_prob
         const void *class_weight
-        int smooth
         ptrdiff_t top
+    ctypedef struct ll_output:
+        ll_state state
         void *out
         ptrdiff_t out_row
         int write
         void *keep
         ptrdiff_t keep_first, keep_rows
-        ll_state state
+    ctypedef struct ll_job:
+        ptrdiff_t rows, n, first, last
+        ll_product product
+        ll_question question
+        ll_output output
         void *scratch
     ctypedef struct ll_gradient:
         const void *coefficients
@@ -165,6 +170,11 @@ cdef inline ptrdiff_t step(cnp.ndarray a, int axis) noexcept:
     return cnp.PyArray_STRIDES(a)[axis] // cnp.PyArray_ITEMSIZE(a)
 
 
+def field_bits(*names):
+    """Some FIELDS as `Job.ask` takes them; the largest logit is always among them."""
+    return sum(1 << FIELDS.index(name) for name in names)
+
+
 def address(cnp.ndarray a):
     """Where an array begins: `ndarray.ctypes` imports, which the end of a process forbids."""
     return <size_t>data(a)
@@ -246,6 +256,13 @@ cdef class Kernels:
         return total
 
 
+cdef void give_weights(ll_product *p, cnp.ndarray weight, cnp.ndarray bias,
+                       bint packed) noexcept:
+    p.weight, p.bias, p.packed = data(weight), data(bias), packed
+    if not packed:
+        p.w_row, p.w_col = step(weight, 0), step(weight, 1)
+
+
 cdef class Job:
     """One range of rows to score: `ll_job` of logitless.h with owners for its pointers.
 
@@ -260,35 +277,33 @@ cdef class Job:
     def __cinit__(self, Kernels kernels, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k,
                   double softcap, double temperature):
         self.table = kernels.table
-        self.job.rows, self.job.n, self.job.k = rows, n, k
-        self.job.softcap, self.job.temperature = softcap, temperature
-        self.job.packed = 0
+        self.job.rows, self.job.n, self.job.product.k = rows, n, k
+        self.job.product.softcap, self.job.product.temperature = softcap, temperature
         self.owners = {}
 
-    def ask(self, bint sums, bint entropy, bint rank, bint soft, cnp.ndarray targets,
-            ptrdiff_t top, cnp.ndarray out, str write):
-        """What to find out; arrays are those of these rows."""
-        self.job.sums, self.job.entropy, self.job.rank = sums, entropy, rank
-        self.job.soft, self.job.top = soft, top
+    def ask(self, unsigned fields, bint rank, cnp.ndarray targets, ptrdiff_t top, cnp.ndarray out,
+            str write):
+        """What to find out, `field_bits` and more; arrays are those of these rows."""
+        cdef ll_question *q = &self.job.question
+        q.fields, q.rank, q.top = fields, rank, top
         if targets is not None:
-            self.job.targets = <const int64_t *>data(targets)
-            self.job.n_targets = targets.shape[1]
+            q.targets, q.n_targets = <const int64_t *>data(targets), targets.shape[1]
         if out is not None:
-            self.job.out = data(out)
-            self.job.out_row, self.job.write = step(out, 0), WRITES[write]
+            self.job.output.out = data(out)
+            self.job.output.out_row, self.job.output.write = step(out, 0), WRITES[write]
         self.owners["asked"] = targets, out
 
     def remember(self, cnp.ndarray values, cnp.ndarray wide, cnp.ndarray ints,
                  cnp.ndarray target_logit, cnp.ndarray top_logit, cnp.ndarray top_index):
         """Where the state lives: `values`, `wide` and `ints` start at the first of these rows."""
-        self.fill(&self.job.state, values, ints, target_logit, top_logit, top_index)
-        self.job.state.wide = <double *>data(wide)
+        self.fill(&self.job.output.state, values, ints, target_logit, top_logit, top_index)
+        self.job.output.state.wide = <double *>data(wide)
         self.owners["state"] = values, wide, ints, target_logit, top_logit, top_index
 
     def best(self, cnp.ndarray top_logit, cnp.ndarray top_index):
         """Where the best classes go, if nothing else is remembered."""
-        self.job.state.top_logit = data(top_logit)
-        self.job.state.top_index = <int64_t *>data(top_index)
+        self.job.output.state.top_logit = data(top_logit)
+        self.job.output.state.top_index = <int64_t *>data(top_index)
         self.owners["best"] = top_logit, top_index
 
     cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
@@ -303,59 +318,57 @@ cdef class Job:
 
     def rows(self, cnp.ndarray x):
         """Rows of x as they are, columns contiguous."""
-        self.job.x = data(x)
-        self.job.x_row = step(x, 0)
+        self.job.product.x = data(x)
+        self.job.product.x_row = step(x, 0)
         self.owners["rows"] = x
 
     def pack_rows(self, cnp.ndarray packed):
         """Replace the rows by their packed form, made in `packed`."""
-        cdef const void *x = self.job.x
+        cdef const void *x = self.job.product.x
         cdef void *p = data(packed)
         with nogil:
-            self.table.pack_x(x, self.job.rows, self.job.k, self.job.x_row, p)
+            self.table.pack_x(x, self.job.rows, self.job.product.k, self.job.product.x_row, p)
         self.packed_rows(packed)
 
     def packed_rows(self, cnp.ndarray packed):
         """Use rows that are packed already."""
-        self.job.x = data(packed)
+        self.job.product.x = data(packed)
         self.owners["rows"] = packed
 
     def probs(self, cnp.ndarray t, ptrdiff_t first):
         """Target probabilities of classes from `first` on, (rows, ..)."""
-        self.job.probs, self.p_first = data(t), first
-        self.job.p_row, self.job.p_col = step(t, 0), step(t, 1)
+        self.job.question.probs, self.p_first = data(t), first
+        self.job.question.p_row, self.job.question.p_col = step(t, 0), step(t, 1)
         self.owners["probs"] = t
 
     def logits(self, cnp.ndarray z, ptrdiff_t first):
         """Logits at hand of classes from `first` on, (rows, ..)."""
-        self.job.logits, self.z_first = data(z), first
-        self.job.z_row, self.job.z_col = step(z, 0), step(z, 1)
+        self.job.product.logits, self.z_first = data(z), first
+        self.job.product.z_row, self.job.product.z_col = step(z, 0), step(z, 1)
         self.owners["rows"] = z
 
     def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
         """Classes from `first` on: (.., k) with strides, or packed panels."""
-        self.job.weight, self.job.bias, self.job.packed = data(weight), data(bias), packed
+        give_weights(&self.job.product, weight, bias, packed)
         self.w_first = first
-        if not packed:
-            self.job.w_row, self.job.w_col = step(weight, 0), step(weight, 1)
         self.owners["weights"] = weight, bias
 
     def sparse(self, cnp.ndarray start, cnp.ndarray index, cnp.ndarray value):
         """Target distributions of the rows where they are not zero."""
-        self.job.sparse_start = <const int64_t *>data(start)
-        self.job.sparse_class = <const int64_t *>data(index)
-        self.job.sparse_prob = data(value)
+        self.job.question.sparse_start = <const int64_t *>data(start)
+        self.job.question.sparse_class = <const int64_t *>data(index)
+        self.job.question.sparse_prob = data(value)
         self.owners["sparse"] = start, index, value
 
-    def class_weights(self, cnp.ndarray weight, bint smooth):
+    def class_weights(self, cnp.ndarray weight):
         """Weights of all classes, padded to whole vectors."""
-        self.job.class_weight, self.job.smooth = data(weight), smooth
+        self.job.question.class_weight = data(weight)
         self.owners["class weights"] = weight
 
     def keep(self, cnp.ndarray memory, ptrdiff_t skip, ptrdiff_t rows, ptrdiff_t first):
         """Leave the logits of classes from `first` on in memory for `rows` rows, `skip` reals in."""
-        self.job.keep = <char *>data(memory) + self.table.item * skip
-        self.job.keep_rows, self.job.keep_first = rows, first
+        self.job.output.keep = <char *>data(memory) + self.table.item * skip
+        self.job.output.keep_rows, self.job.output.keep_first = rows, first
         self.owners["kept"] = memory
 
     def scratch_bytes(self):
@@ -386,17 +399,18 @@ cdef class Job:
     cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
         """The job for some of the classes."""
         cdef ll_job job = self.job
-        cdef ptrdiff_t item = self.table.item
+        cdef ll_product *p = &job.product
+        cdef ll_question *q = &job.question
+        cdef ptrdiff_t item = self.table.item, w_skip = item * (first - self.w_first)
         job.first, job.last = first, last
-        if job.weight != NULL:
-            job.weight = <const char *>job.weight + item * (first - self.w_first) * (
-                job.k if job.packed else job.w_row)
-        if job.bias != NULL:
-            job.bias = <const char *>job.bias + item * (first - self.w_first)
-        if job.probs != NULL:
-            job.probs = <const char *>job.probs + item * (first - self.p_first) * job.p_col
-        if job.logits != NULL:
-            job.logits = <const char *>job.logits + item * (first - self.z_first) * job.z_col
+        if p.weight != NULL:
+            p.weight = <const char *>p.weight + w_skip * (p.k if p.packed else p.w_row)
+        if p.bias != NULL:
+            p.bias = <const char *>p.bias + w_skip
+        if p.logits != NULL:
+            p.logits = <const char *>p.logits + item * (first - self.z_first) * p.z_col
+        if q.probs != NULL:
+            q.probs = <const char *>q.probs + item * (first - self.p_first) * q.p_col
         return job
 
     def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):
@@ -445,10 +459,10 @@ cdef class Job:
         """All classes have been met: logits in `out` and the state to results, the best in order."""
         cdef void *loss = data(target_loss)
         with nogil:
-            if self.job.out != NULL and self.job.write != LL_LOGITS:
+            if self.job.output.out != NULL and self.job.output.write != LL_LOGITS:
                 self.table.normalise(&self.job)
             self.table.finish(&self.job, loss)
-            if self.job.top:
+            if self.job.question.top:
                 self.table.sort_top(&self.job)
 
 

@@ -3,6 +3,10 @@
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy
 
+cdef enum:
+    SUMS = 1 << LL_REST
+    ENTROPY = 1 << LL_MOMENT
+
 
 cdef class Small:
     """A layer for calls of up to `most` rows, which read their arguments where they are.
@@ -22,11 +26,9 @@ cdef class Small:
         self.table = kernels.table
         self.most, self.item = most, kernels.itemsize
         self.type_num = cnp.NPY_FLOAT32 if kernels.itemsize == 4 else cnp.NPY_FLOAT64
-        self.layer.n, self.layer.k, self.layer.last = n, k, n
-        self.layer.softcap, self.layer.temperature = softcap, temperature
-        self.layer.weight, self.layer.bias, self.layer.packed = data(weight), data(bias), packed
-        if not packed:
-            self.layer.w_row, self.layer.w_col = step(weight, 0), step(weight, 1)
+        self.layer.n, self.layer.product.k, self.layer.last = n, k, n
+        self.layer.product.softcap, self.layer.product.temperature = softcap, temperature
+        give_weights(&self.layer.product, weight, bias, packed)
         self.owners = (weight, bias)
 
     cdef bint reads(self, object x):
@@ -36,7 +38,7 @@ cdef class Small:
         cdef cnp.ndarray a = x
         return (cnp.PyArray_NDIM(a) == 2 and cnp.PyArray_TYPE(a) == self.type_num
                 and 0 < cnp.PyArray_DIM(a, 0) <= self.most
-                and cnp.PyArray_DIM(a, 1) == self.layer.k
+                and cnp.PyArray_DIM(a, 1) == self.layer.product.k
                 and cnp.PyArray_ISBEHAVED_RO(a)
                 and cnp.PyArray_STRIDE(a, 1) == self.item
                 and cnp.PyArray_STRIDE(a, 0) % self.item == 0)
@@ -68,7 +70,8 @@ cdef class Small:
             return None
         cdef ll_job job = self.layer
         cdef cnp.ndarray loss = self.fresh(cnp.PyArray_DIM(x, 0), 0, self.type_num)
-        job.sums, job.n_targets, job.targets = 1, 1, <const int64_t *>data(target)
+        job.question.fields = SUMS
+        job.question.n_targets, job.question.targets = 1, <const int64_t *>data(target)
         PyMem_RawFree(self.run(&job, x, data(loss)))
         return loss
 
@@ -88,8 +91,8 @@ cdef class Small:
             return None
         cdef ll_job job = self.layer
         cdef cnp.ndarray out = self.fresh(cnp.PyArray_DIM(x, 0), job.n, self.type_num)
-        job.out, job.out_row, job.write = data(out), job.n, WRITES[write]
-        job.sums = job.write != LL_LOGITS
+        job.output.out, job.output.out_row, job.output.write = data(out), job.n, WRITES[write]
+        job.question.fields = SUMS if job.output.write != LL_LOGITS else 0
         PyMem_RawFree(self.run(&job, x, NULL))
         return out
 
@@ -100,7 +103,7 @@ cdef class Small:
         cdef ll_job job = self.layer
         cdef char *memory
         best = self.best(&job, cnp.PyArray_DIM(x, 0), top)
-        job.sums = normalize
+        job.question.fields = SUMS if normalize else 0
         memory = self.run(&job, x, NULL)
         log_prob = self.log_prob(&job) if normalize else None
         PyMem_RawFree(memory)
@@ -119,11 +122,13 @@ cdef class Small:
         if job.n > self.table.block:  # ranks need the targets' logits beforehand
             return None
         best = self.best(&job, rows, top) if top else None
-        job.sums, job.rank, job.entropy = 1, 1, entropy
-        job.n_targets, job.targets = 1, <const int64_t *>data(target)
-        job.state.target_logit = data(logit)
+        job.question.fields = SUMS | (ENTROPY if entropy else 0)
+        job.question.rank = 1
+        job.question.n_targets, job.question.targets = 1, <const int64_t *>data(target)
+        job.output.state.target_logit = data(logit)
         memory = self.run(&job, x, data(loss))
-        memcpy(data(rank), job.state.ints + LL_RANK * job.state.stride, rows * sizeof(int64_t))
+        memcpy(data(rank), job.output.state.ints + LL_RANK * job.output.state.stride,
+               rows * sizeof(int64_t))
         largest, norm = self.values(&job, LL_MAX), self.values(&job, LL_REST)
         found = (loss, largest + norm, logit, rank, self.classes(&job), largest,
                  self.values(&job, LL_MOMENT) if entropy else None)
@@ -137,44 +142,49 @@ cdef class Small:
         cdef cnp.ndarray logit = self.fresh(rows, top, self.type_num)
         cnp.PyArray_FILLWBYTE(index, 0xff)  # -1
         cnp.PyArray_FILLWBYTE(logit, 0xff)  # NaN
-        job.top = top
-        job.state.top_index, job.state.top_logit = <int64_t *>data(index), data(logit)
+        job.question.top = top
+        job.output.state.top_index = <int64_t *>data(index)
+        job.output.state.top_logit = data(logit)
         return index, logit
 
     cdef cnp.ndarray values(self, const ll_job *job, ptrdiff_t which):
         """A row of the state."""
         cdef cnp.ndarray copy = self.fresh(job.rows, 0, self.type_num)
-        memcpy(data(copy), <char *>job.state.values + which * job.state.stride * self.item,
+        cdef const ll_state *state = &job.output.state
+        memcpy(data(copy), <char *>state.values + which * state.stride * self.item,
                job.rows * self.item)
         return copy
 
     cdef cnp.ndarray classes(self, const ll_job *job):
         """Class of the largest logit of each row."""
         cdef cnp.ndarray best = self.fresh(job.rows, 0, cnp.NPY_INT64)
-        memcpy(data(best), job.state.ints + LL_ARGMAX * job.state.stride,
+        memcpy(data(best), job.output.state.ints + LL_ARGMAX * job.output.state.stride,
                job.rows * sizeof(int64_t))
         return best
 
     cdef cnp.ndarray log_prob(self, const ll_job *job):
         """Log-probabilities of the best classes, after the last step."""
-        cdef cnp.ndarray found = self.fresh(job.rows, job.top, self.type_num)
-        cdef ptrdiff_t largest = LL_MAX * job.state.stride, norm = LL_REST * job.state.stride
+        cdef cnp.ndarray found = self.fresh(job.rows, job.question.top, self.type_num)
+        cdef const ll_state *state = &job.output.state
+        cdef ptrdiff_t largest = LL_MAX * state.stride, norm = LL_REST * state.stride
         if self.item == 4:
-            less(job, <float *>job.state.values + largest, <float *>job.state.values + norm,
-                 <float *>job.state.top_logit, <float *>data(found))
+            less(job, <float *>state.values + largest, <float *>state.values + norm,
+                 <float *>state.top_logit, <float *>data(found))
         else:
-            less(job, <double *>job.state.values + largest, <double *>job.state.values + norm,
-                 <double *>job.state.top_logit, <double *>data(found))
+            less(job, <double *>state.values + largest, <double *>state.values + norm,
+                 <double *>state.top_logit, <double *>data(found))
         return found
 
     cdef char *run(self, ll_job *job, cnp.ndarray x, void *loss) except NULL:
         """Score all rows. Returns the memory of the state, which is then to be freed."""
+        cdef ll_product *p = &job.product
+        cdef ll_state *state = &job.output.state
         cdef size_t lanes = self.table.lanes, rows = x.shape[0]
         cdef size_t stride = (rows + lanes - 1) // lanes * lanes
         cdef size_t ints = LL_INTS * stride * sizeof(int64_t)
         cdef size_t values = LL_VALUES * stride * self.item, logits = stride * self.item
         cdef bint packs = job.n > LL_SMALL_N
-        cdef size_t packed = (rows * job.k + lanes) * self.item if packs else 0
+        cdef size_t packed = (rows * p.k + lanes) * self.item if packs else 0
         cdef size_t scratch
         cdef char *memory
         cdef const void *source = data(x)
@@ -185,22 +195,22 @@ cdef class Small:
         if memory == NULL:
             raise MemoryError
         job.scratch = memory + LINE - <size_t>memory % LINE
-        job.state.ints = <int64_t *>(<char *>job.scratch + scratch)
-        job.state.values = <char *>job.state.ints + ints
-        if job.state.target_logit == NULL:
-            job.state.target_logit = <char *>job.state.values + values
-        job.state.stride = stride
-        job.x, job.x_row = source, step(x, 0)
+        state.ints = <int64_t *>(<char *>job.scratch + scratch)
+        state.values = <char *>state.ints + ints
+        if state.target_logit == NULL:
+            state.target_logit = <char *>state.values + values
+        state.stride = stride
+        p.x, p.x_row = source, step(x, 0)
         with nogil:
             if packs:
-                job.x = <char *>job.state.values + values + logits
-                self.table.pack_x(source, rows, job.k, job.x_row, <void *>job.x)
+                p.x = <char *>state.values + values + logits
+                self.table.pack_x(source, rows, p.k, p.x_row, <void *>p.x)
             self.table.init(job)
             self.table.score(job)
-            if job.out != NULL and job.write != LL_LOGITS:
+            if job.output.out != NULL and job.output.write != LL_LOGITS:
                 self.table.normalise(job)
             self.table.finish(job, loss)
-            if job.top:
+            if job.question.top:
                 self.table.sort_top(job)
         return memory
 
@@ -215,5 +225,5 @@ cdef void less(const ll_job *job, const floating *largest, const floating *norm,
     """(logit - largest) - norm of the best classes."""
     cdef ptrdiff_t i, j
     for i in range(job.rows):
-        for j in range(i * job.top, (i + 1) * job.top):
+        for j in range(i * job.question.top, (i + 1) * job.question.top):
             out[j] = (logit[j] - largest[i]) - norm[i]

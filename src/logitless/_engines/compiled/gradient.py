@@ -186,7 +186,7 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     whole = call.window >= scoring.n
     block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
     memory.scratch = score_block(scoring, block, memory.scratch)
-    coefficients = call.backward.take(block.state(request), slice(lo, hi))
+    coefficients = call.backward.take(block.state(scoring), slice(lo, hi))
     gradient = call.gradient(coefficients, lo, hi, apart)
     job = scoring.job(block, lo, hi)
     if call.grads.weight is not None:

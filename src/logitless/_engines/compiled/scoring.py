@@ -10,7 +10,7 @@ from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import NOT_ASKED, Request, State
 from . import scratch
-from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job
+from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job, field_bits
 from .kernels import KERNELS, has_rows, in_place
 from .layer import Layer
 from .plan import COPY_BYTES, Plan, plan
@@ -18,10 +18,22 @@ from .plan import COPY_BYTES, Plan, plan
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
 
-VALUES = len(FIELDS)
-MAX, REST, OTHERS, MOMENT, PROB_SUM, PROB_GAP, SMOOTH_GAP = map(
-    FIELDS.index, ("max", "rest", "others", "moment", "prob_sum", "prob_gap", "smooth_gap"))
+MAX = FIELDS.index("max")
 ARGMAX, RANK = map(INT_FIELDS.index, ("argmax", "rank"))
+
+
+class _Part:
+    """Fields of the kernels' state that a part of a request uses, and what `State` calls them."""
+
+    def __init__(self, **names: str):
+        self.bits = field_bits(*names)
+        self.names = [(FIELDS.index(field), name) for field, name in names.items() if name]
+
+
+SUMS = _Part(rest="log_norm", others="rest")
+ENTROPY = _Part(moment="entropy")
+PROBS = _Part(prob_sum="prob_sum", prob_gap="prob_loss")
+SMOOTH = _Part(smooth_sum="", smooth_gap="smooth_loss")
 
 
 class Scoring:
@@ -35,18 +47,26 @@ class Scoring:
         Weights, logits or target distributions come as copies, of some classes at a time.
     copied_probs : ndarray, Rows or None
         Target distributions that do.
+    fields : int
+        The bits of the fields of the kernels' state that the request uses.
     kept_row : int
         Reals to a row in a block of classes whose logits are kept.
     """
 
-    __slots__ = ("class_weight", "copied_probs", "copies", "cut", "dtype", "k", "kept_row",
-                 "kernels", "m", "n", "request", "softcap", "temperature")
+    __slots__ = ("class_weight", "copied_probs", "copies", "cut", "dtype", "fields", "k",
+                 "kept_row", "kernels", "m", "n", "parts", "request", "softcap", "temperature")
     copies: bool
     cut: Plan
 
     def __init__(self, request: Request, m: int, n: int, k: int, softcap: float = 0.0,
                  temperature: float = 1.0):
         self.request, self.dtype = request, request.dtype
+        self.parts, self.fields = [], 0
+        for asked, part in ((request.sums, SUMS), (request.entropy, ENTROPY),
+                            (request.probs is not None, PROBS), (request.smooth, SMOOTH)):
+            if asked:
+                self.parts.append(part)
+                self.fields |= part.bits
         self.m, self.n, self.k = m, n, k
         self.kernels = KERNELS[request.dtype]
         self.kept_row = self.kernels.keep_size(1, min(n, self.kernels.block))
@@ -61,11 +81,10 @@ class Scoring:
 
     def room_for_state(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
         """Make room for the values and integers of a state that the request uses."""
-        q = self.request
-        values = VALUES if q.probs is not None or q.smooth else MOMENT + q.entropy
         *more, stride = shape
-        return (np.empty((*more, values if q.sums else MAX + 1, stride), self.dtype),
-                np.empty((*more, RANK + q.rank, stride), np.int64))
+        values = max(self.fields.bit_length(), MAX + 1)
+        return (np.empty((*more, values, stride), self.dtype),
+                np.empty((*more, RANK + self.request.rank, stride), np.int64))
 
     def job(self, block: Block, lo: int, hi: int) -> Job:
         """What is to be found out about rows [lo, hi) of a block, and where it goes."""
@@ -79,12 +98,10 @@ class Scoring:
         elif isinstance(q.probs, np.ndarray) and self.copied_probs is None:
             job.probs(q.probs[lo:hi], 0)
         if self.class_weight is not None:
-            job.class_weights(self.class_weight, q.smooth)
+            job.class_weights(self.class_weight)
         job.ask(
-            q.sums,
-            q.entropy,
+            self.fields,
             q.rank,
-            q.probs is not None,
             None if q.targets is None else q.targets[lo:hi],
             q.k,
             None if q.out is None else q.out[lo:hi],
@@ -159,25 +176,21 @@ class Block:
         if q.k:
             self.top_logit, self.top_index = no_classes(m, q)
 
-    def state(self, q: Request) -> State:
+    def state(self, scoring: Scoring) -> State:
         """Everything that was asked."""
         m, values = self.m, self.values
-        state = State(values[MAX, :m], self.ints[ARGMAX, :m].astype(np.intp, copy=False))
-        if q.sums:
-            state.log_norm = values[REST, :m]
-            state.rest = values[OTHERS, :m]
-            state.target_loss = self.target_loss
-        if q.entropy:
-            state.entropy = values[MOMENT, :m]
-        if q.probs is not None:
-            state.prob_sum = values[PROB_SUM, :m]
-            state.prob_loss = values[PROB_GAP, :m]
-        if q.smooth:
-            state.smooth_loss = values[SMOOTH_GAP, :m]
-        if q.rank:
-            state.target_rank = self.ints[RANK, :m]
-        state.target_logit = self.target_logit
-        state.top_index, state.top_logit = self.top_index, self.top_logit
+        state = State(
+            values[MAX, :m],
+            self.ints[ARGMAX, :m].astype(np.intp, copy=False),
+            target_logit=self.target_logit,
+            target_loss=self.target_loss,
+            target_rank=self.ints[RANK, :m] if scoring.request.rank else NOT_ASKED,
+            top_index=self.top_index,
+            top_logit=self.top_logit,
+        )
+        for part in scoring.parts:
+            for place, name in part.names:
+                setattr(state, name, values[place, :m])
         return state
 
 
@@ -284,7 +297,7 @@ class LinearScoring(Scoring):
             weight = self.layer.targets(index, self.dtype)
             bias = None if self.bias is None else self.bias[index]
             own = np.where(targets[:, :1] < 0, -1, np.arange(hi - lo)[:, None])
-            job.ask(False, False, True, False, own.astype(np.int64), 0, None, None)
+            job.ask(0, True, own.astype(np.int64), 0, None, None)
             job.weights(weight, bias, False, 0)
         job.target_logits()
 
@@ -318,7 +331,7 @@ class LogitScoring(Scoring):
         target = self.request.targets[lo:hi, 0]
         z = self.logits[np.arange(lo, hi), np.maximum(target, 0)]
         job = self.job(block, lo, hi)
-        job.ask(False, False, True, False, np.minimum(target, 0)[:, None], 0, None, None)
+        job.ask(0, True, np.minimum(target, 0)[:, None], 0, None, None)
         job.logits(plain(z, self.dtype)[:, None], 0)
         job.target_logits()
 
@@ -327,7 +340,7 @@ def score_all(scoring: Scoring) -> State:
     """Score all rows of a scoring."""
     block = Block(scoring, 0, scoring.m)
     scratch.give(score_block(scoring, block, None))
-    return block.state(scoring.request)
+    return block.state(scoring)
 
 
 def score_block(

@@ -55,7 +55,7 @@ class _Block:
         self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
         self.job.rows(exact)
         self.job.weights(scan.panels, scan.bias, True, 0)
-        self.job.ask(False, False, False, False, None, scan.top, None, None)
+        self.job.ask(0, False, None, scan.top, None, None)
         self.job.best(scan.top_logit[lo:hi], scan.top_index[lo:hi])
         self.screening = Screening(screen.screener, hi - lo, scan.n, scan.k, scan.top,
                                    layer.softcap, layer.temperature)
