@@ -176,7 +176,7 @@ typedef struct {
     ptrdiff_t room;            /* candidates of a row at most */
     void *scratch;
 } ll_screen;
-/* For sharpen and settle scratch holds a real and two int32 for each candidate there is room for,
+/* For tighten and rescore scratch holds a real and two int32 for each candidate there is room for,
  * and an int32 for each panel and one more. */
 
 typedef struct {
@@ -246,9 +246,9 @@ typedef struct {
     void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
     /* What keeps classes out becomes exact in rows with more than `many` candidates. */
-    void (*sharpen)(const ll_job *job, const ll_screen *screen, ptrdiff_t many);
+    void (*tighten)(const ll_job *job, const ll_screen *screen, ptrdiff_t many);
     /* Exact logits of the candidates, and of these the best. */
-    void (*settle)(const ll_job *job, const ll_screen *screen);
+    void (*rescore)(const ll_job *job, const ll_screen *screen);
     /* y[i] = f(x[i]) of LL_FUNCTIONS. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);
     /* loss[i] = -sum_c t[i, c] * log(p[i, c]) */

@@ -4,12 +4,12 @@
 LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segment s,
                            const ptrdiff_t vecs, const workspace *w)
 {
-    const int transformed = is_transformed(&job->product), square = vecs == 1 && is_square(job);
+    const int transformed = is_transformed(&job->product), by_rows = vecs == 1 && goes_by_rows(job);
 
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
-        while (square && r + LL_LANES <= rows
-               && fold_tile_square(job, &w->span, i + r, s.z, w->tile_row)) {
+        while (by_rows && r + LL_LANES <= rows
+               && fold_tile_by_rows(job, &w->span, i + r, s.z, w->tile_row)) {
             r += LL_LANES;
             s.z += LL_LANES * w->tile_row;
         }
@@ -42,30 +42,33 @@ static inline real *few_tile(const ll_job *job, ptrdiff_t i, const workspace *w)
 static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspace *w)
 {
     if (job->output.keep)
-        square_keep(z, job->n, few_tile(job, i, w), w->tile_row);
-    return fold_square(job, &w->span, i, z, job->n);
+        keep_by_rows(z, job->n, few_tile(job, i, w), w->tile_row);
+    return fold_by_rows(job, &w->span, i, z, job->n);
 }
 
-/* Few classes: rows go by as squares, the last ones and those that ask for more through a tile. */
+/* Few classes: LL_LANES rows at a time, lane by lane; the last ones, and where more is asked, through
+ * a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
     const ll_product *p = &job->product;
     const ptrdiff_t n = job->n, k = p->k, group = dot_group(n);
-    const int square = is_square(job), turn = square && is_turned(n, k) && job->rows >= LL_LANES;
+    const int by_rows = goes_by_rows(job);
+    const int transposes = by_rows && is_transposed(n, k) && job->rows >= LL_LANES;
     real *sums = w->panels, *own = sums + LL_SMALL_N * LL_DOT_CLASS;
-    real *turned = own + n * vectors(k) * LL_LANES, *turned_x = turned + n * LL_TRANSPOSED_K;
+    real *transposed = own + n * vectors(k) * LL_LANES;
+    real *transposed_x = transposed + n * LL_TRANSPOSED_K;
     vec z[LL_LANES];
 
     dot_weights(weight, n, k, p->w_row, p->w_col, own);
-    if (turn)
-        turn_weights(weight, n, k, p->w_row, p->w_col, turned);
+    if (transposes)
+        transpose_weights(weight, n, k, p->w_row, p->w_col, transposed);
     for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
         const real *x = (const real *)p->x + i * p->x_row;
 
         rows = least(group, job->rows - i);
-        if (turn && rows >= LL_LANES) {
+        if (transposes && rows >= LL_LANES) {
             rows = LL_LANES;
-            turn_square(n, k, x, p->x_row, turned, w->bias, turned_x, z);
+            transposed_logits(n, k, x, p->x_row, transposed, w->bias, transposed_x, z);
             if (fold_few(job, i, z, w))
                 continue;
         }
@@ -73,8 +76,8 @@ static void score_few(const ll_job *job, const real *weight, segment *s, const w
         for (ptrdiff_t r = 0; r < rows; r += LL_LANES) {
             ptrdiff_t count = least(LL_LANES, rows - r);
 
-            if (square && count == LL_LANES) {
-                dot_square(n, w->bias, sums + r * LL_LANES, z);
+            if (by_rows && count == LL_LANES) {
+                dot_by_rows(n, w->bias, sums + r * LL_LANES, z);
                 if (fold_few(job, i + r, z, w))
                     continue;
             }
@@ -112,7 +115,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
         if (p->logits)
             copy_logits(job, i, rows, c, s.width, w);
         else if (job->rows <= LL_MR && !p->packed && p->w_col == 1)
-            product_of_few(job, weight, s.width, w);
+            product_of_few_rows(job, weight, s.width, w);
         else
             product(job, i, rows, weight, s.width, job->last - c, w);
         s.z = w->tile;

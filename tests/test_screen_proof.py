@@ -245,7 +245,7 @@ def test_6_through_softcap_and_temperature(softcap, temperature, dtype):
     for _ in range(3):
         c.block.screening.scan(0, 2)
         before = int(c.block.count[0])
-        c.block.screening.sharpen(c.block.job, 0)
+        c.block.screening.tighten(c.block.job, 0)
         if before < 0:
             break
         worst = y[c.block.index[0, 0]]

@@ -16,6 +16,9 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
+/* A vector of packed weights: narrower ones would be widened here. */
+static inline vec wload(const real *p) { return vload(p); }
+
 /* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
 static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
 {
@@ -28,11 +31,11 @@ static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
     return vload(part);
 }
 
-/* `count` features from p on, `step` apart, of LL_LANES rows or classes, turned. */
-static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
+/* `count` features from p on, `step` apart, of LL_LANES rows or classes, transposed. */
+static inline void transpose_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
                                  ptrdiff_t step, vec *out)
 {
-    real turned[LL_LANES][LL_LANES];
+    real transposed[LL_LANES][LL_LANES];
 
     if (step == 1 && count == LL_LANES) {
         vtranspose(row, p, out);
@@ -40,9 +43,9 @@ static inline void turn_features(const real *const *row, ptrdiff_t p, ptrdiff_t 
     }
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         for (ptrdiff_t q = 0; q < count; q++)
-            turned[q][r] = row[r][(p + q) * step];
+            transposed[q][r] = row[r][(p + q) * step];
     for (ptrdiff_t q = 0; q < count; q++)
-        out[q] = vload(turned[q]);
+        out[q] = vload(transposed[q]);
 }
 
 /* -inf behind the last class, in one store: the epilogue loads the whole vector at once. */

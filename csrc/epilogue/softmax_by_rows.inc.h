@@ -1,8 +1,8 @@
-/* The epilogue for few classes, LL_LANES rows at a time: turned, so that lanes are rows, and then
+/* The epilogue for few classes, LL_LANES rows at a time: transposed, so that lanes are rows, and then
  * the same operations on the same operands as row by row. z[c] holds logit c of all these rows. */
 
-/* Nothing is asked that fold_square does not find. */
-static inline int is_square(const ll_job *job)
+/* Nothing is asked that fold_by_rows does not find. */
+static inline int goes_by_rows(const ll_job *job)
 {
     const ll_question *q = &job->question;
 
@@ -11,7 +11,7 @@ static inline int is_square(const ll_job *job)
 }
 
 /* Sum over classes: the tree of vsum. Overwrites the terms. */
-static inline vec square_sum(vec *term, ptrdiff_t n)
+static inline vec sum_by_rows(vec *term, ptrdiff_t n)
 {
     for (ptrdiff_t c = n; c < LL_LANES; c++)
         term[c] = vset(0);
@@ -23,7 +23,7 @@ static inline vec square_sum(vec *term, ptrdiff_t n)
 
 /* The largest logit of each row and where it is first. Returns 0 where a row has a NaN, or no
  * finite largest logit. Of zeros of both signs it is the one that the tree of vtop finds. */
-static inline int square_top(const vec *z, ptrdiff_t n, vec *top, vec *at)
+static inline int top_by_rows(const vec *z, ptrdiff_t n, vec *top, vec *at)
 {
     vec tree[LL_LANES];
     mask bad = vunordered(z[0], z[n - 1]);
@@ -45,7 +45,7 @@ static inline int square_top(const vec *z, ptrdiff_t n, vec *top, vec *at)
 }
 
 /* Classes that rank before the target; see count_before. */
-static void square_rank(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+static void rank_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
                         ptrdiff_t n)
 {
     const vec zero = vset(0), one = vset(1);
@@ -69,7 +69,7 @@ static void square_rank(const ll_job *job, const ll_state *state, ptrdiff_t i, c
 
 /* The best classes, the worst of them first, which is a heap. A class's place is the number of
  * classes that outrank it: the earlier of two unless the later has the larger logit. */
-static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t n)
+static void best_by_rows(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t n)
 {
     const ll_question *q = &job->question;
     const ll_output *output = &job->output;
@@ -100,27 +100,27 @@ static void square_best(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t 
         }
 }
 
-/* Values class by class, turned to rows. */
-static void square_rows(const vec *value, ptrdiff_t n, vec *rows)
+/* Values class by class, transposed to rows. */
+static void classes_to_rows(const vec *value, ptrdiff_t n, vec *rows)
 {
-    real turned[LL_LANES][LL_LANES];
+    real transposed[LL_LANES][LL_LANES];
     const real *row[LL_LANES];
 
     for (ptrdiff_t c = 0; c < n; c++)
-        vstore(turned[c], value[c]);
+        vstore(transposed[c], value[c]);
     for (ptrdiff_t c = 0; c < LL_LANES; c++)
-        row[c] = turned[least(c, n - 1)];
+        row[c] = transposed[least(c, n - 1)];
     vtranspose(row, 0, rows);
 }
 
 /* One value of each row for each class into `out`. */
-static void square_write(const ll_output *output, ptrdiff_t i, const vec *value, ptrdiff_t n)
+static void write_by_rows(const ll_output *output, ptrdiff_t i, const vec *value, ptrdiff_t n)
 {
     real flat[LL_LANES * LL_LANES + LL_LANES];
     real *out = (real *)output->out + i * output->out_row;
     vec rows[LL_LANES];
 
-    square_rows(value, n, rows);
+    classes_to_rows(value, n, rows);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         vstore(flat + r * n, rows[r]); /* what is behind the last class, the next row covers */
     if (output->out_row == n)
@@ -131,7 +131,7 @@ static void square_write(const ll_output *output, ptrdiff_t i, const vec *value,
 }
 
 /* Sums over the classes but the one `at`, and probabilities; see sum_exp and normalise_row. */
-static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+static void softmax_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
                            ptrdiff_t n, vec top, vec at)
 {
     const vec floor = vset(R(-1e4)), zero = vset(0);
@@ -147,23 +147,23 @@ static void square_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i
                 term[which - LL_FIRST_STATISTIC][c]
                     = statistic_add(which, zero, others[c], vmax(floor, d));
     }
-    rest = square_sum(others, n);
+    rest = sum_by_rows(others, n);
     vstore(field(state, LL_REST) + i, rest);
     LL_EACH_STATISTIC(which)
         if (asks(q, which))
-            vstore(field(state, which) + i, square_sum(term[which - LL_FIRST_STATISTIC], n));
+            vstore(field(state, which) + i, sum_by_rows(term[which - LL_FIRST_STATISTIC], n));
     if (is_written_once(&job->output, n)) {
         const int log = job->output.write == LL_LOG_PROBA;
         vec norm = row_norm(log, top, rest);
         for (ptrdiff_t c = 0; c < n; c++)
             e[c] = log ? vsub(vsub(z[c], top), norm) : vdiv(e[c], norm);
-        square_write(&job->output, i, e, n);
+        write_by_rows(&job->output, i, e, n);
     }
 }
 
 /* epilogue() for LL_LANES rows i, ... whose classes are all in one vector. Returns 0, with nothing
  * done, where a row has no finite largest logit. */
-static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+static int fold_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
                        ptrdiff_t n)
 {
     const ll_question *q = &job->question;
@@ -171,7 +171,7 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
     vec top, at;
     real first[LL_LANES], logit[LL_LANES][LL_LANES];
 
-    if (!square_top(z, n, &top, &at))
+    if (!top_by_rows(z, n, &top, &at))
         return 0;
     vstore(field(state, LL_MAX) + i, top);
     vstore(first, at);
@@ -183,28 +183,28 @@ static int fold_square(const ll_job *job, const ll_state *state, ptrdiff_t i, co
         if (q->targets[i + r] >= 0)
             ((real *)output->state.target_logit)[i + r] = logit[q->targets[i + r]][r];
     if (q->rank)
-        square_rank(job, state, i, z, n);
+        rank_by_rows(job, state, i, z, n);
     if (q->top)
-        square_best(job, i, z, n);
+        best_by_rows(job, i, z, n);
     if (asks(q, LL_REST))
-        square_softmax(job, state, i, z, n, top, at);
+        softmax_by_rows(job, state, i, z, n, top, at);
     if (output->out && output->write == LL_LOGITS)
-        square_write(output, i, z, n);
+        write_by_rows(output, i, z, n);
     return 1;
 }
 
 /* Logits of LL_LANES rows into the tile. */
-static void square_keep(const vec *z, ptrdiff_t n, real *tile, ptrdiff_t tile_row)
+static void keep_by_rows(const vec *z, ptrdiff_t n, real *tile, ptrdiff_t tile_row)
 {
     vec rows[LL_LANES];
 
-    square_rows(z, n, rows);
+    classes_to_rows(z, n, rows);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         vstore(tile + r * tile_row, rows[r]);
 }
 
-/* fold_square of rows of a tile. */
-static int fold_tile_square(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
+/* fold_by_rows of rows of a tile. */
+static int fold_tile_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
                             ptrdiff_t tile_row)
 {
     const real *row[LL_LANES];
@@ -213,5 +213,5 @@ static int fold_tile_square(const ll_job *job, const ll_state *state, ptrdiff_t 
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         row[r] = tile + r * tile_row;
     vtranspose(row, 0, z);
-    return fold_square(job, state, i, z, job->n);
+    return fold_by_rows(job, state, i, z, job->n);
 }

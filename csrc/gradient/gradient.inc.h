@@ -168,7 +168,7 @@ static void pack_columns(const ll_job *job, const ll_gradient *grad, const void 
 
 /* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed
  * weights; features behind the last repeat it. */
-static void turn_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
+static void transpose_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
 {
     const real *panel = (const real *)p->weight + c * p->k, *row[LL_LANES];
     vec square[LL_LANES];
@@ -197,7 +197,7 @@ static void weight_columns(const ll_product *from, ptrdiff_t c, ptrdiff_t kc, pt
     for (ptrdiff_t own = 0; own < width * LL_LANES; own += LL_LANES, b += kc * LL_LANES) {
         if (from->packed)
             for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
-                turn_panel(from, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
+                transpose_panel(from, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
         else
             for (ptrdiff_t p = 0; p < kc; p++)
                 vstore(b + p * LL_LANES, gather(w + p * w_row + own * w_col, w_col, left - own));

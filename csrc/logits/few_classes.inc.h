@@ -160,7 +160,7 @@ static void dot_rows(ptrdiff_t rows, ptrdiff_t n, const real *bias, const real *
 }
 
 /* The same of LL_LANES rows, class by class: lanes are rows. */
-static void dot_square(ptrdiff_t n, const real *bias, const real *sums, vec *z)
+static void dot_by_rows(ptrdiff_t n, const real *bias, const real *sums, vec *z)
 {
     for (ptrdiff_t c = 0; c < n; c++)
         z[c] = vadd(vsums(sums + c * LL_DOT_CLASS, LL_LANES, LL_LANES), vset(bias[c]));

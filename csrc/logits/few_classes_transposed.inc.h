@@ -1,13 +1,13 @@
-/* The product for few classes and few features: LL_LANES rows of x are turned, so that lanes are
- * rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit: its chain in
- * lane l is a vector of all rows here, and its tree over the lanes adds these vectors. */
+/* The product for few classes and few features: LL_LANES rows of x are transposed, so that lanes are
+ * rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit: its
+ * chain in lane l is a vector of all rows here, its tree over the lanes adds these vectors. */
 
-/* Whether it is the faster way: turning takes time for each feature, what it spares is time for each
- * class. */
-static inline int is_turned(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANSPOSED_RATIO * n; }
+/* Whether it is the faster way: to transpose takes time for each feature, what it spares is time
+ * for each class. */
+static inline int is_transposed(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANSPOSED_RATIO * n; }
 
 /* Weights, feature by feature, those of a kernel's classes together. */
-static void turn_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+static void transpose_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                          ptrdiff_t w_col, real *w)
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
@@ -21,7 +21,7 @@ static void turn_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t
 }
 
 /* LL_LANES rows of x, feature by feature, zeros behind the last. */
-static void turn_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *turned)
+static void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *transposed)
 {
     const ptrdiff_t whole = k - k % LL_LANES;
     const real *row[LL_LANES];
@@ -31,16 +31,16 @@ static void turn_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *turned)
         row[r] = x + r * x_row;
     for (ptrdiff_t p = 0; p < whole; p += LL_LANES) {
         vtranspose(row, p, square);
-        for (ptrdiff_t j = 0; j < LL_LANES; j++, turned += LL_LANES)
-            vstore(turned, square[j]);
+        for (ptrdiff_t j = 0; j < LL_LANES; j++, transposed += LL_LANES)
+            vstore(transposed, square[j]);
     }
-    for (ptrdiff_t p = whole; p < vectors(k) * LL_LANES; p++, turned += LL_LANES)
+    for (ptrdiff_t p = whole; p < vectors(k) * LL_LANES; p++, transposed += LL_LANES)
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
-            turned[r] = p < k ? row[r][p] : 0;
+            transposed[r] = p < k ? row[r][p] : 0;
 }
 
 /* The chains in two lanes, half a vector apart, and the first step of the tree. */
-LL_TEMPLATE void turn_lanes(const int cols, ptrdiff_t k, const real *x, const real *w, vec *sum)
+LL_TEMPLATE void transposed_lanes(const int cols, ptrdiff_t k, const real *x, const real *w, vec *sum)
 {
     const ptrdiff_t apart = LL_LANES / 2;
     vec low[LL_TRANSPOSED_COLS], high[LL_TRANSPOSED_COLS];
@@ -62,15 +62,15 @@ LL_TEMPLATE void turn_lanes(const int cols, ptrdiff_t k, const real *x, const re
         sum[j] = vadd(low[j], high[j]);
 }
 
-/* Rows that are turned next: they come into the cache while this goes on. */
+/* Rows that are transposed next: they come into the cache while this goes on. */
 typedef struct {
     const real *x;
     ptrdiff_t row, count;
-} turn_next;
+} transposed_next;
 
 /* Logits of `cols` classes. */
-LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
-                             const real *bias, vec *z, const turn_next *next)
+LL_TEMPLATE void transposed_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
+                             const real *bias, vec *z, const transposed_next *next)
 {
     const ptrdiff_t pairs = LL_LANES / 2;
     vec sum[LL_LANES / 2][LL_TRANSPOSED_COLS];
@@ -79,7 +79,7 @@ LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const r
         for (ptrdiff_t r = lane; r < next->count; r += pairs)
             for (ptrdiff_t p = 0; p < k; p += LL_LANES)
                 prefetch_to_l2(next->x + r * next->row + p);
-        turn_lanes(cols, k, x + lane * LL_LANES, w + lane * cols, sum[lane]);
+        transposed_lanes(cols, k, x + lane * LL_LANES, w + lane * cols, sum[lane]);
     }
     for (ptrdiff_t step = LL_LANES / 4; step > 0; step /= 2)
         for (ptrdiff_t lane = 0; lane < step; lane++)
@@ -89,30 +89,30 @@ LL_TEMPLATE void turn_kernel(const int cols, ptrdiff_t k, const real *x, const r
         z[j] = vadd(sum[0][j], vset(bias[j]));
 }
 
-typedef void turn_function(ptrdiff_t, const real *, const real *, const real *, vec *,
-                           const turn_next *);
-#define LL_TURN(cols, _)                                                                           \
-    static void turn_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
-                            const turn_next *next)                                               \
+typedef void transposed_function(ptrdiff_t, const real *, const real *, const real *, vec *,
+                           const transposed_next *);
+#define LL_TRANSPOSED(cols, _)                                                                           \
+    static void transposed_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
+                            const transposed_next *next)                                               \
     {                                                                                            \
-        turn_kernel(cols, k, x, w, bias, z, next);                                               \
+        transposed_kernel(cols, k, x, w, bias, z, next);                                               \
     }
-#define LL_TURN_NAME(cols, _) turn_##cols,
-LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TURN, )
-static turn_function *const turn_functions[LL_TRANSPOSED_COLS] = {
-    LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TURN_NAME, )
+#define LL_TRANSPOSED_NAME(cols, _) transposed_##cols,
+LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TRANSPOSED, )
+static transposed_function *const transposed_functions[LL_TRANSPOSED_COLS] = {
+    LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TRANSPOSED_NAME, )
 };
 
 /* Logits of LL_LANES rows, class by class. */
-static void turn_square(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
-                        const real *bias, real *turned, vec *z)
+static void transposed_logits(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
+                        const real *bias, real *transposed, vec *z)
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
-    turn_rows(x, x_row, k, turned);
+    transpose_rows(x, x_row, k, transposed);
     for (ptrdiff_t c = 0; c < n; c += cols) {
         ptrdiff_t count = least(cols, n - c), from = LL_LANES * c / n, to = LL_LANES * (c + count) / n;
-        turn_next next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
-        turn_functions[count - 1](all, turned, w + c * all, bias + c, z + c, &next);
+        transposed_next next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
+        transposed_functions[count - 1](all, transposed, w + c * all, bias + c, z + c, &next);
     }
 }

@@ -1,4 +1,4 @@
-/* Logits of one vector of classes that few rows use: its weights are turned in registers, not
+/* Logits of one vector of classes that few rows use: its weights are transposed in registers, not
  * packed. The chains are those of the micro-kernel. */
 
 /* LL_LANES rows of k weights, `ahead` of some others, on their way into the cache. The next part
@@ -8,21 +8,21 @@ typedef struct {
     ptrdiff_t k, ahead, first, col;
 } fetched;
 
-/* LL_LANES lines of them, as much as one vector of each of the others: of `side` rows side by side,
- * of those after them when these are done. */
-static inline void fetch(const ptrdiff_t side, fetched *next)
+/* LL_LANES lines of them, as much as one vector of each of the others: of `streams` rows side by
+ * side, of those after them when these are done. */
+static inline void fetch(const ptrdiff_t streams, fetched *next)
 {
-    const ptrdiff_t width = LL_LANES / side * LL_LANES;
+    const ptrdiff_t width = LL_LANES / streams * LL_LANES;
 
     LL_UNROLL
-    for (ptrdiff_t r = 0; r < side; r++)
+    for (ptrdiff_t r = 0; r < streams; r++)
         LL_UNROLL
         for (ptrdiff_t j = 0; j < width; j += LL_LANES)
             prefetch_to_l2(next->row[next->first + r] + next->ahead + next->col + j);
     next->col += width;
     if (next->col >= next->k) {
         next->col = 0;
-        next->first = (next->first + side) % LL_LANES;
+        next->first = (next->first + streams) % LL_LANES;
     }
 }
 
@@ -35,8 +35,8 @@ LL_TEMPLATE void add_feature(const int rows, const real *x, vec w, vec sum[LL_MR
 }
 
 /* Logits of LL_LANES classes with each of `rows` packed rows, into the tile. What lies `ahead` of
- * the weights is needed next and fetched from `side` rows at a time. */
-LL_TEMPLATE void row_chains(const int rows, const ptrdiff_t side, ptrdiff_t k, const real *x,
+ * the weights is needed next and fetched from `streams` rows at a time. */
+LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdiff_t k, const real *x,
                             const real *const *w, ptrdiff_t ahead, vec bias, real *tile,
                             ptrdiff_t t_row)
 {
@@ -54,8 +54,8 @@ LL_TEMPLATE void row_chains(const int rows, const ptrdiff_t side, ptrdiff_t k, c
             sum[i] = vset(0);
         for (ptrdiff_t p = pc, count; p < end; p += count) {
             count = least(LL_LANES, end - p);
-            fetch(side, &next);
-            turn_features(w, p, count, 1, wp);
+            fetch(streams, &next);
+            transpose_features(w, p, count, 1, wp);
             if (count == LL_LANES) {
                 LL_UNROLL
                 for (ptrdiff_t q = 0; q < LL_LANES; q++)
@@ -73,29 +73,29 @@ LL_TEMPLATE void row_chains(const int rows, const ptrdiff_t side, ptrdiff_t k, c
         vstore(tile + i * t_row, vadd(total[i], bias));
 }
 
-typedef void chain_function(ptrdiff_t, const real *, const real *const *, ptrdiff_t, vec, real *,
+typedef void few_rows_function(ptrdiff_t, const real *, const real *const *, ptrdiff_t, vec, real *,
                             ptrdiff_t);
-#define LL_CHAINS_OF(name, rows, side)                                                           \
+#define LL_FEW_ROWS_OF(name, rows, streams)                                                           \
     static void name(ptrdiff_t k, const real *x, const real *const *w, ptrdiff_t ahead, vec bias, \
                      real *tile, ptrdiff_t t_row)                                                \
     {                                                                                            \
-        row_chains(rows, side, k, x, w, ahead, bias, tile, t_row);                               \
+        few_rows_kernel(rows, streams, k, x, w, ahead, bias, tile, t_row);                               \
     }
-#define LL_CHAINS(rows, _) LL_CHAINS_OF(chains_##rows, rows, LL_STREAMS)
-#define LL_CHAINS_NAME(rows, _) chains_##rows,
+#define LL_FEW_ROWS(rows, _) LL_FEW_ROWS_OF(few_rows_##rows, rows, LL_STREAMS)
+#define LL_FEW_ROWS_NAME(rows, _) few_rows_##rows,
 
-LL_HEIGHTS(LL_CHAINS, )
-LL_CHAINS_OF(wide_chains_1, 1, LL_LANES)
-LL_CHAINS_OF(wide_chains_2, 2, LL_LANES)
-LL_CHAINS_OF(wide_chains_3, 3, LL_LANES)
+LL_HEIGHTS(LL_FEW_ROWS, )
+LL_FEW_ROWS_OF(few_rows_wide_1, 1, LL_LANES)
+LL_FEW_ROWS_OF(few_rows_wide_2, 2, LL_LANES)
+LL_FEW_ROWS_OF(few_rows_wide_3, 3, LL_LANES)
 
-static chain_function *const chain_functions[LL_MR] = { LL_HEIGHTS(LL_CHAINS_NAME, ) };
-static chain_function *const wide_functions[] = { wide_chains_1, wide_chains_2, wide_chains_3 };
+static few_rows_function *const few_rows_functions[LL_MR] = { LL_HEIGHTS(LL_FEW_ROWS_NAME, ) };
+static few_rows_function *const wide_functions[] = { few_rows_wide_1, few_rows_wide_2, few_rows_wide_3 };
 
-/* All rows are fetched side by side where little else is done with them; but not those that share
+/* All rows are fetched side by streams where little else is done with them; but not those that share
  * sets of L1, a multiple of 4 KiB apart. Both were measured. */
-static inline chain_function *chains_for(ptrdiff_t rows, ptrdiff_t w_row)
+static inline few_rows_function *few_rows_kernel_for(ptrdiff_t rows, ptrdiff_t w_row)
 {
     const int share = w_row % (4096 / (ptrdiff_t)sizeof(real)) == 0;
-    return rows <= 3 && !share ? wide_functions[rows - 1] : chain_functions[rows - 1];
+    return rows <= 3 && !share ? wide_functions[rows - 1] : few_rows_functions[rows - 1];
 }

@@ -34,7 +34,7 @@ LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL
 
     LL_UNROLL
     for (int j = 0; j < width; j++)
-        bj[j] = vload(b + j * b_panel);
+        bj[j] = wload(b + j * b_panel);
     LL_UNROLL
     for (int i = 0; i < height; i++) {
         vec ai = vset(a[i]);

@@ -84,18 +84,18 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
     }
 }
 
-/* The same of so few rows that weights are turned on the way to the registers, not packed. */
-static void product_of_few(const ll_job *job, const real *weight, ptrdiff_t width,
+/* The same of so few rows that weights are transposed on the way to the registers, not packed. */
+static void product_of_few_rows(const ll_job *job, const real *weight, ptrdiff_t width,
                            const workspace *w)
 {
     const ll_product *p = &job->product;
-    chain_function *chains = chains_for(job->rows, p->w_row);
+    few_rows_function *kernel = few_rows_kernel_for(job->rows, p->w_row);
 
     for (ptrdiff_t c = 0; c < width; c += LL_LANES) {
         const real *row[LL_LANES];
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
             row[r] = weight + least(c + r, width - 1) * p->w_row;
-        chains(p->k, p->x, row, LL_LANES * p->w_row, vload(w->bias + c), w->tile + c,
+        kernel(p->k, p->x, row, LL_LANES * p->w_row, vload(w->bias + c), w->tile + c,
                w->tile_row);
     }
 }
@@ -105,7 +105,8 @@ static inline int is_transformed(const ll_product *p)
     return p->softcap > 0 || p->temperature != 1;
 }
 
-/* Softcap and temperature on `count` vectors. A class that cannot happen stays so through the cap. */
+/* Softcap and temperature on `count` vectors. A class that cannot happen stays so through the
+ * cap. */
 static void transform(const ll_product *p, real *z, ptrdiff_t count)
 {
     const vec cap = vset((real)p->softcap), t = vset((real)p->temperature);

@@ -1,7 +1,7 @@
 /* Logits of the targets alone: one class of each row. */
 
 /* In lane r the chain of class r of LL_LANES with row r of x. */
-static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
+static vec dot_pairs(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
 {
     vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
 
@@ -10,8 +10,8 @@ static vec pair_chains(ptrdiff_t k, const real *const *x, const real *const *w, 
         vec sum = vset(0);
         for (ptrdiff_t p = pc, count; p < end; p += count) {
             count = least(LL_LANES, end - p);
-            turn_features(x, p, count, 1, xp);
-            turn_features(w, p, count, step, wp);
+            transpose_features(x, p, count, 1, xp);
+            transpose_features(w, p, count, step, wp);
             for (ptrdiff_t q = 0; q < count; q++)
                 sum = vfma(xp[q], wp[q], sum);
         }
@@ -47,7 +47,7 @@ static void target_logits(const ll_job *job)
                                          : c * p->w_row);
         }
         if (!logits)
-            vstore(logit, vadd(pair_chains(p->k, x, w, step), vload(shift)));
+            vstore(logit, vadd(dot_pairs(p->k, x, w, step), vload(shift)));
         transform(p, logit, 1);
         for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
             ((real *)job->output.state.target_logit)[(i + r) * q->n_targets] = logit[r];

@@ -27,11 +27,11 @@ static inline real *kept_tile(const ll_job *job, ptrdiff_t c)
          + (c - output->keep_first) / LL_BLOCK * output->keep_rows * tile_row(job->n);
 }
 
-/* Few classes: chains; weights for these; weights and rows turned. */
+/* Few classes: chains; weights for these; weights and rows transposed. */
 static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
 {
     return LL_SMALL_N * LL_DOT_CLASS + n * vectors(k) * LL_LANES
-         + (is_turned(n, k) ? (n + LL_LANES) * LL_TRANSPOSED_K : 0);
+         + (is_transposed(n, k) ? (n + LL_LANES) * LL_TRANSPOSED_K : 0);
 }
 
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds

@@ -70,8 +70,8 @@ static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
     return width;
 }
 
-/* Rows and second levels from i on, whole micro-panels, by panels of classes into the tile: each micro-panel of
- * classes stays in L1 while the rows pass by. After them come those at `next`. */
+/* Rows and second levels from i on, whole micro-panels, by panels of classes into the tile: each
+ * micro-panel of classes stays in L1 while the rows pass by. After them come those at `next`. */
 static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
                            ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row)
 {

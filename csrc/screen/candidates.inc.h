@@ -3,12 +3,12 @@
 #include "../base/inverse_transform.h"
 
 /* A class below this is out where another class has a logit of z before cap and temperature. */
-static float level(const ll_screen *s, float z)
+static float exclusion_bound(const ll_screen *s, float z)
 {
     double value = (double)z;
     if (s->softcap > 0)
         value = s->softcap * tanh(value / s->softcap);
-    return (float)ll_level(value / s->temperature, s->softcap, s->temperature);
+    return (float)ll_inverse_transform(value / s->temperature, s->softcap, s->temperature);
 }
 
 static void give_up(const ll_screen *s, ptrdiff_t i)
@@ -49,7 +49,7 @@ static void raise(const ll_screen *s, ptrdiff_t i, float low)
     }
     best[hole] = low;
     if (best[0] > -LL_INF) {
-        float bound = level(s, best[0]);
+        float bound = exclusion_bound(s, best[0]);
         s->least[i] = bound > s->least[i] ? bound : s->least[i];
     }
 }

@@ -13,7 +13,7 @@ typedef struct {
     real *exact;          /* (rows, room) */
     int32_t *at, *order;  /* a round's candidates, as i * room + j, and these by panel */
     int32_t *begin;       /* (panels + 1) */
-} settling;
+} rescoring;
 
 /* Logits of LL_LANES classes by LL_RESCORE_PAIRS pairs of a row and a panel. */
 static void pair_logits(const ll_job *job, const real *const *x, const int32_t *panel,
@@ -34,7 +34,7 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
         for (ptrdiff_t p = pc; p < least(pc + LL_KC, from->k); p++)
             LL_UNROLL
             for (int j = 0; j < LL_RESCORE_PAIRS; j++)
-                sum[j] = vfma(vset(x[j][p]), vload(weight[j] + p * LL_LANES), sum[j]);
+                sum[j] = vfma(vset(x[j][p]), wload(weight[j] + p * LL_LANES), sum[j]);
         for (int j = 0; j < LL_RESCORE_PAIRS; j++)
             total[j] = pc ? vadd(total[j], sum[j]) : sum[j];
     }
@@ -51,7 +51,7 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
 }
 
 /* at[0 .. count) by panel into order. */
-static void sort_by_panel(const settling *t, ptrdiff_t count)
+static void sort_by_panel(const rescoring *t, ptrdiff_t count)
 {
     const int32_t *index = t->screen->index;
     ptrdiff_t panels = vectors(t->job->n);
@@ -66,7 +66,7 @@ static void sort_by_panel(const settling *t, ptrdiff_t count)
 }
 
 /* Exact logits of a round's candidates. */
-static void pair_up(const settling *t, ptrdiff_t count)
+static void exact_logits(const rescoring *t, ptrdiff_t count)
 {
     const ll_job *job = t->job;
     real logit[LL_RESCORE_PAIRS][LL_LANES];
@@ -75,7 +75,7 @@ static void pair_up(const settling *t, ptrdiff_t count)
     for (ptrdiff_t a = 0; a < count; a += LL_RESCORE_PAIRS) {
         const real *x[LL_RESCORE_PAIRS];
         int32_t panel[LL_RESCORE_PAIRS];
-        for (ptrdiff_t j = 0; j < LL_RESCORE_PAIRS; j++) { /* the last one again where there are fewer */
+        for (ptrdiff_t j = 0; j < LL_RESCORE_PAIRS; j++) { /* the last one again for fewer */
             int32_t at = t->order[least(a + j, count - 1)];
             x[j] = (const real *)job->product.x + at / t->screen->room * job->product.x_row;
             panel[j] = t->screen->index[at] / LL_LANES;
@@ -123,7 +123,7 @@ static void most_promising(const ll_screen *s, ptrdiff_t begin, ptrdiff_t count)
 }
 
 /* Candidates [from, to) of row i that are not out stay; returns where they end. */
-static ptrdiff_t stay(const ll_screen *s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t to)
+static ptrdiff_t drop_excluded(const ll_screen *s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t j = from; j < to; j++)
         if (!(s->upper[i * s->room + j] < s->least[i]))
@@ -133,14 +133,14 @@ static ptrdiff_t stay(const ll_screen *s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t
 
 /* The worst of the first `top` exact logits of row i keeps out what is below it before cap and
  * temperature. Only a NaN outranks a NaN: where they are all NaN, +inf does. */
-static void raise_least(const settling *t, ptrdiff_t i)
+static void raise_least(const rescoring *t, ptrdiff_t i)
 {
     const real *exact = t->exact + i * t->screen->room;
     double low = (double)LL_INF;
 
     for (ptrdiff_t j = 0; j < t->screen->top; j++)
         low = (double)exact[j] < low ? (double)exact[j] : low;
-    low = ll_level(low, t->job->product.softcap, t->job->product.temperature);
+    low = ll_inverse_transform(low, t->job->product.softcap, t->job->product.temperature);
     float bound = (float)low;
     if ((double)bound > low)
         bound = nextafterf(bound, -INFINITY);
@@ -148,9 +148,9 @@ static void raise_least(const settling *t, ptrdiff_t i)
         t->screen->least[i] = bound;
 }
 
-static settling lay_out_settling(const ll_job *job, const ll_screen *s)
+static rescoring lay_out_rescoring(const ll_job *job, const ll_screen *s)
 {
-    settling t = { job, s, s->scratch, NULL, NULL, NULL };
+    rescoring t = { job, s, s->scratch, NULL, NULL, NULL };
     ptrdiff_t size = s->rows * s->room;
 
     t.at = (int32_t *)(void *)(t.exact + size);
@@ -160,14 +160,14 @@ static settling lay_out_settling(const ll_job *job, const ll_screen *s)
 }
 
 /* The first round of rows with more than `many` candidates; `many` is -1 or at least `top`. */
-static void first_round(const settling *t, ptrdiff_t many)
+static void first_round(const rescoring *t, ptrdiff_t many)
 {
     const ll_screen *s = t->screen;
     ptrdiff_t tasks = 0;
 
     for (ptrdiff_t i = 0; i < s->rows; i++) {
         if (s->count[i] > many)
-            s->count[i] = (int32_t)stay(s, i, 0, s->count[i]);
+            s->count[i] = (int32_t)drop_excluded(s, i, 0, s->count[i]);
         if (s->count[i] < s->top) /* only where the processor flushes what it did not before */
             s->count[i] = -1;
         if (s->count[i] <= many)
@@ -176,16 +176,16 @@ static void first_round(const settling *t, ptrdiff_t many)
         for (ptrdiff_t j = 0; j < s->top; j++)
             t->at[tasks++] = (int32_t)(i * s->room + j);
     }
-    pair_up(t, tasks);
+    exact_logits(t, tasks);
     for (ptrdiff_t a = 0; a < tasks; a += s->top) {
         ptrdiff_t i = t->at[a] / s->room;
         raise_least(t, i);
-        s->count[i] = (int32_t)stay(s, i, s->top, s->count[i]);
+        s->count[i] = (int32_t)drop_excluded(s, i, s->top, s->count[i]);
     }
 }
 
 /* The best of all candidates of row i into its heap. */
-static void settle_row(const settling *t, ptrdiff_t i)
+static void rescore_row(const rescoring *t, ptrdiff_t i)
 {
     const ll_screen *s = t->screen;
     const ptrdiff_t top = t->job->question.top;
@@ -199,24 +199,24 @@ static void settle_row(const settling *t, ptrdiff_t i)
 }
 
 /* Rows of x are not packed here, the weights are. */
-static void sharpen(const ll_job *job, const ll_screen *s, ptrdiff_t many)
+static void tighten(const ll_job *job, const ll_screen *s, ptrdiff_t many)
 {
-    settling t = lay_out_settling(job, s);
+    rescoring t = lay_out_rescoring(job, s);
     first_round(&t, many);
 }
 
 /* The same; top_logit holds NaN. */
-static void settle(const ll_job *job, const ll_screen *s)
+static void rescore(const ll_job *job, const ll_screen *s)
 {
-    settling t = lay_out_settling(job, s);
+    rescoring t = lay_out_rescoring(job, s);
     ptrdiff_t tasks = 0;
 
     first_round(&t, -1);
     for (ptrdiff_t i = 0; i < s->rows; i++)
         for (ptrdiff_t j = s->top; j < s->count[i]; j++)
             t.at[tasks++] = (int32_t)(i * s->room + j);
-    pair_up(&t, tasks);
+    exact_logits(&t, tasks);
     for (ptrdiff_t i = 0; i < s->rows; i++)
         if (s->count[i] >= 0)
-            settle_row(&t, i);
+            rescore_row(&t, i);
 }

@@ -87,7 +87,7 @@ LL_TEMPLATE void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, co
         best[place] = low[c];
     }
     if (count == s->top)
-        s->least[i] = level(s, best[count - 1]);
+        s->least[i] = exclusion_bound(s, best[count - 1]);
 }
 
 /* Those of 16 classes from c on that what is known of row i does not keep out. */

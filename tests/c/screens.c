@@ -1,7 +1,7 @@
 /* The candidates of every screen that was built in and that this processor runs: one line each,
  * which must be the same. Sums of bytes are exact, and what follows is done in one order.
  *
- * Each row's best class by kernels of float32 must be among the settled ones. Exit status 1 where
+ * Each row's best class by kernels of float32 must be among the rescored ones. Exit status 1 where
  * either is not so.
  */
 #include "inputs.h"
@@ -62,7 +62,7 @@ static void mix_candidates(const ll_screen *s)
 }
 
 /* The best class of each row from its candidates, against a pass over all. */
-static void settle(ll_screen *s, const inputs *in)
+static void rescore(ll_screen *s, const inputs *in)
 {
     ll_product product = { .x = in->x, .x_row = in->x_row, .k = s->k, .weight = in->panels,
                            .packed = 1, .bias = in->bias, .softcap = s->softcap,
@@ -82,10 +82,10 @@ static void settle(ll_screen *s, const inputs *in)
     }
     s->scratch = cache_lines((size_t)(s->rows * s->room) * (item + 2 * sizeof(int32_t))
                              + (size_t)(panels + 1) * sizeof(int32_t));
-    table->sharpen(&job, s, 3 * s->top);
-    table->settle(&job, s);
+    table->tighten(&job, s, 3 * s->top);
+    table->rescore(&job, s);
     table->sort_top(&job);
-    int64_t *settled = memcpy(integers(s->rows * s->top), job.output.state.top_index,
+    int64_t *rescored = memcpy(integers(s->rows * s->top), job.output.state.top_index,
                               (size_t)(s->rows * s->top) * sizeof(int64_t));
     job.product.x = in->packed_x;
     job.question.top = 0;
@@ -94,9 +94,9 @@ static void settle(ll_screen *s, const inputs *in)
     table->score(&job);
     for (ptrdiff_t i = 0; i < s->rows; i++) {
         int64_t best = job.output.state.ints[LL_ARGMAX * job.output.state.stride + i];
-        if (s->count[i] >= 0 && settled[i * s->top] != best) {
+        if (s->count[i] >= 0 && rescored[i * s->top] != best) {
             fprintf(stderr, "%s: row %td is %lld, not %lld\n", screener->name, i,
-                    (long long)settled[i * s->top], (long long)best);
+                    (long long)rescored[i * s->top], (long long)best);
             failed = 1;
         }
         mix((uint64_t)(int64_t)s->count[i], sizeof(int32_t));
@@ -125,7 +125,7 @@ static uint64_t try_problem(const problem *p, ptrdiff_t top, ptrdiff_t room, ptr
     mix_candidates(&other);
     screener->merge(&s, &other);
     mix_candidates(&s);
-    settle(&s, &in);
+    rescore(&s, &in);
     release(0);
     return hash;
 }

@@ -125,8 +125,8 @@ cdef extern from "logitless.h" nogil:
         void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
         void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                            ptrdiff_t) noexcept nogil
-        void (*sharpen)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil
-        void (*settle)(const ll_job *, const ll_screen *) noexcept nogil
+        void (*tighten)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil
+        void (*rescore)(const ll_job *, const ll_screen *) noexcept nogil
         void (*map)(int, ptrdiff_t, const void *, void *) noexcept nogil
         void (*nll)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, ptrdiff_t,
                     const void *, ptrdiff_t, ptrdiff_t, void *) noexcept nogil

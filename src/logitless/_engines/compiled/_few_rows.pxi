@@ -8,7 +8,7 @@ cdef enum:
     ENTROPY = 1 << LL_MOMENT
 
 
-cdef class Small:
+cdef class FewRows:
     """A layer for calls of up to `most` rows, which read their arguments where they are.
 
     Methods return None for arguments that must be converted, checked further or refused: then the

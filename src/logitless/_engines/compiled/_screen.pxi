@@ -86,11 +86,11 @@ cdef class Screening:
         self.owners["rows"] = packed, bounds, start
 
     def scratch_bytes(self, Job job):
-        """Bytes of scratch that scan, sharpen and settle need, with room to start at a line."""
+        """Bytes of scratch that scan, tighten and rescore need, with room to start at a line."""
         cdef size_t candidates = self.screen.rows * self.screen.room
-        cdef size_t settle = candidates * (job.table.item + 2 * sizeof(int32_t))
-        settle += sizeof(int32_t) * ((self.screen.n + job.table.lanes - 1) // job.table.lanes + 1)
-        return max(settle, self.table.scratch_bytes(&self.screen)) + LINE
+        cdef size_t rescore = candidates * (job.table.item + 2 * sizeof(int32_t))
+        rescore += sizeof(int32_t) * ((self.screen.n + job.table.lanes - 1) // job.table.lanes + 1)
+        return max(rescore, self.table.scratch_bytes(&self.screen)) + LINE
 
     def scratch(self, cnp.ndarray memory):
         """Scratch memory of that many bytes."""
@@ -109,13 +109,13 @@ cdef class Screening:
         with nogil:
             self.table.merge(&self.screen, &other.screen)
 
-    def sharpen(self, Job job, ptrdiff_t many):
+    def tighten(self, Job job, ptrdiff_t many):
         """Make exact what keeps classes out of rows with more than `many` candidates."""
         with nogil:
-            job.table.sharpen(&job.job, &self.screen, many)
+            job.table.tighten(&job.job, &self.screen, many)
 
-    def settle(self, Job job):
+    def rescore(self, Job job):
         """Find exact logits of the candidates, and the best of these."""
         with nogil:
-            job.table.settle(&job.job, &self.screen)
+            job.table.rescore(&job.job, &self.screen)
             job.table.sort_top(&job.job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..interface import Request, State
-from ._core import Small
+from ._core import FewRows
 from .gradient import gradients
 from .kernels import KERNELS, active_isa, available_isas, in_place
 from .layer import Layer
@@ -48,7 +48,7 @@ def make_layer(
     return layer
 
 
-def few_rows(layer: Layer) -> Small | None:
+def few_rows(layer: Layer) -> FewRows | None:
     """The layer for calls of a few rows, where its arrays can be read as they are."""
     kernels = KERNELS[layer.dtype]
     n, k = layer.n_classes, layer.n_features
@@ -62,7 +62,7 @@ def few_rows(layer: Layer) -> Small | None:
     plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
     if not plain:
         return None
-    return Small(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature, most)
+    return FewRows(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature, most)
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:

@@ -178,7 +178,7 @@ def _add_in_order(into: np.ndarray, parts: np.ndarray, add: bool) -> None:
 def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
            apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> None:
     """The rows of one block from `lo` on: forward, then their part of the gradients."""
-    scoring, request = call.scoring, call.scoring.request
+    scoring = call.scoring
     hi = min(lo + call.step, scoring.m)
     probs = None
     if scoring.copied_probs is not None:

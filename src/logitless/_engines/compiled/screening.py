@@ -91,11 +91,11 @@ class _Block:
         self.screening.scan(first, last)
         many = self.scan.room // 2
         if self.count[: self.hi - self.lo].max() > many:
-            self.screening.sharpen(self.job, many)
+            self.screening.tighten(self.job, many)
 
     def settle(self) -> bool:
         """Find the best classes; returns whether most rows were given up."""
-        self.screening.settle(self.job)
+        self.screening.rescore(self.job)
         count = self.count[: self.hi - self.lo]
         self.scan.rescored[self.lo : self.hi] = count
         return int(np.count_nonzero(count < 0)) > len(count) // 2
