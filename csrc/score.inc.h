@@ -46,8 +46,8 @@ static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspac
     return fold_by_rows(job, &w->span, i, z, job->n);
 }
 
-/* Few classes: LL_LANES rows at a time, lane by lane; the last ones, and where more is asked, through
- * a tile. */
+/* Few classes: LL_LANES rows at a time, lanes are rows; the last ones, and where more is asked,
+ * through a tile. */
 static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
 {
     const ll_product *p = &job->product;

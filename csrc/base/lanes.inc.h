@@ -3,10 +3,7 @@
 static const real lane_index[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
 /* a * b, and 0 where a is 0 though b is infinite. */
-static inline vec vmul_zero(vec a, vec b)
-{
-    return vselect(veq(a, vset(0)), vset(0), vmul(a, b));
-}
+static inline vec vmul_zero(vec a, vec b) { return vselect(veq(a, vset(0)), vset(0), vmul(a, b)); }
 
 static inline vec load_part(const real *p, ptrdiff_t count)
 {
@@ -33,7 +30,7 @@ static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
 
 /* `count` features from p on, `step` apart, of LL_LANES rows or classes, transposed. */
 static inline void transpose_features(const real *const *row, ptrdiff_t p, ptrdiff_t count,
-                                 ptrdiff_t step, vec *out)
+                                      ptrdiff_t step, vec *out)
 {
     real transposed[LL_LANES][LL_LANES];
 

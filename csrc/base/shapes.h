@@ -50,7 +50,7 @@
 #define LL_BYTE_MOST         LL_FOR(   4,   1,   1,   1)
 #define LL_SCAN_ROWS         24  /* of a tile, about: it stays in L1 */
 #define LL_SCAN_STRIP        4   /* of these share what is loaded of the classes */
-#define LL_RESCORE_PAIRS           4   /* candidates whose exact logits are computed together */
+#define LL_RESCORE_PAIRS     4   /* candidates whose exact logits are computed together */
 
 /* Classes that are folded into the state at once, and those of a span. */
 #define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)

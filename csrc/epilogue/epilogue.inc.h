@@ -1,8 +1,7 @@
 /* The epilogue of one row: all that was asked, from one segment of its logits. */
 
 /* Everything that was asked about row i, from one segment of it. */
-LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
-                            const segment *s)
+LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i, const segment *s)
 {
     const ll_question *q = &job->question;
     const ll_output *output = &job->output;

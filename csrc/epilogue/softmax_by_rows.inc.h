@@ -1,5 +1,5 @@
-/* The epilogue for few classes, LL_LANES rows at a time: transposed, so that lanes are rows, and then
- * the same operations on the same operands as row by row. z[c] holds logit c of all these rows. */
+/* The epilogue for few classes, LL_LANES rows at a time: transposed, so that lanes are rows, and
+ * then the same operations on the same operands as row by row. z[c] is logit c of all these rows. */
 
 /* Nothing is asked that fold_by_rows does not find. */
 static inline int goes_by_rows(const ll_job *job)
@@ -46,7 +46,7 @@ static inline int top_by_rows(const vec *z, ptrdiff_t n, vec *top, vec *at)
 
 /* Classes that rank before the target; see count_before. */
 static void rank_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
-                        ptrdiff_t n)
+                         ptrdiff_t n)
 {
     const vec zero = vset(0), one = vset(1);
     real logit[LL_LANES], class[LL_LANES], before[LL_LANES];
@@ -132,7 +132,7 @@ static void write_by_rows(const ll_output *output, ptrdiff_t i, const vec *value
 
 /* Sums over the classes but the one `at`, and probabilities; see sum_exp and normalise_row. */
 static void softmax_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
-                           ptrdiff_t n, vec top, vec at)
+                            ptrdiff_t n, vec top, vec at)
 {
     const vec floor = vset(R(-1e4)), zero = vset(0);
     const ll_question *q = &job->question;
@@ -164,7 +164,7 @@ static void softmax_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t 
 /* epilogue() for LL_LANES rows i, ... whose classes are all in one vector. Returns 0, with nothing
  * done, where a row has no finite largest logit. */
 static int fold_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
-                       ptrdiff_t n)
+                        ptrdiff_t n)
 {
     const ll_question *q = &job->question;
     const ll_output *output = &job->output;
@@ -204,8 +204,8 @@ static void keep_by_rows(const vec *z, ptrdiff_t n, real *tile, ptrdiff_t tile_r
 }
 
 /* fold_by_rows of rows of a tile. */
-static int fold_tile_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const real *tile,
-                            ptrdiff_t tile_row)
+static int fold_tile_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i,
+                             const real *tile, ptrdiff_t tile_row)
 {
     const real *row[LL_LANES];
     vec z[LL_LANES];

@@ -42,8 +42,8 @@ static inline void offer(real *logit, int64_t *index, ptrdiff_t top, real z, int
 
 /* `width` logits of classes `first`, ... A vector is looked into only where a lane is not below
  * the root; a root that is NaN or empty lets all through to the exact comparison. */
-static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *logit,
-                        int64_t *index, ptrdiff_t top)
+static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *logit, int64_t *index,
+                        ptrdiff_t top)
 {
     for (ptrdiff_t v = 0; v < width; v += LL_LANES) {
         unsigned below = mbits(vle(vload(z + v), vset(logit[0])));

@@ -1,6 +1,6 @@
-/* The product for few classes and few features: LL_LANES rows of x are transposed, so that lanes are
- * rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit: its
- * chain in lane l is a vector of all rows here, its tree over the lanes adds these vectors. */
+/* The product for few classes and few features: LL_LANES rows of x are transposed, so that lanes
+ * are rows and a weight serves all of them. The logits are those of few_classes.inc.h to the bit:
+ * its chain in lane l is a vector of all rows here, its tree over the lanes adds these vectors. */
 
 /* Whether it is the faster way: to transpose takes time for each feature, what it spares is time
  * for each class. */
@@ -8,7 +8,7 @@ static inline int is_transposed(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANS
 
 /* Weights, feature by feature, those of a kernel's classes together. */
 static void transpose_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
-                         ptrdiff_t w_col, real *w)
+                              ptrdiff_t w_col, real *w)
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
@@ -40,7 +40,8 @@ static void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *tr
 }
 
 /* The chains in two lanes, half a vector apart, and the first step of the tree. */
-LL_TEMPLATE void transposed_lanes(const int cols, ptrdiff_t k, const real *x, const real *w, vec *sum)
+LL_TEMPLATE void transposed_lanes(const int cols, ptrdiff_t k, const real *x, const real *w,
+                                  vec *sum)
 {
     const ptrdiff_t apart = LL_LANES / 2;
     vec low[LL_TRANSPOSED_COLS], high[LL_TRANSPOSED_COLS];
@@ -70,7 +71,7 @@ typedef struct {
 
 /* Logits of `cols` classes. */
 LL_TEMPLATE void transposed_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
-                             const real *bias, vec *z, const transposed_next *next)
+                                   const real *bias, vec *z, const transposed_next *next)
 {
     const ptrdiff_t pairs = LL_LANES / 2;
     vec sum[LL_LANES / 2][LL_TRANSPOSED_COLS];
@@ -90,28 +91,31 @@ LL_TEMPLATE void transposed_kernel(const int cols, ptrdiff_t k, const real *x, c
 }
 
 typedef void transposed_function(ptrdiff_t, const real *, const real *, const real *, vec *,
-                           const transposed_next *);
-#define LL_TRANSPOSED(cols, _)                                                                           \
-    static void transposed_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, vec *z, \
-                            const transposed_next *next)                                               \
-    {                                                                                            \
-        transposed_kernel(cols, k, x, w, bias, z, next);                                               \
+                                 const transposed_next *);
+#define LL_TRANSPOSED(cols, _)                                                                 \
+    static void transposed_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, \
+                                  vec *z, const transposed_next *next)                         \
+    {                                                                                          \
+        transposed_kernel(cols, k, x, w, bias, z, next);                                       \
     }
 #define LL_TRANSPOSED_NAME(cols, _) transposed_##cols,
+
 LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TRANSPOSED, )
+
 static transposed_function *const transposed_functions[LL_TRANSPOSED_COLS] = {
     LL_JOIN(LL_UP_TO, LL_TRANSPOSED_COLS)(LL_TRANSPOSED_NAME, )
 };
 
 /* Logits of LL_LANES rows, class by class. */
-static void transposed_logits(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row, const real *w,
-                        const real *bias, real *transposed, vec *z)
+static void transposed_logits(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t x_row,
+                              const real *w, const real *bias, real *transposed, vec *z)
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
     transpose_rows(x, x_row, k, transposed);
     for (ptrdiff_t c = 0; c < n; c += cols) {
-        ptrdiff_t count = least(cols, n - c), from = LL_LANES * c / n, to = LL_LANES * (c + count) / n;
+        ptrdiff_t count = least(cols, n - c);
+        ptrdiff_t from = LL_LANES * c / n, to = LL_LANES * (c + count) / n;
         transposed_next next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
         transposed_functions[count - 1](all, transposed, w + c * all, bias + c, z + c, &next);
     }

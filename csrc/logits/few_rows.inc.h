@@ -36,9 +36,9 @@ LL_TEMPLATE void add_feature(const int rows, const real *x, vec w, vec sum[LL_MR
 
 /* Logits of LL_LANES classes with each of `rows` packed rows, into the tile. What lies `ahead` of
  * the weights is needed next and fetched from `streams` rows at a time. */
-LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdiff_t k, const real *x,
-                            const real *const *w, ptrdiff_t ahead, vec bias, real *tile,
-                            ptrdiff_t t_row)
+LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdiff_t k,
+                                 const real *x, const real *const *w, ptrdiff_t ahead, vec bias,
+                                 real *tile, ptrdiff_t t_row)
 {
     vec total[LL_MR], wp[LL_LANES];
     fetched next = { w, k, ahead, 0, 0 };
@@ -74,12 +74,12 @@ LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdif
 }
 
 typedef void few_rows_function(ptrdiff_t, const real *, const real *const *, ptrdiff_t, vec, real *,
-                            ptrdiff_t);
-#define LL_FEW_ROWS_OF(name, rows, streams)                                                           \
+                               ptrdiff_t);
+#define LL_FEW_ROWS_OF(name, rows, streams)                                                       \
     static void name(ptrdiff_t k, const real *x, const real *const *w, ptrdiff_t ahead, vec bias, \
-                     real *tile, ptrdiff_t t_row)                                                \
-    {                                                                                            \
-        few_rows_kernel(rows, streams, k, x, w, ahead, bias, tile, t_row);                               \
+                     real *tile, ptrdiff_t t_row)                                                 \
+    {                                                                                             \
+        few_rows_kernel(rows, streams, k, x, w, ahead, bias, tile, t_row);                        \
     }
 #define LL_FEW_ROWS(rows, _) LL_FEW_ROWS_OF(few_rows_##rows, rows, LL_STREAMS)
 #define LL_FEW_ROWS_NAME(rows, _) few_rows_##rows,
@@ -90,9 +90,10 @@ LL_FEW_ROWS_OF(few_rows_wide_2, 2, LL_LANES)
 LL_FEW_ROWS_OF(few_rows_wide_3, 3, LL_LANES)
 
 static few_rows_function *const few_rows_functions[LL_MR] = { LL_HEIGHTS(LL_FEW_ROWS_NAME, ) };
-static few_rows_function *const wide_functions[] = { few_rows_wide_1, few_rows_wide_2, few_rows_wide_3 };
+static few_rows_function *const wide_functions[] = { few_rows_wide_1, few_rows_wide_2,
+                                                     few_rows_wide_3 };
 
-/* All rows are fetched side by streams where little else is done with them; but not those that share
+/* All rows are fetched side by side where little else is done with them; but not those that share
  * sets of L1, a multiple of 4 KiB apart. Both were measured. */
 static inline few_rows_function *few_rows_kernel_for(ptrdiff_t rows, ptrdiff_t w_row)
 {

@@ -5,8 +5,7 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
                         ptrdiff_t width, const workspace *w)
 {
     const ll_product *p = &job->product;
-    const real *z = (const real *)p->logits + i * p->z_row
-                  + (c - job->first) * p->z_col;
+    const real *z = (const real *)p->logits + i * p->z_row + (c - job->first) * p->z_col;
 
     for (ptrdiff_t r = 0; r < rows; r++, z += p->z_row)
         for (ptrdiff_t j = 0; j < width; j++)
@@ -65,8 +64,7 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
             ptrdiff_t kc = least(LL_KC, p->k - pc);
             ptrdiff_t b_panel = LL_LANES * (p->packed ? p->k : kc);
             const real *a = (const real *)p->x + pc * job->rows + i * kc;
-            const real *b = p->packed ? weight + c * p->k + pc * LL_LANES
-                                        : w->panels + v * b_panel;
+            const real *b = p->packed ? weight + c * p->k + pc * LL_LANES : w->panels + v * b_panel;
             const real *bias = pc + LL_KC >= p->k ? w->bias + c : NULL;
             if (pack)
                 pack_panels(weight + c * p->w_row + pc * p->w_col,
@@ -86,7 +84,7 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
 
 /* The same of so few rows that weights are transposed on the way to the registers, not packed. */
 static void product_of_few_rows(const ll_job *job, const real *weight, ptrdiff_t width,
-                           const workspace *w)
+                                const workspace *w)
 {
     const ll_product *p = &job->product;
     few_rows_function *kernel = few_rows_kernel_for(job->rows, p->w_row);
@@ -95,8 +93,7 @@ static void product_of_few_rows(const ll_job *job, const real *weight, ptrdiff_t
         const real *row[LL_LANES];
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
             row[r] = weight + least(c + r, width - 1) * p->w_row;
-        kernel(p->k, p->x, row, LL_LANES * p->w_row, vload(w->bias + c), w->tile + c,
-               w->tile_row);
+        kernel(p->k, p->x, row, LL_LANES * p->w_row, vload(w->bias + c), w->tile + c, w->tile_row);
     }
 }
 

@@ -43,8 +43,8 @@ static void target_logits(const ll_job *job)
                 continue;
             }
             x[r] = (const real *)p->x + row * p->x_row;
-            w[r] = weight + (p->packed ? c / LL_LANES * LL_LANES * p->k + c % LL_LANES
-                                         : c * p->w_row);
+            w[r] = weight
+                   + (p->packed ? c / LL_LANES * LL_LANES * p->k + c % LL_LANES : c * p->w_row);
         }
         if (!logits)
             vstore(logit, vadd(dot_pairs(p->k, x, w, step), vload(shift)));

@@ -75,7 +75,8 @@ static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
 static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
                            ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row)
 {
-    ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP, most = byte_height(s->rows * s->levels);
+    ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP;
+    ptrdiff_t most = byte_height(s->rows * s->levels);
     const word *x = (const word *)s->x + i * steps;
 
     for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {

@@ -2,9 +2,9 @@
  *
  * First those `top` candidates with the largest upper bounds: the worst of their logits keeps out
  * most of the others, those of classes to come too, so this is done on the way where candidates are
- * many. Then what is left. Logits are computed as product() and fold_tile() do, for
- * LL_RESCORE_PAIRS candidates at once, in the order of the panels, so that a panel comes from memory
- * once for all rows. */
+ * many. Then what is left. Logits are computed as product() and fold_tile() do, for some
+ * candidates at once, in the order of the panels, so that a panel comes from memory once for all
+ * rows. */
 #include "../base/inverse_transform.h"
 
 typedef struct {

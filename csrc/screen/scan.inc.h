@@ -39,7 +39,8 @@ LL_TEMPLATE vec strip_upper(const strip *t, const int levels, ptrdiff_t r, ptrdi
     if (levels == 2)
         sum = vfma(vconvert(sums + LL_SCAN_ROW), vset(0x1p-8f), sum);
     sum = vmul(sum, vset(row[LL_ROW_SCALE]));
-    vec high = vfma(vset(row[LL_ROW_REACH]), class_bound(t, v, LL_CLASS_NORM), vload(t->bias + v * t->bias_step));
+    vec high = vfma(vset(row[LL_ROW_REACH]), class_bound(t, v, LL_CLASS_NORM),
+                    vload(t->bias + v * t->bias_step));
     high = vfma(vset(row[LL_ROW_SIZE]), class_bound(t, v, LL_CLASS_ERROR), high);
     return vfma(sum, class_bound(t, v, LL_CLASS_SCALE), high);
 }
