@@ -30,6 +30,9 @@ typedef double real;
 #error "LL_REAL must be 32 or 64"
 #endif
 
+/* Virtual lanes of a vector, on every instruction set. */
+#define LL_LANES (512 / LL_REAL)
+
 /* For functions that are templates: their constant arguments must reach the loops. */
 #if defined(_MSC_VER)
 #define LL_TEMPLATE static __forceinline

@@ -19,7 +19,7 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
 {
     const ptrdiff_t whole = kc - kc % LL_LANES;
 
-    for (ptrdiff_t q = 0; q < LL_LANES; q += LL_LANES / LL_PARTS) {
+    for (ptrdiff_t q = 0; q < LL_LANES; q += LL_PART) {
         reg sum[LL_DOT_ROWS][LL_DOT_COLS];
         const real *wp = w + q;
 
@@ -27,7 +27,7 @@ LL_TEMPLATE void dot_kernel(const int rows, const int cols, ptrdiff_t kc, const 
         for (int i = 0; i < rows; i++)
             LL_UNROLL
             for (int j = 0; j < cols; j++)
-                sum[i][j] = first ? rzero() : rload(sums + j * LL_DOT_CLASS + i * LL_LANES + q);
+                sum[i][j] = first ? rset(0) : rload(sums + j * LL_DOT_CLASS + i * LL_LANES + q);
         for (ptrdiff_t p = q; p < whole; p += LL_LANES, wp += n * LL_LANES) {
             reg xi[LL_DOT_ROWS];
             LL_UNROLL

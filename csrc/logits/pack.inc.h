@@ -20,17 +20,15 @@ static inline ptrdiff_t panel_height(ptrdiff_t i, ptrdiff_t rows)
     return left == LL_GROUP_STEP ? LL_MR : (left + panels - 1) / panels; /* divisions are slow */
 }
 
-#ifndef LL_SQUARE /* where a register takes a whole vector */
 /* LL_SQUARE rows by as many columns, turned and stored. */
-#define LL_SQUARE LL_LANES
+#define LL_SQUARE LL_PART
 static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
 {
-    vec square[LL_LANES];
-    vtranspose(row, col, square);
-    for (int i = 0; i < LL_LANES; i++)
-        vstore(out + i * out_row, square[i]);
+    reg square[LL_SQUARE];
+    rtranspose(row, col, square);
+    for (int i = 0; i < LL_SQUARE; i++)
+        rstore(out + i * out_row, square[i]);
 }
-#endif
 
 /* `count` rows of `kc` contiguous elements, interleaved with distance `height`, LL_SQUARE rows
  * after the other: memory delivers few rows side by side faster than many. Each store is LL_SQUARE

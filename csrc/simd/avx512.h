@@ -7,72 +7,64 @@
 #endif
 #include <immintrin.h>
 
+#define LL_PARTS 1
+
 #if LL_REAL == 32
-#define LL_LANES 16
-typedef __m512 vec;
-typedef __mmask16 mask;
+typedef __m512 reg;
+typedef __mmask16 reg_mask;
 #define Z(op) _mm512_##op##_ps
 #define ZMASK(op) _mm512_##op##_ps_mask
 #else
-#define LL_LANES 8
-typedef __m512d vec;
-typedef __mmask8 mask;
+typedef __m512d reg;
+typedef __mmask8 reg_mask;
 #define Z(op) _mm512_##op##_pd
 #define ZMASK(op) _mm512_##op##_pd_mask
 #endif
 
-/* A register takes all of a vector. */
-#define LL_PARTS 1
-typedef vec reg;
-static inline reg rzero(void) { return Z(setzero)(); }
+static inline reg rset(real a) { return Z(set1)(a); }
 static inline reg rload(const real *p) { return Z(loadu)(p); }
 static inline void rstore(real *p, reg a) { Z(storeu)(p, a); }
+static inline reg radd(reg a, reg b) { return Z(add)(a, b); }
+static inline reg rsub(reg a, reg b) { return Z(sub)(a, b); }
+static inline reg rmul(reg a, reg b) { return Z(mul)(a, b); }
+static inline reg rdiv(reg a, reg b) { return Z(div)(a, b); }
 static inline reg rfma(reg a, reg b, reg c) { return Z(fmadd)(a, b, c); }
-
-static inline vec vset(real a) { return Z(set1)(a); }
-static inline vec vload(const real *p) { return Z(loadu)(p); }
-static inline void vstore(real *p, vec a) { Z(storeu)(p, a); }
-static inline vec vadd(vec a, vec b) { return Z(add)(a, b); }
-static inline vec vsub(vec a, vec b) { return Z(sub)(a, b); }
-static inline vec vmul(vec a, vec b) { return Z(mul)(a, b); }
-static inline vec vdiv(vec a, vec b) { return Z(div)(a, b); }
-static inline vec vfma(vec a, vec b, vec c) { return Z(fmadd)(a, b, c); }
-static inline vec vnfma(vec a, vec b, vec c) { return Z(fnmadd)(a, b, c); }
-static inline vec vmax(vec a, vec b) { return Z(max)(a, b); }
-static inline vec vmin(vec a, vec b) { return Z(min)(a, b); }
-static inline vec vabs(vec a) { return Z(andnot)(Z(set1)((real)-0.0), a); }
-static inline vec vcopysign(vec magnitude, vec sign)
+static inline reg rnfma(reg a, reg b, reg c) { return Z(fnmadd)(a, b, c); }
+static inline reg rmax(reg a, reg b) { return Z(max)(a, b); }
+static inline reg rmin(reg a, reg b) { return Z(min)(a, b); }
+static inline reg rabs(reg a) { return Z(andnot)(rset((real)-0.0), a); }
+static inline reg rcopysign(reg a, reg sign)
 {
-    return Z(or)(vabs(magnitude), Z(and)(Z(set1)((real)-0.0), sign));
+    return Z(or)(rabs(a), Z(and)(rset((real)-0.0), sign));
 }
-static inline vec vround(vec a) { return Z(roundscale)(a, 0x08); }
-static inline vec vscale(vec a, vec n) { return Z(scalef)(a, n); }
-static inline vec vscale_down(vec a, vec n) { return vscale(a, n); } /* n <= 0 */
-static inline vec vexponent(vec a) { return Z(getexp)(a); }
-static inline mask vlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LT_OQ); }
-static inline mask vnlt(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_NLT_UQ); }
-static inline mask vle(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_LE_OQ); }
-static inline mask veq(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_EQ_OQ); }
-static inline mask vunordered(vec a, vec b) { return ZMASK(cmp)(a, b, _CMP_UNORD_Q); }
-static inline mask mor(mask a, mask b) { return (mask)(a | b); }
-static inline unsigned mbits(mask a) { return a; }
-static inline vec vselect(mask m, vec a, vec b) { return Z(mask_blend)(m, b, a); }
+static inline reg rround(reg a) { return Z(roundscale)(a, 0x08); }
+static inline reg rscale(reg a, reg n) { return Z(scalef)(a, n); }
+static inline reg rscale_down(reg a, reg n) { return rscale(a, n); }
+static inline reg rexponent(reg a) { return Z(getexp)(a); }
+static inline reg_mask rlt(reg a, reg b) { return ZMASK(cmp)(a, b, _CMP_LT_OQ); }
+static inline reg_mask rnlt(reg a, reg b) { return ZMASK(cmp)(a, b, _CMP_NLT_UQ); }
+static inline reg_mask rle(reg a, reg b) { return ZMASK(cmp)(a, b, _CMP_LE_OQ); }
+static inline reg_mask req(reg a, reg b) { return ZMASK(cmp)(a, b, _CMP_EQ_OQ); }
+static inline reg_mask runordered(reg a, reg b) { return ZMASK(cmp)(a, b, _CMP_UNORD_Q); }
+static inline reg_mask ror(reg_mask a, reg_mask b) { return (reg_mask)(a | b); }
+static inline unsigned rbits(reg_mask a) { return a; }
+static inline reg rselect(reg_mask m, reg a, reg b) { return Z(mask_blend)(m, b, a); }
 
 #if LL_REAL == 32
 
-static inline __m256 ll_fold(vec a, int max)
+static inline __m256 ll_fold(reg a, int max)
 {
     __m256 low = _mm512_castps512_ps256(a), high = _mm512_extractf32x8_ps(a, 1);
     return max ? _mm256_max_ps(low, high) : _mm256_add_ps(low, high);
 }
-static inline real vsum(vec a)
+static inline real rsum(reg a)
 {
     __m256 b = ll_fold(a, 0);
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
-static inline real vtop(vec a)
+static inline real rtop(reg a)
 {
     __m256 b = ll_fold(a, 1);
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
@@ -80,17 +72,15 @@ static inline real vtop(vec a)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
-/* The sums of LL_LANES vectors `step` apart, of which the first `count` matter: the tree of vsum,
- * many at a time. Two vectors become one: what is to be added to the half that stays comes from
- * the other half, so that one shuffle serves both; taken in this order, the sums end in theirs. */
-static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
+/* Two registers become one: what is to be added to the half that stays comes from the other half,
+ * so that one shuffle serves both; taken in this order, the sums end in theirs. */
+static inline reg rsums(const reg *r)
 {
     static const int order[16] = { 0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15 };
     __m512 a[8], b[4], c[2];
 
-    (void)count;
     for (int i = 0; i < 8; i++) { /* lanes i + (i + 8) */
-        __m512 r0 = vload(p + order[2 * i] * step), r1 = vload(p + order[2 * i + 1] * step);
+        __m512 r0 = r[order[2 * i]], r1 = r[order[2 * i + 1]];
         a[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, r0, r1),
                              _mm512_shuffle_f32x4(r0, r1, 0x4e));
     }
@@ -107,7 +97,7 @@ static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
                          _mm512_permute_ps(_mm512_mask_blend_ps(0xaaaa, c[1], c[0]), 0xb1));
 }
 
-static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
+static inline void rtranspose(const real *const *row, ptrdiff_t col, reg *out)
 {
     __m512 a[16], b[16];
     for (int i = 0; i < 16; i += 2) {
@@ -136,18 +126,18 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 
 #else
 
-static inline __m256d ll_fold(vec a, int max)
+static inline __m256d ll_fold(reg a, int max)
 {
     __m256d low = _mm512_castpd512_pd256(a), high = _mm512_extractf64x4_pd(a, 1);
     return max ? _mm256_max_pd(low, high) : _mm256_add_pd(low, high);
 }
-static inline real vsum(vec a)
+static inline real rsum(reg a)
 {
     __m256d b = ll_fold(a, 0);
     __m128d c = _mm_add_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
     return _mm_cvtsd_f64(_mm_add_sd(c, _mm_unpackhi_pd(c, c)));
 }
-static inline real vtop(vec a)
+static inline real rtop(reg a)
 {
     __m256d b = ll_fold(a, 1);
     __m128d c = _mm_max_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
@@ -155,14 +145,12 @@ static inline real vtop(vec a)
 }
 
 /* See above. */
-static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
+static inline reg rsums(const reg *r)
 {
     static const int order[8] = { 0, 4, 2, 6, 1, 5, 3, 7 };
     __m512d a[4], b[2];
-
-    (void)count;
     for (int i = 0; i < 4; i++) { /* lanes i + (i + 4) */
-        __m512d r0 = vload(p + order[2 * i] * step), r1 = vload(p + order[2 * i + 1] * step);
+        __m512d r0 = r[order[2 * i]], r1 = r[order[2 * i + 1]];
         a[i] = _mm512_add_pd(_mm512_mask_blend_pd(0xf0, r0, r1),
                              _mm512_shuffle_f64x2(r0, r1, 0x4e));
     }
@@ -176,7 +164,7 @@ static inline vec vsums(const real *p, ptrdiff_t step, ptrdiff_t count)
                          _mm512_shuffle_pd(b[0], b[1], 0x55));
 }
 
-static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
+static inline void rtranspose(const real *const *row, ptrdiff_t col, reg *out)
 {
     __m512d a[8];
     for (int i = 0; i < 8; i += 2) {
@@ -198,6 +186,7 @@ static inline void vtranspose(const real *const *row, ptrdiff_t col, vec *out)
 
 #endif
 
+#include "parts.h"
 #undef Z
 #undef ZMASK
 #endif

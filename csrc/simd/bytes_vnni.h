@@ -8,29 +8,28 @@
 
 #define LL_BYTE_OFFSET 128 /* what weights have too much */
 
-typedef __m512i ivec;
-typedef __m512i quad_bytes;
+typedef __m512i ireg;
+typedef __m512i breg;
 typedef int32_t word;
 
-static inline ivec iset(int32_t a) { return _mm512_set1_epi32(a); }
-static inline void istore(int32_t *p, ivec a) { _mm512_storeu_si512(p, a); }
-static inline quad_bytes bload(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline ireg riset(int32_t a) { return _mm512_set1_epi32(a); }
+static inline void ristore(int32_t *p, ireg a) { _mm512_storeu_si512(p, a); }
+static inline breg rbload(const uint8_t *p) { return _mm512_loadu_si512(p); }
 static inline word make_word(const int8_t *q)
 {
     word r;
     memcpy(&r, q, sizeof r);
     return r;
 }
-static inline ivec idot(ivec sum, quad_bytes b, word x)
+static inline ireg ridot(ireg sum, breg b, word x)
 {
     return _mm512_dpbusd_epi32(sum, b, _mm512_set1_epi32(x));
 }
-static inline vec vconvert(const int32_t *p)
+static inline reg rconvert(const int32_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
 }
-/* Whole numbers from -127 to 127 of four features, as bload wants them. */
-static inline void bstore(uint8_t *p, const vec *q)
+static inline void rbstore(uint8_t *p, const reg *q)
 {
     __m512i low = _mm512_set1_epi32(255), bytes = _mm512_setzero_si512();
     for (int j = 3; j >= 0; j--)
@@ -38,10 +37,10 @@ static inline void bstore(uint8_t *p, const vec *q)
                                 _mm512_and_si512(_mm512_cvtps_epi32(q[j]), low));
     _mm512_storeu_si512(p, _mm512_xor_si512(bytes, _mm512_set1_epi32((int)0x80808080u)));
 }
-/* Whole numbers from -127 to 127 as bytes. */
-static inline void qstore(int8_t *p, vec q)
+static inline void rqstore(int8_t *p, reg q)
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q)));
 }
 
+#include "bytes_parts.h"
 #endif
