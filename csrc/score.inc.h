@@ -48,7 +48,7 @@ static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspac
 
 /* Few classes: LL_LANES rows at a time, lanes are rows; the last ones, and where more is asked,
  * through a tile. */
-static void score_few(const ll_job *job, const real *weight, segment *s, const workspace *w)
+static void score_few(const ll_job *job, const wreal *weight, segment *s, const workspace *w)
 {
     const ll_product *p = &job->product;
     const ptrdiff_t n = job->n, k = p->k, group = dot_group(n);
@@ -92,7 +92,8 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 {
     const ll_product *p = &job->product;
     segment s;
-    const real *weight = (const real *)p->weight, *bias = (const real *)p->bias;
+    const wreal *weight = (const wreal *)p->weight;
+    const real *bias = (const real *)p->bias;
     ptrdiff_t own = c - job->first;
 
     s.first = c;

@@ -30,6 +30,10 @@ typedef double real;
 #error "LL_REAL must be 32 or 64"
 #endif
 
+/* A weight as it lies in memory, packed or not: where it becomes a real it goes through wload or
+ * wread. */
+typedef real wreal;
+
 /* Virtual lanes of a vector, on every instruction set. */
 #define LL_LANES (512 / LL_REAL)
 

@@ -13,9 +13,6 @@ static inline vec load_part(const real *p, ptrdiff_t count)
     return vload(part);
 }
 
-/* A vector of packed weights: narrower ones would be widened here. */
-static inline vec wload(const real *p) { return vload(p); }
-
 /* LL_LANES values from p, `step` apart, 0 behind the first `count`. */
 static inline vec gather(const real *p, ptrdiff_t step, ptrdiff_t count)
 {

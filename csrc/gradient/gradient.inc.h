@@ -170,7 +170,7 @@ static void pack_columns(const ll_job *job, const ll_gradient *grad, const void 
  * weights; features behind the last repeat it. */
 static void transpose_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
 {
-    const real *panel = (const real *)p->weight + c * p->k, *row[LL_LANES];
+    const wreal *panel = (const wreal *)p->weight + c * p->k, *row[LL_LANES];
     vec square[LL_LANES];
 
     for (ptrdiff_t j = 0; j < LL_LANES; j++)
@@ -186,12 +186,12 @@ static void weight_columns(const ll_product *from, ptrdiff_t c, ptrdiff_t kc, pt
                            ptrdiff_t width, real *b)
 {
     const ptrdiff_t w_row = from->w_row, w_col = from->w_col, left = from->k - f;
-    const real *w = (const real *)from->weight + c * w_row + f * w_col;
+    const wreal *w = (const wreal *)from->weight + c * w_row + f * w_col;
 
     if (!from->packed && w_col == 1 && left >= width * LL_LANES) {
         for (ptrdiff_t p = 0; p < kc; p++, w += w_row)
             for (ptrdiff_t j = 0; j < width; j++)
-                vstore(b + (j * kc + p) * LL_LANES, vload(w + j * LL_LANES));
+                vstore(b + (j * kc + p) * LL_LANES, wload(w + j * LL_LANES));
         return;
     }
     for (ptrdiff_t own = 0; own < width * LL_LANES; own += LL_LANES, b += kc * LL_LANES) {

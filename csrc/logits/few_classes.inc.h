@@ -126,7 +126,7 @@ static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 }
 
 /* Weights in aligned vectors, zeros behind the last feature. */
-static void dot_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+static void dot_weights(const wreal *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                         ptrdiff_t w_col, real *w)
 {
     for (ptrdiff_t p = 0; p < k; p += LL_LANES)

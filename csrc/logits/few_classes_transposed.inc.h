@@ -7,7 +7,7 @@
 static inline int is_transposed(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANSPOSED_RATIO * n; }
 
 /* Weights, feature by feature, those of a kernel's classes together. */
-static void transpose_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+static void transpose_weights(const wreal *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                               ptrdiff_t w_col, real *w)
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
@@ -16,7 +16,7 @@ static void transpose_weights(const real *weight, ptrdiff_t n, ptrdiff_t k, ptrd
         count = least(cols, n - c);
         for (ptrdiff_t p = 0; p < all; p++)
             for (ptrdiff_t j = 0; j < count; j++)
-                *w++ = p < k ? weight[(c + j) * w_row + p * w_col] : 0;
+                *w++ = p < k ? wread(weight + (c + j) * w_row + p * w_col) : 0;
     }
 }
 

@@ -15,7 +15,7 @@ static void copy_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
 /* The weights that come after KC features of `count` classes: the next features of the same
  * classes, or the first of the `last - c` classes that follow. Kernels of several panels, and those
  * of few rows, fetch packed ones themselves. */
-static inline region next_weights(const ll_job *job, const real *weight, ptrdiff_t pc, ptrdiff_t c,
+static inline region next_weights(const ll_job *job, const wreal *weight, ptrdiff_t pc, ptrdiff_t c,
                                   ptrdiff_t count, ptrdiff_t last)
 {
     const ll_product *p = &job->product;
@@ -50,7 +50,7 @@ static inline ptrdiff_t panel_group(const ll_product *p, ptrdiff_t rows)
 /* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
  * Unpacked weights are packed just before the first rows that need them; `last` classes are left
  * from there. */
-static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *weight,
+static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const wreal *weight,
                     ptrdiff_t width, ptrdiff_t last, const workspace *w)
 {
     const ll_product *p = &job->product;
@@ -64,7 +64,7 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
             ptrdiff_t kc = least(LL_KC, p->k - pc);
             ptrdiff_t b_panel = LL_LANES * (p->packed ? p->k : kc);
             const real *a = (const real *)p->x + pc * job->rows + i * kc;
-            const real *b = p->packed ? weight + c * p->k + pc * LL_LANES : w->panels + v * b_panel;
+            const wreal *b = p->packed ? weight + c * p->k + pc * LL_LANES : w->panels + v * b_panel;
             const real *bias = pc + LL_KC >= p->k ? w->bias + c : NULL;
             if (pack)
                 pack_panels(weight + c * p->w_row + pc * p->w_col,
@@ -83,14 +83,14 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *
 }
 
 /* The same of so few rows that weights are transposed on the way to the registers, not packed. */
-static void product_of_few_rows(const ll_job *job, const real *weight, ptrdiff_t width,
+static void product_of_few_rows(const ll_job *job, const wreal *weight, ptrdiff_t width,
                                 const workspace *w)
 {
     const ll_product *p = &job->product;
     few_rows_function *kernel = few_rows_kernel_for(job->rows, p->w_row);
 
     for (ptrdiff_t c = 0; c < width; c += LL_LANES) {
-        const real *row[LL_LANES];
+        const wreal *row[LL_LANES];
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
             row[r] = weight + least(c + r, width - 1) * p->w_row;
         kernel(p->k, p->x, row, LL_LANES * p->w_row, vload(w->bias + c), w->tile + c, w->tile_row);

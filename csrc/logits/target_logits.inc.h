@@ -1,7 +1,7 @@
 /* Logits of the targets alone: one class of each row. */
 
 /* In lane r the chain of class r of LL_LANES with row r of x. */
-static vec dot_pairs(ptrdiff_t k, const real *const *x, const real *const *w, ptrdiff_t step)
+static vec dot_pairs(ptrdiff_t k, const real *const *x, const wreal *const *w, ptrdiff_t step)
 {
     vec total = vset(0), xp[LL_LANES], wp[LL_LANES];
 
@@ -26,11 +26,13 @@ static void target_logits(const ll_job *job)
 {
     const ll_product *p = &job->product;
     const ll_question *q = &job->question;
-    const real *weight = p->weight, *bias = p->bias, *logits = p->logits;
+    const wreal *weight = p->weight;
+    const real *bias = p->bias, *logits = p->logits;
     const ptrdiff_t step = p->packed ? LL_LANES : p->w_col;
 
     for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
-        const real *x[LL_LANES], *w[LL_LANES];
+        const real *x[LL_LANES];
+        const wreal *w[LL_LANES];
         real logit[LL_LANES], shift[LL_LANES];
 
         for (ptrdiff_t r = 0; r < LL_LANES; r++) {

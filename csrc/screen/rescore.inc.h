@@ -20,11 +20,11 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
                         real logit[LL_RESCORE_PAIRS][LL_LANES])
 {
     const ll_product *from = &job->product;
-    const real *weight[LL_RESCORE_PAIRS];
+    const wreal *weight[LL_RESCORE_PAIRS];
     vec total[LL_RESCORE_PAIRS];
 
     for (int j = 0; j < LL_RESCORE_PAIRS; j++)
-        weight[j] = (const real *)from->weight + panel[j] * LL_LANES * from->k;
+        weight[j] = (const wreal *)from->weight + panel[j] * LL_LANES * from->k;
     for (ptrdiff_t pc = 0; pc < from->k; pc += LL_KC) {
         vec sum[LL_RESCORE_PAIRS];
         LL_UNROLL
