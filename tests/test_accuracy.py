@@ -74,6 +74,7 @@ FLOAT32 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("m", "n", "k", "scale"), FLOAT32)
 def test_float32(m, n, k, scale):
     check_head(*problem(m + n + k, m, n, k, np.float32, scale))

@@ -88,6 +88,7 @@ def test_threads(eager, problem, n_threads):
     assert_all_same(everything(one, x, t, soft=soft), everything(more, x, t, soft=soft))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(1, 1_600_000, 1), (60, 20_000, 33), (90_000, 11, 30), (700, 1300, 40)]
 )

@@ -51,6 +51,7 @@ def check(head, x, z, dtype, k=5):
     np.testing.assert_array_equal(s.top.logit, np.take_along_axis(z, truth.order(k), 1))
 
 
+@pytest.mark.slow
 def test_the_largest_moves_on_or_stays(shape, dtype):
     m, n = shape
     w = rising(n, dtype)
@@ -59,6 +60,7 @@ def test_the_largest_moves_on_or_stays(shape, dtype):
     check(ll.LinearHead(w, pack=False), x, x * w.T, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["front", "back", "both"])
 def test_blocks_of_nothing_but_impossible_classes(shape, where, dtype):
     m, n = shape

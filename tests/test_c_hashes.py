@@ -57,6 +57,7 @@ def compiler_named(name):
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
 def test_this_machine(compiler, tmp_path):
     hashes, *others = build(compiler_named(compiler), here(), tmp_path, "-O3")
@@ -65,6 +66,7 @@ def test_this_machine(compiler, tmp_path):
         assert "scalar" in check_same(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_sanitizers_find_nothing(compiler, tmp_path):
     compiler = compiler_named(compiler)
@@ -97,6 +99,7 @@ def emulate(machine, what, folder, *switches):
     return set(blocks), check_same(emulator, screens)
 
 
+@pytest.mark.slow
 def test_neon_under_emulation(tmp_path):
     if here() in ARM:
         pytest.skip("this machine runs NEON itself")
@@ -104,6 +107,7 @@ def test_neon_under_emulation(tmp_path):
     assert emulate(ARM[0], "NEON", tmp_path, "-O3") == (both, both)
 
 
+@pytest.mark.slow
 def test_big_endian_under_emulation(tmp_path):
     """Plain C on s390x, where GCC computes float in double unless it is told not to."""
     if here() == "s390x":

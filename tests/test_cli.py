@@ -64,6 +64,7 @@ def test_demo_shows_the_fit_on_a_terminal(command, quick_demo, monkeypatch):
     assert "Fitting: iteration" in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["sklearn", "scipy"])
 def test_demo_without_scikit_learn_says_how_to_get_it(missing):
     code = (f"import sys; sys.modules[{missing!r}] = None; from logitless.cli import main;"
@@ -96,6 +97,7 @@ def test_demo_without_matplotlib_says_how_to_get_it(command, quick_demo, monkeyp
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["20", "40"])
 def test_demo_fits_a_narrow_terminal(command, quick_demo, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
@@ -154,6 +156,7 @@ def test_bench_does_not_time_what_does_not_agree(command, quick_bench, monkeypat
     assert "speedup" not in stdout
 
 
+@pytest.mark.slow
 def test_info(command):
     code, stdout, _ = command("info")
     assert code == 0

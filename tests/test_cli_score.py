@@ -261,6 +261,7 @@ def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeyp
         assert old.read() == "the old result"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_leaves_no_trace(files, tmp_path, pytestconfig):
     np.save("x.npy", np.zeros((4_000_000, K), np.uint8))

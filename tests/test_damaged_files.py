@@ -219,6 +219,7 @@ def test_the_command_ends_with_one_line(tmp_path, monkeypatch, capsys, place, na
     assert sorted(os.listdir()) == ["head.npy", "target.npy", "x.npy"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and sockets with names")
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "device"])
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch, kind):

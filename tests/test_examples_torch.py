@@ -11,6 +11,7 @@ pytest.importorskip("torch", minversion="2.13")
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "torch_language_model.py"
 
 
+@pytest.mark.slow
 @pytest.mark.compiled_only  # plain NumPy takes ten times as long
 def test_language_model(run_python):
     """It compares the curves of the loss itself."""

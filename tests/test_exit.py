@@ -100,9 +100,12 @@ sys.exit(0)
 }
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["used before", "first use"])
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)],
+                         ids=["used before", "first use"])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=[pytest.mark.slow] if i % 3 else []) for i, case in enumerate(CASES)
+])
 def test_work_at_exit_is_silent(run_python, case, threads, before):
     screen = case in ("object in a module", "atexit")
     code = (START + CASES[case]).format(threads=threads, before=before, screen=screen)

@@ -106,6 +106,7 @@ def gradients_without(way, x, w, b, target, row, **options):
     return head.value_and_grad(x, target, **options)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("pack", [True, False])

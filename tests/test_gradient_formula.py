@@ -91,6 +91,7 @@ def naive_gradients(inputs, target, reduction):
     return {"x": g @ w, "weight": g.T @ x, "bias": g.sum(axis=0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("m", "n", "k", "scale"), [
     (1, 10, 64, 1.0),
     (400, 10, 64, 10.0),
@@ -168,6 +169,7 @@ def test_central_differences(case, reduction):
         assert abs(ours - difference(loss, 1e-3)) <= 2e-8 * (size + len(x)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workspace_bytes", [1, 5000, 100_000, 1 << 40])
 def test_workspace_changes_no_value(workspace_bytes, dtype):
     inputs, target = problem(1, 100, 700, 20, dtype)

@@ -84,6 +84,7 @@ def test_without_the_compiled_module_plain_numpy_takes_over_with_one_warning(run
     assert isa == "numpy numpy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refusal", "says"), [
     ("Interpreter change detected - this module can only be loaded into one interpreter per "
      "process.", "works in one interpreter of a process, and this is another"),

@@ -10,7 +10,9 @@ import logitless as ll
 pytestmark = pytest.mark.compiled_only
 
 
-@pytest.mark.parametrize("cases", ["battery", "gradient_battery"])
+@pytest.mark.parametrize("cases", [
+    "battery", pytest.param("gradient_battery", marks=pytest.mark.slow)
+])
 def test_instruction_sets_agree(cases):
     scalar = hashes(cases, LOGITLESS_ISA="scalar")
     assert scalar

@@ -6,6 +6,7 @@ Of tests: what they share lies in ``support``, and none imports another.
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def imports(name: str, path: Path, known: dict[str, Path], package: str) -> set[
     return found & set(known)
 
 
+@cache
 def graph(folder: Path, package: str) -> dict[str, set[str]]:
     known = modules(folder)
     return {name: imports(name, path, known, package) for name, path in known.items()}

@@ -101,6 +101,7 @@ def naive_rows(x, w, bias, target, **options):
     return formula.weight * ((formula.taken * (lse - z)).sum(axis=1) + z_term)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("soft", [False, True], ids=["index", "probabilities"])
 @pytest.mark.parametrize(("m", "n", "k"), [(200, 10, 64), (60, 1000, 257), (20, 4097, 128)])

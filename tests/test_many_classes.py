@@ -12,7 +12,12 @@ N = 20_000_000
 FEW = 2 * 2.0**-23
 
 
-@pytest.fixture(scope="module", params=["level", "rising", "falling", "steps"])
+# One of them is enough for a first look, they take their time.
+SHAPES = ["level", *(pytest.param(name, marks=pytest.mark.slow) for name in
+                     ("rising", "falling", "steps"))]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
 def logits(request):
     """One row, float32."""
     z = np.zeros(N, np.float32)
@@ -32,6 +37,7 @@ def relative(value, truth):
     return abs(np.asarray(value, np.float64) - truth) / abs(truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_losses_and_entropy(logits, n_threads):
     truth = Truth(logits.astype(np.float64))

@@ -59,6 +59,7 @@ def extra(run_python, code):
     return int(run_python(PEAK + code, OMP_NUM_THREADS="1"))
 
 
+@pytest.mark.slow
 def test_loss_of_half_a_million_classes(run_python):
     code = """
 head = ll.LinearHead(w, n_threads=1)
@@ -116,6 +117,7 @@ def test_results_with_a_column_for_each_class_take_their_own_size(call, rng):
     assert peak_again(lambda: getattr(head, call)(x)) < 4 * m * n + 16 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float16, np.int8, np.int64, ">f4"])
 def test_what_must_be_converted_is_converted_a_block_at_a_time(kind, rng):
     """Of 64 MB in float32 no more than a block exists."""
@@ -157,6 +159,7 @@ def gradient_problem(probs_dtype):
     return x, w, t, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probs_dtype", ["f4", "f8"])
 def test_gradients_copy_class_probabilities_a_block_at_a_time(probs_dtype):
     x, w, t, out = gradient_problem(probs_dtype)

@@ -14,6 +14,8 @@ from support.memory import MIB, peak, traced
 
 import logitless as ll
 
+pytestmark = pytest.mark.slow
+
 N, K = 9_000, 1024
 ROWS = {"numpy": (1, 16), "scalar": (1, 16)}.get(ll.active_isa(), (1, 16, 1024))
 THREADS = (1, 4)

@@ -30,6 +30,7 @@ def with_torch(torch, function, p, grad_output=None):
     return loss.detach().numpy(), [t.grad.numpy() for t in tensors]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weight"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -56,6 +57,7 @@ def test_torch_cross_entropy(torch, p, reduction, weighted, smoothing, kind):
         close(getattr(grad, name), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weight"])
 @pytest.mark.parametrize("chunks", [False, True], ids=["", "chunks"])
@@ -203,6 +205,7 @@ def close32(ours, theirs):
     close(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["", "where"])
 def test_optax_integer_labels(optax, q, masked):
     where = q.counts if masked else None
@@ -224,6 +227,7 @@ def test_optax_integer_labels(optax, q, masked):
     close32(ours, rows.sum() / (q.m if where is None else where.sum()))
 
 
+@pytest.mark.slow
 def test_optax_classes_left_out(optax, q):
     allowed = np.arange(q.n) != 3
     label = np.where(q.label == 3, 0, q.label)
@@ -234,6 +238,7 @@ def test_optax_classes_left_out(optax, q):
     close32(ll.cross_entropy(np.where(allowed, q.logits, np.float32(-np.inf)), label), theirs)
 
 
+@pytest.mark.slow
 def test_optax_soft_labels(optax, q):
     close32(ll.cross_entropy(q.logits, q.soft), optax.softmax_cross_entropy(q.logits, q.soft))
     loss, grads = with_jax(lambda z: optax.softmax_cross_entropy(z, q.soft).mean(), q)

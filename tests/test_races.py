@@ -30,6 +30,7 @@ def problem(m, n, k, seed=0):
     return x, w, rng.integers(0, n, m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_threads", [2, 3, 4, 7])
 @pytest.mark.parametrize("blocks", [2, 3, 5, 8])
 def test_gradients_from_a_window_of_logits(n_threads, blocks):
@@ -68,6 +69,7 @@ def test_gradients_of_one_head_by_many_callers(kind):
             assert_same_bits(getattr(grad, name), getattr(expected, name), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 5, 300])
 @pytest.mark.parametrize("n_threads", [2, 3, 7])
 def test_scores(m, n_threads):
@@ -269,6 +271,7 @@ print("good")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
 @pytest.mark.parametrize("signals", [1, 2, 3, 20])
 @pytest.mark.parametrize("pause", [0.0002, 0.004])

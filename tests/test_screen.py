@@ -47,6 +47,7 @@ SIZES_N = [512, 513, 767, 768, 769, 1023, 1025, 4095, 4096, 4097, 5000]
 SIZES_K = [1, 3, 4, 5, 16, 63, 64, 65, 255, 256, 257]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES_N)
 @pytest.mark.parametrize("m", [1, 2, 13, 24, 25, 49])
 def test_classes_and_rows_around_blocks(m, n, dtype, rng):

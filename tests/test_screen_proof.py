@@ -54,7 +54,7 @@ class Case:
         self.plain = ll.LinearHead(weight, bias, n_threads=1, **options)
         self.screen = self.head._layer.screen
         request = Request(self.head.dtype, sums=False, k=k)
-        self.scan = screening.ScreenedScoring(self.head._layer, self.screen, x, request, 1)
+        self.scan = screening.ScreenedScoring(self.head._layer, x, request, 1)
         self.block = screening._Block(self.scan, len(x))
         self.block.open(0, len(x))
         with np.errstate(over="ignore", under="ignore"):
@@ -101,6 +101,7 @@ def dot(a, b):
                Fraction(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
 def test_1_bytes_and_residuals_of_classes(kind, k, dtype):
@@ -121,6 +122,7 @@ def test_1_bytes_and_residuals_of_classes(kind, k, dtype):
             assert c.error[i] <= 0.51 * math.sqrt(k) * c.scale[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [1, 2])
@@ -160,6 +162,7 @@ def test_2_sums_of_bytes_are_exact():
             np.testing.assert_allclose(upper - width, exact[i, found], rtol=3e-7, atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [1, 2])
@@ -175,6 +178,7 @@ def test_3_cauchy_and_schwarz(kind, k, levels, dtype):
             assert off <= (residual * c.norm[j] + whole * c.error[j]) * (1 + 1e-12) + 1e-300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "tiny"])
 @pytest.mark.parametrize("biased", [False, True])
@@ -192,6 +196,7 @@ def test_4_rounding_of_the_logit(kind, k, biased, dtype):
             assert off <= most + (k + 16) * 2.0**-124
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "tiny"])
 def test_4_float64_in_float32(kind, k):
@@ -208,6 +213,7 @@ def test_4_slack_is_more_than_that():
         assert screen.slack_of(k) >= h * U / (1 - h * U) + 40 * U * 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", K)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("biased", [False, True])

@@ -57,6 +57,7 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 10])
 @pytest.mark.parametrize("options", [
     {}, {"C": 0.05}, {"fit_intercept": False}, {"class_weight": "balanced"}, {"weighted": True},
@@ -276,6 +277,7 @@ LINEAR = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 10])
 @pytest.mark.parametrize("estimator", LINEAR, ids=str)
 def test_head_of_an_estimator(estimator, n):

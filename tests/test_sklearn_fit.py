@@ -66,6 +66,7 @@ def exactly(model, x, y, C):
     return objective, max(np.abs(off.T @ x + coef / (C * len(x))).max(), np.abs(off.sum(0)).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("C", [1e-3, 1.0, 1e3, np.inf])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("name", DATA)
@@ -129,6 +130,7 @@ def test_well_behaved_rows_are_computed_in_their_precision(monkeypatch, dtype, c
     assert used == computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_rounding_is_not_underestimated(name):
     x, y = DATA[name]()

@@ -86,6 +86,7 @@ def test_as_the_dense(case, kind):
     assert_all_same(dense, everything(inputs, as_sparse(t, kind), options, of_head), kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_formats(kind, rng, dtype):
     *inputs, t = problem(rng, 14, 40, 7, dtype)

@@ -48,6 +48,7 @@ def all_losses(z, target):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 10, 64, 300])
 def test_losses_from_one_to_1e_30(n, dtype):
     gaps = np.arange(0, 75.5, 0.5).astype(dtype)

@@ -62,6 +62,7 @@ def test_affinity_is_respected(run_python):
     assert started(run_python, code) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.compiled_only
 def test_threads_context(run_python):
     one, three = f"with ll.threads(1): {ONE_CALL}\n", f"with ll.threads(3): {ONE_CALL}\n"
@@ -85,6 +86,7 @@ def test_import_starts_no_thread(run_python):
     assert started(run_python, "", LOGITLESS_NUM_THREADS="3") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", ["0", "-1", "many"])
 def test_bad_number_of_threads_in_the_environment(run_python, bad):
     # Where there is work to share out: a small call need not ask.
@@ -133,6 +135,7 @@ def test_many_threads_call_one_head(rng, n_threads):
                 assert_same(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_joblib(rng, backend):
@@ -240,6 +243,7 @@ print("usable", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
 @pytest.mark.parametrize(("n_threads", "call"), [(1, "loss"), (2, "logsumexp"), (1, "logits")])
 def test_ctrl_c_ends_a_long_call(n_threads, call):

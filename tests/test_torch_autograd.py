@@ -50,6 +50,7 @@ def test_gradients_are_not_copied(gen, monkeypatch, reduction):
     assert args[1].grad.data_ptr() == out.weight.ctypes.data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("form", ["rows", "2-d"])
@@ -193,6 +194,7 @@ def test_function_transforms(gen, soft, reduction):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_transforms_that_are_refused(gen):
     (x, weight, target), _ = case(gen)

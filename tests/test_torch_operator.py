@@ -143,6 +143,7 @@ def test_export(gen, strict, tmp_path):
 # Compilers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["plain", "all"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("soft", [False, True])
@@ -170,6 +171,7 @@ def test_compile(gen, form, soft, reduction, options):
         torch.testing.assert_close(compiled(*args, **kwargs), expected.detach())
 
 
+@pytest.mark.slow
 def test_inductor(gen):
     """The one backend that makes code of its own, if there is a compiler for it."""
     args, _ = case(gen, dtype=torch.bfloat16)
@@ -206,6 +208,7 @@ def test_compile_for_any_number_of_rows(gen, dynamic):
     assert len(graphs) == (1 if dynamic else 2)
 
 
+@pytest.mark.slow
 def test_compile_with_another_default_dtype(gen):
     args, _ = case(gen, dtype=torch.float32)
     compiled = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)
@@ -217,6 +220,7 @@ def test_compile_with_another_default_dtype(gen):
     assert {t.dtype for t in (loss, *gradients)} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_compile_under_autocast(gen):
     args, _ = case(gen, dtype=torch.bfloat16)
     compiled = torch.compile(linear_cross_entropy, backend="aot_eager", fullgraph=True)
@@ -228,6 +232,7 @@ def test_compile_under_autocast(gen):
     assert args[0].grad.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_function_transform(gen):
     """It is not looked into, and comes out right."""
@@ -261,6 +266,7 @@ OPERANDS = [(form, soft, wrt) for form in ("rows", "2-d") for soft in (False, Tr
             for wrt in ("", "x", "x weight bias")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "soft", "wrt"), OPERANDS)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_opcheck(gen, form, soft, wrt, reduction):

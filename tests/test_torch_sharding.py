@@ -109,6 +109,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLOO, reason="needs torch.distributed with gloo")
 @pytest.mark.parametrize(("world", "reduction"), [(1, "none"), (2, "mean")])
 def test_fully_sharded_training(tmp_path, world, reduction):

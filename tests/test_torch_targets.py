@@ -15,7 +15,10 @@ from support.torch_cases import F64, OPTIONS, PLACES, C, K, M, assert_same, case
 
 from logitless.torch import _arrays, linear_cross_entropy  # noqa: E402
 
-GRID = list(itertools.product(PLACES, ("mean", "sum", "none"), OPTIONS))
+GRID = [
+    pytest.param(*c, marks=[pytest.mark.slow] if i % 5 else [])
+    for i, c in enumerate(itertools.product(PLACES, ("mean", "sum", "none"), OPTIONS))
+]
 
 
 @pytest.mark.parametrize("block", [None, 2])

@@ -104,6 +104,7 @@ def assert_as_aligned(make, p, offset):
     assert before == {name: a.tobytes() for name, a in moved.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [1, 4])  # the second suits float32, not float64 and int64
 @pytest.mark.parametrize("pack", [True, False], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -112,6 +113,7 @@ def test_every_call(rng, dtype, shape, pack, offset):
     assert_as_aligned(lambda p: results(p, pack=pack), p, offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [True, False], ids=["packed", "unpacked"])
 @pytest.mark.parametrize(("x_type", "w_type"), TYPES)
 @pytest.mark.parametrize("shape", [(1, 5, 6), (40, 7, 3), (29, 37, 23)])

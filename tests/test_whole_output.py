@@ -72,6 +72,7 @@ sys.exit(cli.main(["score", "head.npy", "x.npy", "-o", "out.npz"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["begin", "end"])
 def test_sigterm_leaves_nothing_behind(tmp_path, monkeypatch, when):
     pytest.importorskip("click")

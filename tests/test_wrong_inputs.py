@@ -136,6 +136,7 @@ def test_shapes_that_no_memory_holds(capsys):
     assert "must fit into memory, got '99999999999999999999x2x3'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("words", [["info"], ["--help"], ["--version"]])
 def test_standard_output_that_is_full(words):
