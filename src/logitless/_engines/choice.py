@@ -32,7 +32,8 @@ def _pick() -> Engine[Any]:
             stacklevel=2,
         )
         return _reference()
-    return compiled
+    checked: Engine[compiled.Layer] = compiled
+    return checked
 
 
 def _fault(error: ImportError) -> str:
@@ -46,7 +47,8 @@ def _fault(error: ImportError) -> str:
 def _reference() -> Engine[Any]:
     from .plain import engine as reference
 
-    return reference
+    checked: Engine[reference.Layer] = reference
+    return checked
 
 
 def _look_up_methods() -> None:

@@ -19,6 +19,7 @@ from .screen import Screen, can_screen
 from .screening import ScreenedScoring
 
 __all__ = [
+    "Layer",
     "active_isa",
     "available_isas",
     "empty",

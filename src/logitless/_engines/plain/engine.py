@@ -9,6 +9,7 @@ from .layer import Layer
 from .scoring import score, score_logits
 
 __all__ = [
+    "Layer",
     "active_isa",
     "available_isas",
     "empty",
