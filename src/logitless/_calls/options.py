@@ -118,6 +118,7 @@ def spelled_out(*lists: Callable[..., Any], **defaults: Any) -> Callable[[F], F]
             for one in lists for p in inspect.signature(one).parameters.values()
             if p.default is not p.empty and p.name not in ("bias", *signature.parameters)
         ]
+        # An attribute that inspect reads and typing does not know.
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 

@@ -53,7 +53,7 @@ class Problem:
                                    **self.of_head, **self.of_loss}
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
-            here = (..., *place)
+            here: tuple[Any, ...] = (..., *place)
             arrays = self.x, weight, self.target[here], bias
             if wrt:
                 out = {name: g if name == "x" else g[place] for name, g in found.items()}
@@ -87,13 +87,15 @@ class Problem:
                 some = slice(first, min(first + step, rows.m))
                 block = memory[: some.stop - first]
                 head.predict_log_proba(rows[some], out=block)
-                of_row = factor[(some, *place)].astype(self.dtype)
+                here: tuple[Any, ...] = some, *place
+                of_row = factor[here].astype(self.dtype)
                 with np.errstate(all="ignore"):
                     block *= of_class
                     block *= of_row[:, None]
                 block[of_row == 0] = 0
                 block[:, of_class == 0] = 0
-                gradient[(some, slice(None), *place)] = torch.from_numpy(block)
+                here = some, slice(None), *place
+                gradient[here] = torch.from_numpy(block)
         return gradient.view(*lead, n, *self.places)
 
     def _classifier(self, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:

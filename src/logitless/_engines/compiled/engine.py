@@ -63,7 +63,8 @@ def few_rows(layer: Layer) -> FewRows | None:
     plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
     if not plain:
         return None
-    return FewRows(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature, most)
+    return FewRows(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature,
+                   most)
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:

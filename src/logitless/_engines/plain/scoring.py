@@ -95,7 +95,7 @@ class _RowState:
         self.request = request
         dtype = request.dtype
         self.max = np.full(m, -math.inf, dtype)
-        self.argmax = np.zeros(m, np.intp)
+        self.argmax: np.ndarray = np.zeros(m, np.intp)
         self.dtype = dtype
         self.rest = np.zeros(m)
         self.slope = np.zeros(m)
@@ -105,8 +105,8 @@ class _RowState:
             self.target_logit = np.full(self.targets.shape, math.nan, dtype)
         if self.probs is not None:
             self.soft = _Gap(m, dtype)
-        self.top_index = np.empty((m, 0), np.int64)
-        self.top_logit = np.empty((m, 0), dtype)
+        self.top_index: np.ndarray = np.empty((m, 0), np.int64)
+        self.top_logit: np.ndarray = np.empty((m, 0), dtype)
 
     def add(self, z: np.ndarray, lo: int) -> None:
         """Take in the logits z of the classes from `lo` on."""
