@@ -6,6 +6,7 @@ Of tests: what they share lies in ``support``, and none imports another.
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -107,3 +108,14 @@ def test_no_test_imports_another():
     imported = set().union(*graph(TESTS, "").values())
     assert "support.oracle" in imported
     assert {name for name in imported if name.split(".")[0] != "support"} == set()
+
+
+def test_every_test_file_has_its_promise_in_the_table():
+    """And every file that a page names is there."""
+    tests = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    page = (SRC.parents[1] / "CONTRIBUTING.md").read_text()
+    table = set(re.findall(r"`(test_\w+\.py)`", page))
+    assert tests == table
+    named = set(re.findall(r"\btest_\w+\.py", (SRC.parents[1] / "docs/arithmetic.md").read_text()))
+    assert len(named) > 10
+    assert named <= tests
