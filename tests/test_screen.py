@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -303,3 +304,14 @@ def test_of_an_estimator(rng):
     head = ll.LinearHead.from_estimator(Fitted, screen="int8")
     same(head.predict(x), ll.LinearHead.from_estimator(Fitted).predict(x))
     assert head.screen_stats is not None
+
+
+def test_only_the_best_are_screened():
+    """Whatever else is asked for, whenever it was invented, needs all classes."""
+    from logitless._engines.interface import Request
+
+    assert Request(np.dtype("f4"), sums=False, k=3).only_best
+    for field in dataclasses.fields(Request):
+        if field.name not in ("dtype", "k"):
+            asked = {"sums": False, field.name: True}
+            assert not Request(np.dtype("f4"), **asked).only_best, field.name

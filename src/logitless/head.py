@@ -593,7 +593,7 @@ class LinearHead:
             if top is not None:
                 return TopK(*top)
         rows = self._batch(x)
-        request = Request(rows.dtype, sums=normalize, k=k)
+        request = Request(rows.dtype, sums=bool(normalize), k=k)
         state = rows.run(request) if normalize else self._screened(rows, request)
         return _shaped_top(top_of(state, normalize), rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -59,6 +59,13 @@ class Request:
     entropy: bool = False
     write: str | None = None
     out: np.ndarray | None = None
+
+    @property
+    def only_best(self) -> bool:
+        """Whether the largest logits and their classes are all that is asked for."""
+        others = (getattr(self, field.name) for field in fields(self)
+                  if field.name not in ("dtype", "k"))
+        return all(asked is None or asked is False for asked in others)
 
     def rows(self, block: slice) -> Request:
         """The same, asked about some of the rows."""

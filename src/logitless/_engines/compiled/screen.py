@@ -93,12 +93,10 @@ def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
 
 def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
     """Whether the screen of a layer can answer a request."""
-    asks_more = (request.sums or request.rank or request.entropy or request.smooth
-                 or request.write or request.targets is not None or request.probs is not None)
     screener: Screener = layer.screen.screener
     n, k = layer.n_classes, layer.n_features
     return (
-        not asks_more
+        request.only_best
         and request.dtype == layer.dtype
         and n >= max(MIN_CLASSES[0], MIN_CLASSES[1] * request.k)
         and request.k <= screener.top
