@@ -87,15 +87,9 @@ static int vnni_supported(void)
 
 static int always(void) { return 1; }
 
-#ifdef LL_HAVE_AVX512
 extern const ll_kernels ll_kernels_avx512_32, ll_kernels_avx512_64;
-#endif
-#ifdef LL_HAVE_AVX2
 extern const ll_kernels ll_kernels_avx2_32, ll_kernels_avx2_64;
-#endif
-#ifdef LL_HAVE_NEON
 extern const ll_kernels ll_kernels_neon_32, ll_kernels_neon_64;
-#endif
 extern const ll_kernels ll_kernels_scalar_32, ll_kernels_scalar_64;
 
 const ll_isa ll_isas[] = {
