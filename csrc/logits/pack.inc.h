@@ -20,9 +20,10 @@ static inline ptrdiff_t panel_height(ptrdiff_t i, ptrdiff_t rows)
     return left == LL_GROUP_STEP ? LL_MR : (left + panels - 1) / panels; /* divisions are slow */
 }
 
-/* LL_SQUARE rows by as many columns, turned and stored. */
+/* LL_SQUARE rows by as many columns, transposed and stored. */
 #define LL_SQUARE LL_PART
-static inline void vsquare(const real *const *row, ptrdiff_t col, real *out, ptrdiff_t out_row)
+static inline void store_transposed(const real *const *row, ptrdiff_t col, real *out,
+                                    ptrdiff_t out_row)
 {
     reg square[LL_SQUARE];
     rtranspose(row, col, square);
@@ -47,7 +48,7 @@ static void interleave(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_
         for (ptrdiff_t p = 0; p < whole; p += LL_SQUARE) {
             for (ptrdiff_t r = 0; r < LL_SQUARE && p % LL_LANES == 0; r++)
                 prefetch_to_l2(row[r] + p + ahead);
-            vsquare(row, p, packed + p * height + i, height);
+            store_transposed(row, p, packed + p * height + i, height);
         }
     }
     for (ptrdiff_t p = whole; p < kc; p++)

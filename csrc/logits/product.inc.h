@@ -64,7 +64,8 @@ static void product(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const wreal 
             ptrdiff_t kc = least(LL_KC, p->k - pc);
             ptrdiff_t b_panel = LL_LANES * (p->packed ? p->k : kc);
             const real *a = (const real *)p->x + pc * job->rows + i * kc;
-            const wreal *b = p->packed ? weight + c * p->k + pc * LL_LANES : w->panels + v * b_panel;
+            const wreal *b = p->packed ? weight + c * p->k + pc * LL_LANES
+                                       : w->panels + v * b_panel;
             const real *bias = pc + LL_KC >= p->k ? w->bias + c : NULL;
             if (pack)
                 pack_panels(weight + c * p->w_row + pc * p->w_col,

@@ -93,7 +93,7 @@ class _Block:
         if self.count[: self.hi - self.lo].max() > many:
             self.screening.tighten(self.job, many)
 
-    def settle(self) -> bool:
+    def rescore(self) -> bool:
         """Find the best classes; returns whether most rows were given up."""
         self.screening.rescore(self.job)
         count = self.count[: self.hi - self.lo]
@@ -171,7 +171,7 @@ class ScreenedScoring:
                     block.look(first, last)
                     if tasks.stopped:
                         return
-                if block.settle():
+                if block.rescore():
                     return  # this thread tries no others: they would be given up as well
 
         pool.run(work, -(-self.m // self.rows), self.threads)
@@ -194,7 +194,7 @@ class ScreenedScoring:
         whole, *others = blocks
         for other in others:
             whole.screening.merge(other.screening)
-        whole.settle()
+        whole.rescore()
 
     def state(self, dense: Callable[[np.ndarray, Request], State]) -> State:
         """Screen all rows; those given up go to ``dense(x, request)``."""
