@@ -334,16 +334,16 @@ class LinearHead:
         >>> head.loss(x[:1], [2], class_weight=[1, 1, 2], label_smoothing=0.1).round(4)
         array([0.888])
         """
+        of_loss = LossOptions.of("LinearHead.loss", options) if options else DEFAULTS
         if (
             self._few_rows is not None
             and out is None
             and reduction == "none"
-            and (not options or LossOptions.of("LinearHead.loss", options).change_nothing)
+            and (of_loss is DEFAULTS or of_loss.change_nothing)
         ):
             losses = self._few_rows.loss(x, target)
             if losses is not None:
                 return losses
-        of_loss = LossOptions.of("LinearHead.loss", options) if options else DEFAULTS
         batch, target, of_loss = self._paired(x, target, of_loss)
         return batch.loss(target, out, reduction, of_loss)
 
@@ -791,7 +791,7 @@ class LinearHead:
         self, x: ArrayLike, target: Any, options: LossOptions
     ) -> tuple[Batch, Any, LossOptions]:
         """Rows with the targets and the options of the loss that belong to them."""
-        if options is not DEFAULTS:
+        if type(options.shift) is not int or options.shift:
             x, target, options = shifted(check_x(x, self._n_features), target, options)
         return self._batch(x), target, options
 

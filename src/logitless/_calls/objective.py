@@ -61,9 +61,13 @@ class Objective:
         self.reduction, self.n, self.dtype = reduction, n, dtype
         self.options, self.plain = options, True
         if options is not DEFAULTS:
-            self.options = options = _checked(options, lead, n, dtype)
-            self.plain = (options.class_weight is options.sample_weight is None
-                          and all(getattr(options, name) == 0 for name in AMOUNTS))
+            amounts: dict[str, Any] = {}
+            for name, most in AMOUNTS.items():
+                amounts[name] = _check_amount(getattr(options, name), name, most)
+            class_weight = _check_class_weight(options.class_weight, n, dtype)
+            sample_weight = _check_sample_weight(options.sample_weight, lead)
+            self.plain = class_weight is sample_weight is None and not any(amounts.values())
+            self.options = LossOptions(options.ignore_index, class_weight, sample_weight, **amounts)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
     def arrays(self) -> list[np.ndarray | None]:
@@ -235,6 +239,8 @@ def _check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | 
 
 
 def _check_amount(value: object, name: str, most: float) -> float:
+    if type(value) is float and 0 <= value <= most < math.inf:  # sparing most callers the rest
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
     number = float(value)
@@ -243,11 +249,3 @@ def _check_amount(value: object, name: str, most: float) -> float:
     if not 0 <= number < math.inf:
         raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
     return number
-
-
-def _checked(options: LossOptions, lead: tuple[int, ...], n: int, dtype: np.dtype) -> LossOptions:
-    checked: dict[str, Any] = {name: _check_amount(getattr(options, name), name, most)
-                               for name, most in AMOUNTS.items()}
-    checked["class_weight"] = _check_class_weight(options.class_weight, n, dtype)
-    checked["sample_weight"] = _check_sample_weight(options.sample_weight, lead)
-    return replace(options, **checked)
