@@ -12,8 +12,9 @@ from ._core import FewRows
 from .gradient import gradients
 from .kernels import KERNELS, active_isa, available_isas, in_place
 from .layer import Layer
+from .logit_scoring import LogitScoring
 from .plan import small_rows
-from .scoring import LinearScoring, LogitScoring, score_all
+from .scoring import LinearScoring, score_all
 from .scratch import aligned
 from .screen import Screen, can_screen
 from .screening import ScreenedScoring
