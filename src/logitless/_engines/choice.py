@@ -15,7 +15,7 @@ from .interface import Engine
 def _pick() -> Engine[Any]:
     asked = os.environ.get("LOGITLESS_BACKEND", "")
     if asked == "numpy":
-        return _reference()
+        return _plain()
     if asked not in ("", "compiled"):
         raise ValueError(f"LOGITLESS_BACKEND must be 'numpy' or 'compiled', got {asked!r}")
     try:
@@ -31,7 +31,7 @@ def _pick() -> Engine[Any]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return _reference()
+        return _plain()
     checked: Engine[compiled.Layer] = compiled
     return checked
 
@@ -44,10 +44,10 @@ def _fault(error: ImportError) -> str:
     return "is there but cannot be loaded"
 
 
-def _reference() -> Engine[Any]:
-    from .plain import engine as reference
+def _plain() -> Engine[Any]:
+    from .plain import engine as plain
 
-    checked: Engine[reference.Layer] = reference
+    checked: Engine[plain.Layer] = plain
     return checked
 
 

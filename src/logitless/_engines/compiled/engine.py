@@ -1,6 +1,6 @@
 """The engine over the compiled kernels: memory, blocks and threads; the kernels do the arithmetic.
 
-Same interface as `reference`. Everything that comes in has been checked.
+`..interface.Engine` says what each function is for.
 """
 
 from __future__ import annotations
