@@ -196,6 +196,42 @@ typedef struct {
     void (*merge)(const ll_screen *screen, const ll_screen *other);
 } ll_screener;
 
+/* Products of bfloat16 rows with bfloat16 weights, in an order of their own: docs/arithmetic.md.
+ *
+ * Weights lie in panels of LL_WORD_LANES classes: vectors of one word a class, of features 2 q in its
+ * low and 2 q + 1 in its high half; behind the last feature a zero, behind the last class copies of
+ * it. float16 weights lie in memory in the same way. */
+#define LL_WORD_LANES 16      /* classes to a panel */
+#define LL_STEP_K 32          /* features that are summed apart: even ones, odd ones */
+
+typedef struct {
+    ptrdiff_t rows;            /* rows of the tile, */
+    ptrdiff_t first_row;       /* and the first of them, a multiple of 144, ... */
+    ptrdiff_t all_rows;        /* ... among those that pack_rows packed together */
+    ptrdiff_t k;               /* features there */
+    const void *x;             /* made by pack_rows */
+    ptrdiff_t k_first, k_last; /* features to be added, from a multiple of LL_STEP_K to another or
+                                * to k: from 0 on the sums are begun, at k they become logits */
+    const uint32_t *panels;    /* weights: from word k_first / 2 on, of each panel */
+    ptrdiff_t panel_words;     /* from a panel to the next */
+    ptrdiff_t n_panels;
+    const float *bias;         /* (n_panels * LL_WORD_LANES) */
+    float *tile;               /* (rows, n_panels * LL_WORD_LANES), rows t_row apart */
+    ptrdiff_t t_row;
+} ll_bf16_tile;
+
+typedef struct {
+    const char *name;
+    /* Bytes that packed rows take. */
+    size_t (*row_bytes)(ptrdiff_t rows, ptrdiff_t k);
+    void (*pack_rows)(const uint16_t *x, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row,
+                      void *packed);
+    /* Subnormal numbers count as zero; what the caller has set of its processor is as before. */
+    void (*multiply)(const ll_bf16_tile *tile);
+    /* Products as fast as there can be any, from registers: how many operations these were. */
+    double (*spin)(ptrdiff_t rounds);
+} ll_bf16;
+
 /* Functions of one number, for `map`. */
 #define LL_FUNCTIONS(FUNCTION) FUNCTION(EXP) FUNCTION(LOG) FUNCTION(LOG1P) FUNCTION(TANH)
 enum { LL_FUNCTIONS(LL_ENUM) LL_FUNCTION_COUNT };
@@ -277,5 +313,13 @@ typedef struct {
 } ll_screen_isa;
 extern const ll_screen_isa ll_screens[];
 extern const int ll_screen_count;
+/* Products of bfloat16 likewise, the fastest of an instruction set first; their bits are the same. */
+typedef struct {
+    const char *isa;
+    int (*supported)(void);
+    const ll_bf16 *product;
+} ll_bf16_isa;
+extern const ll_bf16_isa ll_bf16s[];
+extern const int ll_bf16_count;
 
 #endif

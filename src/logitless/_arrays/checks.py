@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .bfloat16 import BFLOAT16, is_bfloat16, widened
 from .frames import read_frame, refuse_objects, remedy
 
 if TYPE_CHECKING:
@@ -79,13 +80,16 @@ def as_array(value: Any, name: str) -> np.ndarray:
 
 def _torch_bfloat16(tensor: Any, name: str) -> np.ndarray:
     """Read a tensor of the one dtype that NumPy does not know by itself."""
+    bits = tensor.view(sys.modules["torch"].int16).numpy()
+    if name in ("x", "weight"):
+        return bits.view(BFLOAT16)
     try:
         from ml_dtypes import bfloat16
     except ModuleNotFoundError:
         raise TypeError(
             f"NumPy reads bfloat16 with the package ml_dtypes: install it, or give `{name}.float()`"
         ) from None
-    return tensor.view(sys.modules["torch"].int16).numpy().view(bfloat16)
+    return bits.view(bfloat16)
 
 
 def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
@@ -93,7 +97,7 @@ def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
     wide = _COMPUTE.get(dtype.num)
     if wide is not None:
         return wide
-    if dtype.name == "bfloat16":  # of ml_dtypes
+    if is_bfloat16(dtype):
         return np.dtype(np.float32)
     raise TypeError(
         f"`{name}` must be float16, bfloat16, float32, float64, bool or integer, "
@@ -101,17 +105,27 @@ def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
     )
 
 
+def kept_bfloat16(array: np.ndarray) -> np.ndarray:
+    """`array`, or if it is bfloat16 of ml_dtypes the same memory as BFLOAT16."""
+    if array.dtype.kind == "V" and is_bfloat16(array.dtype):
+        return array.view(BFLOAT16)
+    return array
+
+
 def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """`array` as the kernels read it: in `dtype`, contiguous and aligned, copied only if it is not.
 
     ``np.ascontiguousarray`` leaves what is not aligned where it is.
     """
+    if array.dtype.kind == "V" and array.dtype == BFLOAT16 and dtype != BFLOAT16:
+        array = widened(array)
     return np.require(array, dtype, ["C", "A"])
 
 
 def check_x(x: object, n_features: int) -> np.ndarray:
     if type(x) is not np.ndarray:
         x = as_array(x, "x")
+    x = kept_bfloat16(x)
     if x.ndim == 0:
         raise ValueError(f"`x` must have shape (..., {n_features}), got a scalar")
     if x.shape[-1] != n_features:
@@ -122,7 +136,7 @@ def check_x(x: object, n_features: int) -> np.ndarray:
 
 
 def check_weight(weight: object, bias: object) -> tuple[np.ndarray, np.ndarray | None]:
-    weight = as_array(weight, "weight")
+    weight = kept_bfloat16(as_array(weight, "weight"))
     compute_dtype(weight.dtype, "weight")
     if weight.ndim != 2:
         raise ValueError(
