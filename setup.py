@@ -26,7 +26,7 @@ WERROR = os.environ.get("LOGITLESS_WERROR") == "1"
 ISAS = {
     "avx512": (
         ("x86_64", "amd64"),
-        ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq"],
+        ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512dq"],
         ["/arch:AVX512"],
         "#include <immintrin.h>\n"
         "int main(void) { __m512 a = _mm512_set1_ps(1.0f);\n"
@@ -35,10 +35,10 @@ ISAS = {
     ),
     "avx2": (
         ("x86_64", "amd64"),
-        ["-mavx2", "-mfma"],
+        ["-mavx2", "-mfma", "-mf16c"],
         ["/arch:AVX2"],
         "#include <immintrin.h>\n"
-        "int main(void) { __m256 a = _mm256_set1_ps(1.0f);\n"
+        "int main(void) { __m256 a = _mm256_cvtph_ps(_mm_set1_epi16(1));\n"
         "  a = _mm256_fmadd_ps(a, a, a);\n"
         "  return _mm256_movemask_epi8(_mm256_slli_epi32(_mm256_cvtps_epi32(a), 1)); }\n",
     ),
@@ -62,6 +62,21 @@ SCREENS = {
         "int main(void) { __m512i a = _mm512_set1_epi32(1);\n"
         "  return _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(a, a, a)); }\n",
     ),
+    "avx2": ISAS["avx2"],
+    "neon": ISAS["neon"],
+    "scalar": ISAS["scalar"],
+}
+# And for products of bfloat16.
+BF16S = {
+    "dot": (
+        ("x86_64", "amd64"),
+        [*ISAS["avx512"][1], "-mavx512bw", "-mavx512bf16"],
+        ["/arch:AVX512"],
+        "#include <immintrin.h>\n"
+        "int main(void) { __m512bh a = (__m512bh)_mm512_set1_epi32(1);\n"
+        "  return (int)_mm512_reduce_add_ps(_mm512_dpbf16_ps(_mm512_set1_ps(1), a, a)); }\n",
+    ),
+    "avx512": ISAS["avx512"],
     "avx2": ISAS["avx2"],
     "neon": ISAS["neon"],
     "scalar": ISAS["scalar"],
@@ -119,6 +134,9 @@ class BuildKernels(build_ext):
         for screen, flags in usable(SCREENS):
             build(f"csrc/isa/screen_{screen}.c", f"screen_{screen}", [], flags)
             have.append(f"screen_{screen}")
+        for product, flags in usable(BF16S):
+            build(f"csrc/isa/bf16_{product}.c", f"bf16_{product}", [], flags)
+            have.append(f"bf16_{product}")
         print("instruction sets:", ", ".join(have))
         build("csrc/dispatch.c", "", [(f"LL_HAVE_{name.upper()}", "1") for name in have], common)
         if WERROR and not msvc:

@@ -6,11 +6,13 @@
 #include "base/elementary.inc.h"
 #include "logits/pack.inc.h"
 #include "logits/gemm.inc.h"
+#include "logits/narrow.inc.h"
 #include "logits/few_classes.inc.h"
 #include "logits/few_classes_transposed.inc.h"
 #include "logits/few_rows.inc.h"
 #include "logits/workspace.inc.h"
 #include "logits/product.inc.h"
+#include "logits/bf16_pairs.inc.h"
 #include "logits/target_logits.inc.h"
 #include "epilogue/topk.inc.h"
 #include "epilogue/statistics.inc.h"
@@ -30,7 +32,7 @@
 extern const ll_kernels LL_TABLE;
 const ll_kernels LL_TABLE = {
     sizeof(real), LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
-    pack_x, pack_weight, scratch_bytes, init_state, score, target_logits, merge_rows,
+    pack_x, pack_weight, pack_words, scratch_bytes, init_state, score, target_logits, merge_rows,
     merge_top, normalise, finish, sort_top, group_rows, keep_size, pack_columns, gradient_bytes,
     gradient_logits, gradient_x, tighten, rescore, map_function, nll_rows, spin_fma, spin_read,
 };

@@ -62,13 +62,18 @@ typedef struct {
 
 /* Where logits come from: rows and weights, or logits at hand. What belongs to classes begins with
  * the job's first. */
+enum { LL_REALS, LL_BFLOAT16, LL_FLOAT16 };
+struct ll_bf16;
 typedef struct {
     ptrdiff_t k;
     const void *x;             /* n > LL_SMALL_N: made by pack_x; else (rows, x_row) */
     ptrdiff_t x_row;
+    int type;                  /* of weights: LL_REALS, or with float32 another */
     const void *weight;
     ptrdiff_t w_row, w_col;    /* strides */
     int packed;                /* n > LL_SMALL_N: made by pack_weight, strides do not matter */
+    const struct ll_bf16 *bf16; /* NULL; or the product of rows that its pack_rows has packed,
+                                 * whatever n, with weights of LL_BFLOAT16 */
     const void *bias;          /* or NULL */
     const void *logits;        /* with strides, and k = 0; or NULL */
     ptrdiff_t z_row, z_col;
@@ -210,7 +215,7 @@ typedef struct {
     ptrdiff_t all_rows;        /* ... among those that pack_rows packed together */
     ptrdiff_t k;               /* features there */
     const void *x;             /* made by pack_rows */
-    ptrdiff_t k_first, k_last; /* features to be added, from a multiple of LL_STEP_K to another or
+    ptrdiff_t k_first, k_last; /* features to be added, from a multiple of LL_KC to another or
                                 * to k: from 0 on the sums are begun, at k they become logits */
     const uint32_t *panels;    /* weights: from word k_first / 2 on, of each panel */
     ptrdiff_t panel_words;     /* from a panel to the next */
@@ -220,7 +225,7 @@ typedef struct {
     ptrdiff_t t_row;
 } ll_bf16_tile;
 
-typedef struct {
+typedef struct ll_bf16 {
     const char *name;
     /* Bytes that packed rows take. */
     size_t (*row_bytes)(ptrdiff_t rows, ptrdiff_t k);
@@ -245,6 +250,9 @@ typedef struct {
     /* Packed weights: ceil(n / lanes) panels of lanes * k reals, each feature by feature. */
     void (*pack_weight)(const void *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                         ptrdiff_t w_col, void *packed);
+    /* The same of weights of 16 bits: panels of LL_WORD_LANES * word_count(k) words. */
+    void (*pack_words)(const uint16_t *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
+                       ptrdiff_t w_col, uint32_t *packed);
     size_t (*scratch_bytes)(const ll_job *job);
     /* Values and ints that have seen no class; heaps start as NaN and -1. */
     void (*init)(const ll_job *job);

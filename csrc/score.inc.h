@@ -48,7 +48,7 @@ static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspac
 
 /* Few classes: LL_LANES rows at a time, lanes are rows; the last ones, and where more is asked,
  * through a tile. */
-static void score_few(const ll_job *job, const wreal *weight, segment *s, const workspace *w)
+static void score_few(const ll_job *job, const void *weight, segment *s, const workspace *w)
 {
     const ll_product *p = &job->product;
     const ptrdiff_t n = job->n, k = p->k, group = dot_group(n);
@@ -59,9 +59,9 @@ static void score_few(const ll_job *job, const wreal *weight, segment *s, const 
     real *transposed_x = transposed + n * LL_TRANSPOSED_K;
     vec z[LL_LANES];
 
-    dot_weights(weight, n, k, p->w_row, p->w_col, own);
+    dot_weights(p, weight, n, own);
     if (transposes)
-        transpose_weights(weight, n, k, p->w_row, p->w_col, transposed);
+        transpose_weights(p, weight, n, transposed);
     for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
         const real *x = (const real *)p->x + i * p->x_row;
 
@@ -92,9 +92,9 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 {
     const ll_product *p = &job->product;
     segment s;
-    const wreal *weight = (const wreal *)p->weight;
     const real *bias = (const real *)p->bias;
-    ptrdiff_t own = c - job->first;
+    const ptrdiff_t own = c - job->first;
+    const void *weight = p->logits ? NULL : class_at(p, p->weight, own);
 
     s.first = c;
     s.width = least(LL_BLOCK, job->last - c);
@@ -102,10 +102,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     memset(w->bias, 0, LL_BLOCK * sizeof(real));
     if (bias)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
-    if (weight)
-        weight += own * (p->packed ? p->k : p->w_row);
-
-    if (weight && job->n <= LL_SMALL_N) {
+    if (is_few(job)) {
         score_few(job, weight, &s, w);
         return;
     }
@@ -113,12 +110,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
         ptrdiff_t rows = least(w->tile_rows, job->rows - i);
         if (job->output.keep)
             w->tile = kept_tile(job, c) + i * w->tile_row;
-        if (p->logits)
-            copy_logits(job, i, rows, c, s.width, w);
-        else if (job->rows <= LL_MR && !p->packed && p->w_col == 1)
-            product_of_few_rows(job, weight, s.width, w);
-        else
-            product(job, i, rows, weight, s.width, job->last - c, w);
+        tile_logits(job, i, rows, c, s.width, weight, w);
         s.z = w->tile;
         fold_rows(job, i, rows, &s, w);
     }

@@ -30,10 +30,6 @@ typedef double real;
 #error "LL_REAL must be 32 or 64"
 #endif
 
-/* A weight as it lies in memory, packed or not: where it becomes a real it goes through wload or
- * wread. */
-typedef real wreal;
-
 /* Virtual lanes of a vector, on every instruction set. */
 #define LL_LANES (512 / LL_REAL)
 
@@ -104,6 +100,22 @@ static inline ptrdiff_t lowest_bit(unsigned bits)
 #endif
 }
 
+/* A number of 16 bits, LL_BFLOAT16 or LL_FLOAT16. */
+static inline float ll_widen(const int type, uint32_t half)
+{
+    uint32_t number = half & 0x7fffu, bits = half << 16;
+    float r;
+
+    if (type == LL_FLOAT16) { /* 5 bits of exponent, 10 of fraction */
+        if (number < 0x400)   /* subnormal there */
+            return half == number ? 0x1p-24f * (float)number : -0x1p-24f * (float)number;
+        bits = ((half - number) << 16) + (number << 13)
+             + (number < 0x7c00 ? 112u << 23 : 0x70000000u);
+    }
+    memcpy(&r, &bits, sizeof r);
+    return r;
+}
+
 #define LL_PASTE(name, suffix) name##_##suffix
 #define LL_JOIN(name, suffix) LL_PASTE(name, suffix)
 
@@ -114,5 +126,7 @@ static inline ptrdiff_t lowest_bit(unsigned bits)
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t vectors(ptrdiff_t count) { return (count + LL_LANES - 1) / LL_LANES; }
+/* Of 16 bits, those of one class. */
+static inline ptrdiff_t word_count(ptrdiff_t k) { return (k + 1) / 2; }
 
 #endif

@@ -41,6 +41,9 @@
 #define LL_TRANSPOSED_COLS   LL_FOR(   8,   3,   3,   3)
 #define LL_TRANSPOSED_RATIO  10  /* of features to classes, at most */
 
+/* bfloat16: classes whose weights are packed on the way at once; they stay in L2. */
+#define LL_BF16_CLASSES      128
+
 /* Gradients: vectors of features of weights that are packed at once; they stay in L2. */
 #define LL_STRIP             8
 

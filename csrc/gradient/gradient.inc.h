@@ -170,11 +170,21 @@ static void pack_columns(const ll_job *job, const ll_gradient *grad, const void 
  * weights; features behind the last repeat it. */
 static void transpose_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
 {
-    const wreal *panel = (const wreal *)p->weight + c * p->k, *row[LL_LANES];
+    const ptrdiff_t last = p->k - 1 - f;
+    const real *panel, *row[LL_LANES];
     vec square[LL_LANES];
+#if LL_REAL == 32
+    real widened[LL_LANES * LL_LANES];
 
+    if (is_narrow(p)) {
+        widen_panel(p->type, (const uint32_t *)class_at(p, p->weight, c) + f / 2 * LL_WORD_LANES,
+                    least(LL_LANES, p->k - f), widened);
+        panel = widened;
+    } else
+#endif
+        panel = (const real *)class_at(p, p->weight, c) + f * LL_LANES;
     for (ptrdiff_t j = 0; j < LL_LANES; j++)
-        row[j] = panel + least(f + j, p->k - 1) * LL_LANES;
+        row[j] = panel + least(j, last) * LL_LANES;
     vtranspose(row, 0, square);
     for (ptrdiff_t j = 0; j < count; j++)
         vstore(b + j * LL_LANES, square[j]);
@@ -186,22 +196,17 @@ static void weight_columns(const ll_product *from, ptrdiff_t c, ptrdiff_t kc, pt
                            ptrdiff_t width, real *b)
 {
     const ptrdiff_t w_row = from->w_row, w_col = from->w_col, left = from->k - f;
-    const wreal *w = (const wreal *)from->weight + c * w_row + f * w_col;
+    const void *w = class_at(from, from->weight, from->packed ? 0 : c);
 
-    if (!from->packed && w_col == 1 && left >= width * LL_LANES) {
-        for (ptrdiff_t p = 0; p < kc; p++, w += w_row)
-            for (ptrdiff_t j = 0; j < width; j++)
-                vstore(b + (j * kc + p) * LL_LANES, wload(w + j * LL_LANES));
-        return;
-    }
-    for (ptrdiff_t own = 0; own < width * LL_LANES; own += LL_LANES, b += kc * LL_LANES) {
-        if (from->packed)
-            for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
-                transpose_panel(from, c + p, least(LL_LANES, kc - p), f + own, b + p * LL_LANES);
-        else
-            for (ptrdiff_t p = 0; p < kc; p++)
-                vstore(b + p * LL_LANES, gather(w + p * w_row + own * w_col, w_col, left - own));
-    }
+    for (ptrdiff_t own = 0; from->packed && own < width * LL_LANES; own += LL_LANES)
+        for (ptrdiff_t p = 0; p < kc; p += LL_LANES)
+            transpose_panel(from, c + p, least(LL_LANES, kc - p), f + own,
+                            b + (own / LL_LANES * kc + p) * LL_LANES);
+    for (ptrdiff_t p = 0; !from->packed && p < kc; p++)
+        for (ptrdiff_t j = 0; j < width; j++)
+            vstore(b + (j * kc + p) * LL_LANES,
+                   gather_weights(from, w, p * w_row + (f + j * LL_LANES) * w_col, w_col,
+                                  left - j * LL_LANES));
 }
 
 /* What weight_columns packs next: the next strip, or the first of the next classes. */
@@ -209,7 +214,8 @@ static inline region next_strip(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptr
                                 ptrdiff_t f_last)
 {
     const ll_product *p = &job->product;
-    region next = { p->weight, 0, p->w_row, 0 };
+    const ptrdiff_t item = is_narrow(p) ? (ptrdiff_t)sizeof(uint16_t) : (ptrdiff_t)sizeof(real);
+    region next = { p->weight, 0, class_bytes(p), 0 };
 
     if (p->packed || p->w_col != 1)
         return next;
@@ -218,9 +224,9 @@ static inline region next_strip(const ll_job *job, ptrdiff_t c, ptrdiff_t f, ptr
         f = f_first;
         c += LL_KC;
     }
-    next.at += (c - job->first) * p->w_row + f;
+    next.at = (const char *)class_at(p, p->weight, c - job->first) + f * item;
     next.rows = c < job->last ? least(LL_KC, job->last - c) : 0;
-    next.width = least(LL_STRIP * LL_LANES, f_last - f);
+    next.width = least(LL_STRIP * LL_LANES, f_last - f) * item;
     return next;
 }
 

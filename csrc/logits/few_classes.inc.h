@@ -126,12 +126,12 @@ static inline ptrdiff_t dot_block(ptrdiff_t n, ptrdiff_t k)
 }
 
 /* Weights in aligned vectors, zeros behind the last feature. */
-static void dot_weights(const wreal *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
-                        ptrdiff_t w_col, real *w)
+static void dot_weights(const ll_product *from, const void *weight, ptrdiff_t n, real *w)
 {
-    for (ptrdiff_t p = 0; p < k; p += LL_LANES)
+    for (ptrdiff_t p = 0; p < from->k; p += LL_LANES)
         for (ptrdiff_t c = 0; c < n; c++, w += LL_LANES)
-            vstore(w, gather(weight + c * w_row + p * w_col, w_col, k - p));
+            vstore(w, gather_weights(from, weight, c * from->w_row + p * from->w_col, from->w_col,
+                                     from->k - p));
 }
 
 /* All chains of a group's rows. `w` is made by dot_weights. */

@@ -7,16 +7,17 @@
 static inline int is_transposed(ptrdiff_t n, ptrdiff_t k) { return k <= LL_TRANSPOSED_RATIO * n; }
 
 /* Weights, feature by feature, those of a kernel's classes together. */
-static void transpose_weights(const wreal *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
-                              ptrdiff_t w_col, real *w)
+static void transpose_weights(const ll_product *from, const void *weight, ptrdiff_t n, real *w)
 {
-    const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
+    const ptrdiff_t k = from->k, all = vectors(k) * LL_LANES;
+    const ptrdiff_t cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
     for (ptrdiff_t c = 0, count; c < n; c += cols) {
         count = least(cols, n - c);
         for (ptrdiff_t p = 0; p < all; p++)
             for (ptrdiff_t j = 0; j < count; j++)
-                *w++ = p < k ? wread(weight + (c + j) * w_row + p * w_col) : 0;
+                *w++ = p < k ? read_weight(from, weight, (c + j) * from->w_row + p * from->w_col)
+                             : 0;
     }
 }
 

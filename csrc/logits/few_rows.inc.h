@@ -4,7 +4,7 @@
 /* LL_LANES rows of k weights, `ahead` of some others, on their way into the cache. The next part
  * begins at `col` of row `first`. */
 typedef struct {
-    const wreal *const *row;
+    const real *const *row;
     ptrdiff_t k, ahead, first, col;
 } fetched;
 
@@ -37,7 +37,7 @@ LL_TEMPLATE void add_feature(const int rows, const real *x, vec w, vec sum[LL_MR
 /* Logits of LL_LANES classes with each of `rows` packed rows, into the tile. What lies `ahead` of
  * the weights is needed next and fetched from `streams` rows at a time. */
 LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdiff_t k,
-                                 const real *x, const wreal *const *w, ptrdiff_t ahead, vec bias,
+                                 const real *x, const real *const *w, ptrdiff_t ahead, vec bias,
                                  real *tile, ptrdiff_t t_row)
 {
     vec total[LL_MR], wp[LL_LANES];
@@ -76,7 +76,7 @@ LL_TEMPLATE void few_rows_kernel(const int rows, const ptrdiff_t streams, ptrdif
 typedef void few_rows_function(ptrdiff_t, const real *, const real *const *, ptrdiff_t, vec, real *,
                                ptrdiff_t);
 #define LL_FEW_ROWS_OF(name, rows, streams)                                                       \
-    static void name(ptrdiff_t k, const real *x, const wreal *const *w, ptrdiff_t ahead, vec bias, \
+    static void name(ptrdiff_t k, const real *x, const real *const *w, ptrdiff_t ahead, vec bias, \
                      real *tile, ptrdiff_t t_row)                                                 \
     {                                                                                             \
         few_rows_kernel(rows, streams, k, x, w, ahead, bias, tile, t_row);                        \

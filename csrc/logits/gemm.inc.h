@@ -28,13 +28,13 @@ LL_TEMPLATE void store_sums(const int height, const int width, vec sum[LL_MR][LL
 
 /* One feature: height by width multiply-adds. */
 LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL_WIDE],
-                            const real *a, const wreal *b, ptrdiff_t b_panel)
+                            const real *a, const real *b, ptrdiff_t b_panel)
 {
     vec bj[LL_WIDE];
 
     LL_UNROLL
     for (int j = 0; j < width; j++)
-        bj[j] = wload(b + j * b_panel);
+        bj[j] = vload(b + j * b_panel);
     LL_UNROLL
     for (int i = 0; i < height; i++) {
         vec ai = vset(a[i]);
@@ -48,7 +48,7 @@ LL_TEMPLATE void micro_step(const int height, const int width, vec sum[LL_MR][LL
  * follow. The loops are not unrolled further: the compiler would move loads until the accumulators
  * no longer fit into the registers. */
 LL_TEMPLATE void steps(const int height, const int width, vec sum[LL_MR][LL_WIDE], ptrdiff_t kc,
-                       const real *a, const wreal *b, ptrdiff_t b_panel)
+                       const real *a, const real *b, ptrdiff_t b_panel)
 {
     ptrdiff_t p = 0;
 
@@ -71,7 +71,7 @@ LL_TEMPLATE void steps(const int height, const int width, vec sum[LL_MR][LL_WIDE
 /* The same of few rows, whose weights come from memory: they are fetched far ahead, LL_LANES
  * features at once. */
 LL_TEMPLATE void streamed_steps(const int height, const int width, vec sum[LL_MR][LL_WIDE],
-                                ptrdiff_t kc, const real *a, const wreal *b, ptrdiff_t b_panel)
+                                ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel)
 {
     ptrdiff_t p = 0;
 
@@ -90,7 +90,7 @@ LL_TEMPLATE void streamed_steps(const int height, const int width, vec sum[LL_MR
 }
 
 LL_TEMPLATE void micro_kernel(const int height, const int width, const int streamed, ptrdiff_t kc,
-                              const real *a, const wreal *b, ptrdiff_t b_panel, real *c,
+                              const real *a, const real *b, ptrdiff_t b_panel, real *c,
                               ptrdiff_t c_row, int first, const real *bias)
 {
     vec sum[LL_MR][LL_WIDE];
@@ -115,10 +115,10 @@ LL_TEMPLATE void micro_kernel(const int height, const int width, const int strea
 }
 
 /* One function a shape: the compiler keeps its accumulators in registers. */
-typedef void micro_function(ptrdiff_t, const real *, const wreal *, ptrdiff_t, real *, ptrdiff_t,
+typedef void micro_function(ptrdiff_t, const real *, const real *, ptrdiff_t, real *, ptrdiff_t,
                             int, const real *);
 #define LL_MICRO_OF(name, height, width, streamed)                                               \
-    static void name(ptrdiff_t kc, const real *a, const wreal *b, ptrdiff_t b_panel, real *c,    \
+    static void name(ptrdiff_t kc, const real *a, const real *b, ptrdiff_t b_panel, real *c,    \
                      ptrdiff_t c_row, int first, const real *bias)                               \
     {                                                                                            \
         micro_kernel(height, width, streamed, kc, a, b, b_panel, c, c_row, first, bias);         \
@@ -174,14 +174,14 @@ static inline micro_function *micro_for(ptrdiff_t height, ptrdiff_t width)
 
 /* What is needed next: brought into the cache while the product goes on. */
 typedef struct {
-    const wreal *at;
-    ptrdiff_t rows, row, width;
+    const char *at;
+    ptrdiff_t rows, row, width; /* in bytes from a row to the next, and of a row */
 } region;
 
 static inline void prefetch_rows(const region *next, ptrdiff_t from, ptrdiff_t to)
 {
     for (ptrdiff_t r = from; r < to; r++)
-        for (ptrdiff_t j = 0; j < next->width; j += LL_LANES)
+        for (ptrdiff_t j = 0; j < next->width; j += LL_LANES * (ptrdiff_t)sizeof(real))
             prefetch_to_l2(next->at + r * next->row + j);
 }
 
@@ -194,7 +194,7 @@ static inline void prefetch_part(const region *next, ptrdiff_t i, ptrdiff_t heig
 
 /* KC features: `rows` packed rows by `panels` panels of classes into the tile. Each panel stays in
  * L1 while all rows pass by. */
-static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real *a, const wreal *b,
+static void multiply(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t kc, const real *a, const real *b,
                      ptrdiff_t b_panel, real *tile, ptrdiff_t t_row, int first, const real *bias,
                      const region *next)
 {
@@ -218,7 +218,7 @@ static inline int is_streamed(ptrdiff_t rows)
 }
 
 /* The same of few rows and one panel. */
-static void multiply_streamed(ptrdiff_t rows, ptrdiff_t kc, const real *a, const wreal *b,
+static void multiply_streamed(ptrdiff_t rows, ptrdiff_t kc, const real *a, const real *b,
                               real *tile, ptrdiff_t t_row, int first, const real *bias)
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {

@@ -72,16 +72,16 @@ static void pack_x(const void *x_, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t x_row,
 }
 
 /* Classes that lie `w_col` apart in each feature: any strides, column-major among them. */
-static void interleave_strided(const wreal *w, ptrdiff_t w_row, ptrdiff_t w_col, ptrdiff_t count,
-                               ptrdiff_t kc, wreal *packed)
+static void interleave_strided(const real *w, ptrdiff_t w_row, ptrdiff_t w_col, ptrdiff_t count,
+                               ptrdiff_t kc, real *packed)
 {
     for (ptrdiff_t p = 0; p < kc; p++)
         for (ptrdiff_t i = 0; i < LL_LANES; i++)
             packed[p * LL_LANES + i] = w[least(i, count - 1) * w_row + p * w_col];
 }
 
-static void pack_panels(const wreal *w, ptrdiff_t n, ptrdiff_t kc, ptrdiff_t w_row, ptrdiff_t w_col,
-                        wreal *packed, ptrdiff_t ahead)
+static void pack_panels(const real *w, ptrdiff_t n, ptrdiff_t kc, ptrdiff_t w_row, ptrdiff_t w_col,
+                        real *packed, ptrdiff_t ahead)
 {
     for (ptrdiff_t c = 0; c < n; c += LL_LANES) {
         ptrdiff_t count = least(LL_LANES, n - c);

@@ -34,6 +34,12 @@ static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
          + (is_transposed(n, k) ? (n + LL_LANES) * LL_TRANSPOSED_K : 0);
 }
 
+/* Few classes have an order of their own. */
+static inline int is_few(const ll_job *job)
+{
+    return job->n <= LL_SMALL_N && !job->product.logits && !job->product.bf16;
+}
+
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
@@ -41,15 +47,16 @@ static workspace lay_out(const ll_job *job)
     const ll_product *p = &job->product;
     const ll_output *output = &job->output;
     workspace w = { .span = output->state };
-    int few = job->n <= LL_SMALL_N && !p->logits;
+    int few = is_few(job);
     int own_panels = !few && !p->packed && !p->logits;
+    int widened = !few && p->packed && !in_panels(p) && !p->bf16;
     ptrdiff_t stride = vectors(job->rows) * LL_LANES;
     ptrdiff_t ints = LL_VALUES * stride;
     ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
     ptrdiff_t panels = bias + LL_BLOCK, tile = panels;
     real *scratch = job->scratch;
 
-    tile += own_panels ? LL_BLOCK * least(LL_KC, p->k) : 0;
+    tile += (own_panels ? LL_BLOCK : widened ? LL_NV * LL_LANES : 0) * (least(LL_KC, p->k) + 1);
     tile += few ? few_size(job->n, p->k) : 0;
     w.tile_rows = own_panels && p->k > LL_KC ? job->rows
                 : least(few ? LL_LANES : LL_TILE_ROWS, job->rows);

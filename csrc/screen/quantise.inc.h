@@ -35,14 +35,14 @@ static void class_bounds(ptrdiff_t k, const float *top, const float *squares,
     }
 }
 
-static void quantise_panel(const wreal *panel, ptrdiff_t k, uint8_t *weight, float *bounds)
+static void quantise_panel(const real *panel, ptrdiff_t k, uint8_t *weight, float *bounds)
 {
     vec top = vset(0), squares = vset(0), residuals = vset(0);
     float tops[LL_SCREEN_LANES], sums[2][LL_SCREEN_LANES];
     float inverse[LL_SCREEN_LANES], *scale = bounds + LL_CLASS_SCALE * LL_SCREEN_LANES;
 
     for (ptrdiff_t p = 0; p < k; p++)
-        top = vmax(vabs(wload(panel + p * LL_SCREEN_LANES)), top);
+        top = vmax(vabs(vload(panel + p * LL_SCREEN_LANES)), top);
     vstore(tops, top);
     for (int c = 0; c < LL_SCREEN_LANES; c++) {
         int usable = (double)tops[c] >= LL_SMALL && (double)tops[c] <= LL_LARGE;
@@ -56,7 +56,7 @@ static void quantise_panel(const wreal *panel, ptrdiff_t k, uint8_t *weight, flo
         for (int j = 0; j < LL_QUAD; j++) {
             q[j] = vset(0);
             if (p + j < k) {
-                vec w = wload(panel + (p + j) * LL_SCREEN_LANES), share = vmul(w, by_unit);
+                vec w = vload(panel + (p + j) * LL_SCREEN_LANES), share = vmul(w, by_unit);
                 q[j] = vround(share);
                 vec rest = vmul(vnfma(unit, q[j], w), by_unit);
                 squares = vfma(share, share, squares);

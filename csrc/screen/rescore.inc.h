@@ -15,16 +15,84 @@ typedef struct {
     int32_t *begin;       /* (panels + 1) */
 } rescoring;
 
+#if LL_REAL == 32
+/* Products of a row and a panel of weights of 16 bits, without the bias. */
+static vec narrow_panel_logits(const ll_product *from, const real *x, const uint32_t *panel)
+{
+    vec total = vset(0);
+
+    for (ptrdiff_t pc = 0; pc < from->k; pc += LL_KC) {
+        vec sum = vset(0);
+        for (ptrdiff_t p = pc; p < least(pc + LL_KC, from->k); p++) {
+            const uint32_t *at = panel + p / 2 * LL_WORD_LANES;
+            const vec feature = p % 2 ? vhigh(from->type, at) : vlow(from->type, at);
+            sum = vfma(vset(x[p]), feature, sum);
+        }
+        total = pc ? vadd(total, sum) : sum;
+    }
+    return total;
+}
+
+/* The same of bfloat16 rows, with the bias. */
+static void bf16_panel_logits(const ll_product *from, const uint16_t *x, const uint32_t *panel,
+                              const real *bias, real *logit)
+{
+    pair_step xp, wp;
+
+    memset(logit, 0, LL_LANES * sizeof(real));
+    for (ptrdiff_t p = 0; p < from->k; p += LL_STEP_K) {
+        memset(wp, 0, sizeof wp);
+        for (ptrdiff_t q = 0; q < LL_STEP_K; q++)
+            vstore(xp[q], vset(p + q < from->k ? ll_widen(LL_BFLOAT16, x[p + q]) : 0));
+        widen_panel(LL_BFLOAT16, panel + p / 2 * LL_WORD_LANES, least(LL_STEP_K, from->k - p),
+                    wp[0]);
+        add_step((const real(*)[LL_LANES])xp, (const real(*)[LL_LANES])wp, logit);
+    }
+    add_pair_bias(logit, bias);
+}
+#endif
+
+/* The bias of a panel. */
+static void panel_bias(const ll_job *job, ptrdiff_t panel, real *bias)
+{
+    const ptrdiff_t c = panel * LL_LANES;
+
+    memset(bias, 0, LL_LANES * sizeof(real));
+    if (job->product.bias)
+        memcpy(bias, (const real *)job->product.bias + c,
+               (size_t)least(LL_LANES, job->n - c) * sizeof(real));
+}
+
+/* Logits of LL_LANES classes by a row whose weights are of 16 bits. */
+static void narrow_logits(const ll_job *job, const void *x, ptrdiff_t panel, real *logit)
+{
+#if LL_REAL == 32
+    const ll_product *from = &job->product;
+    const uint32_t *weight = class_at(from, from->weight, panel * LL_LANES);
+    real bias[LL_LANES];
+
+    panel_bias(job, panel, bias);
+    if (from->bf16)
+        bf16_panel_logits(from, x, weight, bias, logit);
+    else
+        vstore(logit, vadd(narrow_panel_logits(from, x, weight), vload(bias)));
+    if (is_transformed(from))
+        transform(from, logit, 1);
+#else
+    (void)job, (void)x, (void)panel, (void)logit;
+#endif
+}
+
 /* Logits of LL_LANES classes by LL_RESCORE_PAIRS pairs of a row and a panel. */
 static void pair_logits(const ll_job *job, const real *const *x, const int32_t *panel,
                         real logit[LL_RESCORE_PAIRS][LL_LANES])
 {
     const ll_product *from = &job->product;
-    const wreal *weight[LL_RESCORE_PAIRS];
+    const real *weight[LL_RESCORE_PAIRS];
     vec total[LL_RESCORE_PAIRS];
 
     for (int j = 0; j < LL_RESCORE_PAIRS; j++)
-        weight[j] = (const wreal *)from->weight + panel[j] * LL_LANES * from->k;
+        weight[j] = (const real *)from->weight + panel[j] * LL_LANES * from->k;
     for (ptrdiff_t pc = 0; pc < from->k; pc += LL_KC) {
         vec sum[LL_RESCORE_PAIRS];
         LL_UNROLL
@@ -34,16 +102,13 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
         for (ptrdiff_t p = pc; p < least(pc + LL_KC, from->k); p++)
             LL_UNROLL
             for (int j = 0; j < LL_RESCORE_PAIRS; j++)
-                sum[j] = vfma(vset(x[j][p]), wload(weight[j] + p * LL_LANES), sum[j]);
+                sum[j] = vfma(vset(x[j][p]), vload(weight[j] + p * LL_LANES), sum[j]);
         for (int j = 0; j < LL_RESCORE_PAIRS; j++)
             total[j] = pc ? vadd(total[j], sum[j]) : sum[j];
     }
     for (int j = 0; j < LL_RESCORE_PAIRS; j++) {
-        real bias[LL_LANES] = { 0 };
-        ptrdiff_t c = panel[j] * LL_LANES;
-        if (from->bias)
-            memcpy(bias, (const real *)from->bias + c,
-                   (size_t)least(LL_LANES, job->n - c) * sizeof(real));
+        real bias[LL_LANES];
+        panel_bias(job, panel[j], bias);
         vstore(logit[j], vadd(total[j], vload(bias)));
         if (is_transformed(from))
             transform(from, logit[j], 1);
@@ -65,23 +130,35 @@ static void sort_by_panel(const rescoring *t, ptrdiff_t count)
         t->order[t->begin[index[t->at[a]] / LL_LANES]++] = t->at[a];
 }
 
+/* Row of a candidate. */
+static inline const void *candidate_row(const rescoring *t, int32_t at)
+{
+    const ll_product *p = &t->job->product;
+    const ptrdiff_t item = p->bf16 ? (ptrdiff_t)sizeof(uint16_t) : (ptrdiff_t)sizeof(real);
+    return (const char *)p->x + at / t->screen->room * p->x_row * item;
+}
+
 /* Exact logits of a round's candidates. */
 static void exact_logits(const rescoring *t, ptrdiff_t count)
 {
     const ll_job *job = t->job;
+    const ptrdiff_t pairs = is_narrow(&job->product) ? 1 : LL_RESCORE_PAIRS;
     real logit[LL_RESCORE_PAIRS][LL_LANES];
 
     sort_by_panel(t, count);
-    for (ptrdiff_t a = 0; a < count; a += LL_RESCORE_PAIRS) {
+    for (ptrdiff_t a = 0; a < count; a += pairs) {
         const real *x[LL_RESCORE_PAIRS];
         int32_t panel[LL_RESCORE_PAIRS];
-        for (ptrdiff_t j = 0; j < LL_RESCORE_PAIRS; j++) { /* the last one again for fewer */
+        for (ptrdiff_t j = 0; j < pairs; j++) { /* the last one again for fewer */
             int32_t at = t->order[least(a + j, count - 1)];
-            x[j] = (const real *)job->product.x + at / t->screen->room * job->product.x_row;
+            x[j] = candidate_row(t, at);
             panel[j] = t->screen->index[at] / LL_LANES;
         }
-        pair_logits(job, x, panel, logit);
-        for (ptrdiff_t j = 0; j < least(LL_RESCORE_PAIRS, count - a); j++) {
+        if (pairs == 1)
+            narrow_logits(job, x[0], panel[0], logit[0]);
+        else
+            pair_logits(job, x, panel, logit);
+        for (ptrdiff_t j = 0; j < least(pairs, count - a); j++) {
             int32_t at = t->order[a + j];
             t->exact[at] = logit[j][t->screen->index[at] % LL_LANES];
         }

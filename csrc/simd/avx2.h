@@ -1,9 +1,9 @@
-/* The vocabulary in AVX2 and FMA: two ymm registers are one vector of virtual lanes. */
+/* The vocabulary in AVX2, FMA and F16C: two ymm registers are one vector of virtual lanes. */
 #ifndef LL_SIMD_AVX2_H
 #define LL_SIMD_AVX2_H
 
-#if !defined(__AVX2__) || (!defined(_MSC_VER) && !defined(__FMA__))
-#error "compile this file with AVX2 and FMA enabled"
+#if !defined(__AVX2__) || (!defined(_MSC_VER) && !(defined(__FMA__) && defined(__F16C__)))
+#error "compile this file with AVX2, FMA and F16C enabled"
 #endif
 #include <immintrin.h>
 
@@ -52,6 +52,32 @@ static inline void rtranspose(const real *const *row, ptrdiff_t col, reg *out)
         out[j + 2] = _mm256_shuffle_ps(a1, a3, 0x44);
         out[j + 3] = _mm256_shuffle_ps(a1, a3, 0xee);
     }
+}
+static inline reg rnarrow(const int type, const uint16_t *p)
+{
+    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)p);
+    if (type == LL_FLOAT16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+static inline reg ll_float16(__m256i words) /* their lower halves; the upper ones are 0 */
+{
+    __m256i pairs = _mm256_packus_epi32(words, words);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08)));
+}
+static inline reg rlow(const int type, const uint32_t *p)
+{
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    if (type == LL_FLOAT16)
+        return ll_float16(_mm256_and_si256(words, _mm256_set1_epi32(0xffff)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+static inline reg rhigh(const int type, const uint32_t *p)
+{
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    if (type == LL_FLOAT16)
+        return ll_float16(_mm256_srli_epi32(words, 16));
+    return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xffff0000u)));
 }
 static inline real rsum(reg b)
 {

@@ -72,6 +72,28 @@ static inline real rtop(reg a)
     return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
 }
 
+static inline reg rnarrow(const int type, const uint16_t *p)
+{
+    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    if (type == LL_FLOAT16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+static inline reg rlow(const int type, const uint32_t *p)
+{
+    __m512i words = _mm512_loadu_si512(p);
+    if (type == LL_FLOAT16)
+        return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+static inline reg rhigh(const int type, const uint32_t *p)
+{
+    __m512i words = _mm512_loadu_si512(p);
+    if (type == LL_FLOAT16)
+        return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)));
+    return _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
 /* Two registers become one: what is to be added to the half that stays comes from the other half,
  * so that one shuffle serves both; taken in this order, the sums end in theirs. */
 static inline reg rsums(const reg *r)

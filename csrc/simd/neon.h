@@ -44,6 +44,25 @@ static inline unsigned rbits(reg_mask m)
     const uint32_t weight[4] = { 1, 2, 4, 8 };
     return vaddvq_u32(vandq_u32(m, vld1q_u32(weight)));
 }
+static inline reg rnarrow(const int type, const uint16_t *p)
+{
+    uint16x4_t half = vld1_u16(p);
+    return type == LL_FLOAT16 ? vcvt_f32_f16(vreinterpret_f16_u16(half))
+                              : vreinterpretq_f32_u32(vshll_n_u16(half, 16));
+}
+static inline reg rlow(const int type, const uint32_t *p)
+{
+    uint32x4_t words = vld1q_u32(p);
+    return type == LL_FLOAT16 ? vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(words)))
+                              : vreinterpretq_f32_u32(vshlq_n_u32(words, 16));
+}
+static inline reg rhigh(const int type, const uint32_t *p)
+{
+    uint32x4_t words = vld1q_u32(p);
+    return type == LL_FLOAT16
+               ? vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(words, 16)))
+               : vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xffff0000u)));
+}
 static inline real rsum(reg a)
 {
     float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));

@@ -33,9 +33,18 @@ typedef struct { reg_mask at[LL_PARTS]; } mask;
 static inline vec vset(real a) { LL_VECTOR(rset(a)); }
 static inline vec vload(const real *p) { LL_VECTOR(rload(p + LL_PART * i)); }
 static inline void vstore(real *p, vec a) { LL_EACH(rstore(p + LL_PART * i, AT(a))) }
-/* LL_LANES weights as reals, and one */
-static inline vec wload(const wreal *p) { return vload(p); }
-static inline real wread(const wreal *p) { return *p; }
+#if LL_REAL == 32
+/* LL_LANES numbers of 16 bits, and the lower and upper halves of as many words. */
+static inline vec vnarrow(const int type, const uint16_t *p)
+{
+    LL_VECTOR(rnarrow(type, p + LL_PART * i));
+}
+static inline vec vlow(const int type, const uint32_t *p) { LL_VECTOR(rlow(type, p + LL_PART * i)); }
+static inline vec vhigh(const int type, const uint32_t *p)
+{
+    LL_VECTOR(rhigh(type, p + LL_PART * i));
+}
+#endif
 static inline vec vadd(vec a, vec b) { LL_VECTOR(radd(AT(a), AT(b))); }
 static inline vec vsub(vec a, vec b) { LL_VECTOR(rsub(AT(a), AT(b))); }
 static inline vec vmul(vec a, vec b) { LL_VECTOR(rmul(AT(a), AT(b))); }

@@ -12,6 +12,9 @@ typedef real reg;
 typedef int reg_mask;
 
 #if LL_REAL == 32
+static inline reg rnarrow(const int type, const uint16_t *p) { return ll_widen(type, *p); }
+static inline reg rlow(const int type, const uint32_t *p) { return ll_widen(type, *p & 0xffff); }
+static inline reg rhigh(const int type, const uint32_t *p) { return ll_widen(type, *p >> 16); }
 static inline reg rexponent(reg a)
 {
     uint32_t bits;
@@ -58,7 +61,7 @@ static inline real rtop(reg a) { return a; }
 static inline reg rsums(const reg *a) { return a[0]; }
 static inline void rtranspose(const real *const *row, ptrdiff_t col, reg *out)
 {
-    out[0] = row[0][col];
+    memcpy(out, row[0] + col, sizeof *out); /* of any alignment */
 }
 
 #include "parts.h"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._arrays.bfloat16 import outside
 from ._arrays.checks import (
     check_direct_out,
     check_divisor,
@@ -171,6 +172,14 @@ class LinearHead:
     def dtype(self) -> np.dtype:
         """float32 or float64: the precision the weights are computed in."""
         return self._dtype
+
+    @property
+    def weight_dtype(self) -> np.dtype:
+        """The dtype the weights are held in: float16 and bfloat16 stay as narrow as they came.
+
+        bfloat16 is that of ml_dtypes where the package is installed.
+        """
+        return outside(self._layer.held)
 
     @property
     def nbytes(self) -> int:

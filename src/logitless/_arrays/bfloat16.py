@@ -16,14 +16,14 @@ def is_bfloat16(dtype: np.dtype) -> bool:
     return dtype == BFLOAT16 or dtype.name == "bfloat16"
 
 
-def as_words(array: np.ndarray) -> np.ndarray:
-    """The numbers' bits, without a copy: an array of uint16."""
-    return array.view(np.uint16)
+def is_narrow(dtype: np.dtype) -> bool:
+    """Whether numbers of this dtype are 16 bits wide and computed in float32."""
+    return dtype == BFLOAT16 or (dtype == np.float16 and dtype.isnative)
 
 
 def widened(array: np.ndarray) -> np.ndarray:
     """The same numbers in float32."""
-    wide = as_words(array).astype(np.uint32)
+    wide = array.view(np.uint16).astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
 

@@ -166,6 +166,8 @@ class Layer(Protocol):
     n_classes, n_features : int
     dtype : dtype
         float32 or float64: what its weights are computed in.
+    held : dtype
+        As they are held: float16 and BFLOAT16 stay what they are.
     temperature : float
     given : tuple
         The caller's arrays, where they may be in use.
@@ -179,6 +181,8 @@ class Layer(Protocol):
     def n_features(self) -> int: ...
     @property
     def dtype(self) -> np.dtype: ...
+    @property
+    def held(self) -> np.dtype: ...
     @property
     def temperature(self) -> float: ...
     @property

@@ -4,7 +4,7 @@ Nothing is checked here. Whoever calls has made sure of dtypes, shapes, contigui
 """
 
 cimport numpy as cnp
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stddef cimport size_t
 
 include "_declarations.pxi"
@@ -80,6 +80,15 @@ cdef class Kernels:
         with nogil:
             self.table.pack_weight(w, n, k, w_row, w_col, p)
 
+    def pack_words(self, cnp.ndarray weight, cnp.ndarray out):
+        """The same of weights of 16 bits: words of two features."""
+        cdef const uint16_t *w = <const uint16_t *>data(weight)
+        cdef uint32_t *p = <uint32_t *>data(out)
+        cdef ptrdiff_t n = weight.shape[0], k = weight.shape[1]
+        cdef ptrdiff_t w_row = step(weight, 0), w_col = step(weight, 1)
+        with nogil:
+            self.table.pack_words(w, n, k, w_row, w_col, p)
+
     def group(self, ptrdiff_t n):
         """Rows that a gradient of the weights of n classes sums before it adds them."""
         return self.table.group(n)
@@ -125,11 +134,49 @@ cdef class Kernels:
         return total
 
 
-cdef void give_weights(ll_product *p, cnp.ndarray weight, cnp.ndarray bias,
-                       bint packed) noexcept:
-    p.weight, p.bias, p.packed = data(weight), data(bias), packed
+TYPES = {"real": LL_REALS, "bfloat16": LL_BFLOAT16, "float16": LL_FLOAT16}  # of weights
+
+
+cdef void give_weights(ll_product *p, cnp.ndarray weight, cnp.ndarray bias, bint packed,
+                       int type) noexcept:
+    p.weight, p.bias, p.packed, p.type = data(weight), data(bias), packed, type
     if not packed:
         p.w_row, p.w_col = step(weight, 0), step(weight, 1)
+
+
+cdef ptrdiff_t class_bytes(const ll_product *p, ptrdiff_t item) noexcept:
+    """From one class to the next; of packed ones on the average."""
+    if p.type != LL_REALS:
+        return 4 * ((p.k + 1) // 2) if p.packed else 2 * p.w_row
+    return item * (p.k if p.packed else p.w_row)
+
+
+cdef class Bf16:
+    """One way of products of bfloat16."""
+
+    cdef const ll_bf16 *table
+    cdef readonly str name
+
+    def __cinit__(self, int place):
+        self.table = ll_bf16s[place].product
+        self.name = self.table.name.decode()
+
+    def row_bytes(self, ptrdiff_t rows, ptrdiff_t k):
+        """Bytes that packed rows take."""
+        return self.table.row_bytes(rows, k)
+
+    def spin(self, ptrdiff_t rounds):
+        """Keep one core busy with products; returns the operations done."""
+        cdef double flops
+        with nogil:
+            flops = self.table.spin(rounds)
+        return flops
+
+
+def bf16_products(str isa):
+    """The ways of an instruction set that this processor runs, the fastest first."""
+    return [Bf16(i) for i in range(ll_bf16_count)
+            if ll_bf16s[i].isa.decode() == isa and ll_bf16s[i].supported()]
 
 
 cdef class Job:
@@ -195,9 +242,19 @@ cdef class Job:
         """Replace the rows by their packed form, made in `packed`."""
         cdef const void *x = self.job.product.x
         cdef void *p = data(packed)
+        cdef const ll_bf16 *bf16 = self.job.product.bf16
         with nogil:
-            self.table.pack_x(x, self.job.rows, self.job.product.k, self.job.product.x_row, p)
+            if bf16 != NULL:
+                bf16.pack_rows(<const uint16_t *>x, self.job.rows, self.job.product.k,
+                               self.job.product.x_row, p)
+            else:
+                self.table.pack_x(x, self.job.rows, self.job.product.k, self.job.product.x_row, p)
         self.packed_rows(packed)
+
+    def multiply_by(self, Bf16 product):
+        """Rows are bfloat16, and so are weights; call it before anything else about rows."""
+        self.job.product.bf16 = product.table
+        self.owners["product"] = product
 
     def packed_rows(self, cnp.ndarray packed):
         """Use rows that are packed already."""
@@ -216,9 +273,10 @@ cdef class Job:
         self.job.product.z_row, self.job.product.z_col = step(z, 0), step(z, 1)
         self.owners["rows"] = z
 
-    def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first):
-        """Classes from `first` on: (.., k) with strides, or packed panels."""
-        give_weights(&self.job.product, weight, bias, packed)
+    def weights(self, cnp.ndarray weight, cnp.ndarray bias, bint packed, ptrdiff_t first,
+                int type):
+        """Classes from `first` on: (.., k) with strides, or packed panels; one of TYPES."""
+        give_weights(&self.job.product, weight, bias, packed, type)
         self.w_first = first
         self.owners["weights"] = weight, bias
 
@@ -270,12 +328,12 @@ cdef class Job:
         cdef ll_job job = self.job
         cdef ll_product *p = &job.product
         cdef ll_question *q = &job.question
-        cdef ptrdiff_t item = self.table.item, w_skip = item * (first - self.w_first)
+        cdef ptrdiff_t item = self.table.item, skip = first - self.w_first
         job.first, job.last = first, last
         if p.weight != NULL:
-            p.weight = <const char *>p.weight + w_skip * (p.k if p.packed else p.w_row)
+            p.weight = <const char *>p.weight + skip * class_bytes(p, item)
         if p.bias != NULL:
-            p.bias = <const char *>p.bias + w_skip
+            p.bias = <const char *>p.bias + item * skip
         if p.logits != NULL:
             p.logits = <const char *>p.logits + item * (first - self.z_first) * p.z_col
         if q.probs != NULL:

@@ -18,13 +18,31 @@ cdef extern from "logitless.h" nogil:
         void *target_logit
         void *top_logit
         int64_t *top_index
+    enum: LL_REALS, LL_BFLOAT16, LL_FLOAT16
+    ctypedef struct ll_bf16_tile:
+        pass
+    ctypedef struct ll_bf16:
+        const char *name
+        size_t (*row_bytes)(ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*pack_rows)(const uint16_t *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                          void *) noexcept nogil
+        void (*multiply)(const ll_bf16_tile *) noexcept nogil
+        double (*spin)(ptrdiff_t) noexcept nogil
+    ctypedef struct ll_bf16_isa:
+        const char *isa
+        int (*supported)() noexcept nogil
+        const ll_bf16 *product
+    const ll_bf16_isa ll_bf16s[]
+    const int ll_bf16_count
     ctypedef struct ll_product:
         ptrdiff_t k
         const void *x
         ptrdiff_t x_row
+        int type
         const void *weight
         ptrdiff_t w_row, w_col
         int packed
+        const ll_bf16 *bf16
         const void *bias
         const void *logits
         ptrdiff_t z_row, z_col
@@ -101,6 +119,8 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t item, lanes, mr, block, span
         void (*pack_x)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         void (*pack_weight)(const void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *) noexcept nogil
+        void (*pack_words)(const uint16_t *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                           uint32_t *) noexcept nogil
         size_t (*scratch_bytes)(const ll_job *) noexcept nogil
         void (*init)(const ll_job *) noexcept nogil
         void (*score)(const ll_job *) noexcept nogil

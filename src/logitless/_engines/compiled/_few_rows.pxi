@@ -22,13 +22,14 @@ cdef class FewRows:
     cdef object owners
 
     def __cinit__(self, Kernels kernels, cnp.ndarray weight, bint packed, cnp.ndarray bias,
-                  ptrdiff_t n, ptrdiff_t k, double softcap, double temperature, ptrdiff_t most):
+                  ptrdiff_t n, ptrdiff_t k, double softcap, double temperature, ptrdiff_t most,
+                  int type):
         self.table = kernels.table
         self.most, self.item = most, kernels.itemsize
         self.type_num = cnp.NPY_FLOAT32 if kernels.itemsize == 4 else cnp.NPY_FLOAT64
         self.layer.n, self.layer.product.k, self.layer.last = n, k, n
         self.layer.product.softcap, self.layer.product.temperature = softcap, temperature
-        give_weights(&self.layer.product, weight, bias, packed)
+        give_weights(&self.layer.product, weight, bias, packed, type)
         self.owners = (weight, bias)
 
     cdef bint reads(self, object x):

@@ -10,7 +10,7 @@ import numpy as np
 from ..interface import Request, State
 from ._core import FewRows
 from .gradient import gradients
-from .kernels import KERNELS, active_isa, available_isas, in_place
+from .kernels import KERNELS, active_isa, available_isas, in_place, type_of
 from .layer import Layer
 from .logit_scoring import LogitScoring
 from .plan import small_rows
@@ -59,13 +59,13 @@ def few_rows(layer: Layer) -> FewRows | None:
     weight = layer.packed if packed else layer.weight
     if weight is None or most == 0:
         return None
-    plain = packed or in_place(weight, layer.dtype)
+    plain = packed or in_place(weight, layer.held)
     plain &= layer.bias is None or layer.bias.dtype == layer.dtype
     plain &= np.dtype(np.intp) == np.int64  # classes come as the kernels leave them
     if not plain:
         return None
     return FewRows(kernels, weight, packed, layer.bias, n, k, layer.softcap, layer.temperature,
-                   most)
+                   most, type_of(layer.held))
 
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:

@@ -190,8 +190,7 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     gradient = call.gradient(coefficients, lo, hi, apart)
     job = scoring.job(block, lo, hi)
     if call.grads.weight is not None:
-        x = scoring.rows(lo, hi) if scoring.copies_rows else scoring.x[lo:hi]
-        job.pack_columns(gradient, x, memory.columns)
+        job.pack_columns(gradient, scoring.real_rows(lo, hi), memory.columns)
     to_x = call.grads.x is not None and scoring.k > 0
     for first in range(0, scoring.n, call.window):
         last = min(first + call.window, scoring.n)
@@ -271,7 +270,7 @@ class _Window:
         job.keep(self._logits, 0, self._block.m, self._first)
         job.scratch(np.empty(job.gradient_bytes(), np.uint8))
         if scoring.weight is not None:
-            job.weights(scoring.weight, scoring.bias, scoring.packed, 0)
+            scoring.give_weights(job, 0, scoring.n)
 
     def _logit_job(self) -> Job:
         """Make a job that finds nothing but logits, once more."""

@@ -6,8 +6,9 @@ import os
 
 import numpy as np
 
+from ..._arrays.bfloat16 import BFLOAT16
 from . import _core
-from ._core import Kernels
+from ._core import TYPES, Kernels
 
 
 def available_isas() -> tuple[str, ...]:
@@ -25,6 +26,13 @@ def _select() -> str:
 
 _ISA = _select()
 KERNELS = {np.dtype(np.float32): Kernels(_ISA, 32), np.dtype(np.float64): Kernels(_ISA, 64)}
+BF16 = _core.bf16_products(_ISA)[0]
+_NARROW = {BFLOAT16: TYPES["bfloat16"], np.dtype(np.float16): TYPES["float16"]}
+
+
+def type_of(dtype: np.dtype) -> int:
+    """What the kernels call weights of this dtype."""
+    return _NARROW.get(dtype, TYPES["real"])
 
 
 def active_isa() -> str:

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ..._arrays.bfloat16 import is_narrow
 from ..._arrays.checks import compute_dtype, plain
 from ._core import SMALL_N
 from .kernels import KERNELS, in_place
 from .plan import copied_classes, round_up
 from .scratch import aligned
+
+WORD = np.dtype(np.uint32)
 
 
 class Layer:
@@ -21,6 +24,8 @@ class Layer:
     n_classes, n_features : int
     dtype : dtype
         float32 or float64: the weights' dtype of computation.
+    held : dtype
+        As the weights are held: `dtype`, or float16 or BFLOAT16.
     given : tuple
         The caller's arrays, where they may be in use.
     weight, packed : ndarray or None
@@ -28,13 +33,16 @@ class Layer:
     screen : Screen or None
     """
 
-    __slots__ = ("bias", "dtype", "given", "n_classes", "n_features", "packed",
-                 "screen", "softcap", "temperature", "weight")
+    __slots__ = ("bias", "dtype", "given", "held", "n_classes", "n_features", "packed", "screen",
+                 "softcap", "temperature", "weight")
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None, softcap: float | None,
                  temperature: float, pack: bool):
         self.n_classes, self.n_features = weight.shape
         self.dtype = compute_dtype(weight.dtype, "weight")
+        self.held = weight.dtype.newbyteorder("=")
+        if not is_narrow(self.held):
+            self.held = self.dtype
         # In a precision of its own: it may be wider than the weights.
         self.bias: np.ndarray | None = None
         if bias is not None:
@@ -47,9 +55,9 @@ class Layer:
         self.packed: np.ndarray | None = None
         if self.n_classes <= SMALL_N:
             if pack:
-                self.weight = np.array(weight, self.dtype, order="C")
-            elif not in_place(weight, self.dtype):
-                self.weight = plain(weight, self.dtype)
+                self.weight = np.array(plain(weight, self.held), order="C")
+            elif not in_place(weight, self.held):
+                self.weight = plain(weight, self.held)
         elif pack:
             self.packed = self._pack()
             self.weight = None
@@ -64,31 +72,40 @@ class Layer:
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """A weight and a bias that make this layer again."""
-        return self.classes(0, self.n_classes, self.dtype), self.bias
+        return self.classes(0, self.n_classes, self.held), self.bias
 
     def _pack(self) -> np.ndarray:
-        kernels = KERNELS[self.dtype]
-        lanes, k = kernels.lanes, self.n_features
-        packed = aligned((round_up(self.n_classes, lanes) * k,), self.dtype)
+        kernels, k = KERNELS[self.dtype], self.n_features
+        size = round_up(self.n_classes, kernels.lanes) * self._panel_row
+        packed = aligned((size,), self.dtype if self.held == self.dtype else WORD)
         if k:
-            step = copied_classes(kernels, k, lanes)
+            step = copied_classes(kernels, k, kernels.lanes)
             for first in range(0, self.n_classes, step):
-                part = self.classes(first, min(first + step, self.n_classes), self.dtype)
-                kernels.pack_weight(part, packed[first * k :])
+                part = self.classes(first, min(first + step, self.n_classes), self.held)
+                if packed.dtype == WORD:
+                    kernels.pack_words(part, packed[first * self._panel_row :])
+                else:
+                    kernels.pack_weight(part, packed[first * k :])
         return packed
 
+    @property
+    def _panel_row(self) -> int:
+        """Vectors to a panel: features, or words of two of them."""
+        return self.n_features if self.held == self.dtype else -(-self.n_features // 2)
+
     def panels(self) -> np.ndarray:
-        """The packed weights: (panel, feature, class in it)."""
+        """The packed weights: (panel, feature, class in it), or words of two features each."""
         assert self.packed is not None  # or who asks has not looked
         lanes = KERNELS[self.dtype].lanes
-        return self.packed.reshape(-(-self.n_classes // lanes), self.n_features, lanes)
+        return self.packed.reshape(-(-self.n_classes // lanes), self._panel_row, lanes)
 
     def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes as an array of `dtype`, a copy where it must be one."""
         if self.weight is None:
             lanes = KERNELS[self.dtype].lanes
             panels = self.panels()[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
-            part = panels.reshape(lanes * len(panels), self.n_features)[: last - first]
+            part = self._unpacked(panels).reshape(lanes * len(panels), self.n_features)
+            part = part[: last - first]
         else:
             part = self.weight[first:last]
         return part if in_place(part, dtype) else plain(part, dtype)
@@ -98,4 +115,14 @@ class Layer:
         if self.weight is not None:
             return plain(self.weight[index], dtype)
         lanes = KERNELS[self.dtype].lanes
-        return plain(self.panels()[index // lanes, :, index % lanes], dtype)
+        return plain(self._unpacked(self.panels()[index // lanes, :, index % lanes]), dtype)
+
+    def _unpacked(self, panels: np.ndarray) -> np.ndarray:
+        """Features out of packed ones, along the last axis."""
+        if panels.dtype != WORD:
+            return panels
+        halves = np.empty((*panels.shape, 2), np.uint16)
+        halves[..., 0] = panels & 0xFFFF
+        halves[..., 1] = panels >> 16
+        whole = halves.reshape(*panels.shape[:-1], 2 * panels.shape[-1])
+        return np.ascontiguousarray(whole[..., : self.n_features]).view(self.held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..._arrays.bfloat16 import BFLOAT16
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
@@ -11,7 +12,7 @@ from ..._parallel import pool
 from ..interface import NOT_ASKED, Request, State
 from . import scratch
 from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job, field_bits
-from .kernels import KERNELS, has_rows, in_place
+from .kernels import BF16, KERNELS, has_rows, in_place, type_of
 from .layer import Layer
 from .plan import COPY_BYTES, Plan, plan
 
@@ -205,13 +206,17 @@ class LinearScoring(Scoring):
     Attributes
     ----------
     x : ndarray (m, k), or Rows
+    x_dtype, w_dtype : dtype
+        As the kernels read them: `dtype`; rows BFLOAT16 where weights are, too; weights as a
+        layer holds them.
     small : bool
         Classes are few: rows are not packed.
     weight : ndarray or None
         Weights the kernels can read where they are; else they come piece by piece.
     """
 
-    __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "weight", "x")
+    __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "w_dtype", "weight", "x",
+                 "x_dtype")
 
     def __init__(self, layer: Layer, x: np.ndarray | Rows, request: Request, n_threads: int | None,
                  rows: int | None = None):
@@ -223,16 +228,19 @@ class LinearScoring(Scoring):
         self.bias = layer.bias
         if self.bias is not None and self.bias.dtype != dtype:
             self.bias = self.bias.astype(dtype)
-        self.small = self.n <= SMALL_N
+        self.w_dtype = layer.held if layer.dtype == dtype else dtype
+        self.x_dtype = BFLOAT16 if x.dtype == self.w_dtype == BFLOAT16 else dtype
+        few = self.n <= SMALL_N
+        self.small = few and self.x_dtype == dtype
         self.weight, self.packed = layer.weight, False
-        if not self.small and layer.packed is not None and layer.dtype == dtype:
+        if layer.packed is not None and layer.dtype == dtype:
             self.weight, self.packed = layer.packed.reshape(1, -1), True
-        elif self.small and self.weight is not None and layer.dtype != dtype:
-            self.weight = self.weight.astype(dtype)
-        elif not (self.small or (self.weight is not None and in_place(self.weight, dtype))):
+        elif few and self.weight is not None and layer.dtype != dtype:
+            self.weight = plain(self.weight, dtype)
+        elif not (few or (self.weight is not None and in_place(self.weight, self.w_dtype))):
             self.weight = None
         self.copies = self.weight is None or self.copied_probs is not None
-        self.copies_rows = isinstance(x, Rows) or not has_rows(x, dtype)
+        self.copies_rows = isinstance(x, Rows) or not has_rows(x, self.x_dtype)
         self.cut = plan(
             self.kernels, m if rows is None else rows, self.n, self.k,
             small_n=self.small,
@@ -246,22 +254,41 @@ class LinearScoring(Scoring):
     def rows(self, lo: int, hi: int) -> np.ndarray:
         """Rows of x as the kernels read them."""
         x = self.x[slice(lo, hi)]
-        return plain(x, self.dtype) if self.copies_rows else x
+        return plain(x, self.x_dtype) if self.copies_rows else x
+
+    def real_rows(self, lo: int, hi: int) -> np.ndarray:
+        """Rows of x in the precision of the computation."""
+        x = self.rows(lo, hi)
+        return x if self.x_dtype == self.dtype else plain(x, self.dtype)
+
+    def read(self, job: Job, lo: int, hi: int) -> None:
+        """Let a job see its rows."""
+        if self.x_dtype == BFLOAT16:
+            job.multiply_by(BF16)
+        job.rows(self.rows(lo, hi))
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed, 0)
+            job.weights(self.weight, self.bias, self.packed, 0, type_of(self.w_dtype))
         if packed is not None:
+            if self.x_dtype == BFLOAT16:
+                job.multiply_by(BF16)
             job.packed_rows(packed)
             return
-        job.rows(self.rows(lo, hi) if self.copies_rows else self.x[lo:hi])
+        self.read(job, lo, hi)
         if not self.small:
-            job.pack_rows(np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype))
+            job.pack_rows(self.room_for_rows(hi - lo))
+
+    def room_for_rows(self, count: int) -> np.ndarray:
+        """Make room for packed rows."""
+        if self.x_dtype == BFLOAT16:
+            return scratch.aligned((BF16.row_bytes(count, self.k),), np.dtype(np.uint8))
+        return np.empty(count * self.k + self.kernels.lanes, self.dtype)
 
     def share(self, lo: int, hi: int) -> np.ndarray | None:
         job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
-        packed = np.empty((hi - lo) * self.k + self.kernels.lanes, self.dtype)
-        job.rows(self.rows(lo, hi))
+        packed = self.room_for_rows(hi - lo)
+        self.read(job, lo, hi)
         job.pack_rows(packed)
         return packed
 
@@ -273,10 +300,11 @@ class LinearScoring(Scoring):
     def give_weights(self, job: Job, first: int, last: int) -> None:
         """Give a job the weights of a range of classes, or all where it can read them."""
         if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed, 0)
+            job.weights(self.weight, self.bias, self.packed, 0, type_of(self.w_dtype))
             return
         bias = None if self.bias is None else self.bias[first:last]
-        job.weights(self.layer.classes(first, last, self.dtype), bias, False, first)
+        job.weights(self.layer.classes(first, last, self.w_dtype), bias, False, first,
+                    type_of(self.w_dtype))
 
     def target_logits(self, block: Block, lo: int, hi: int) -> None:
         step = max(hi - lo, 1)
@@ -287,18 +315,18 @@ class LinearScoring(Scoring):
 
     def _target_logits(self, block: Block, lo: int, hi: int) -> None:
         job = self.job(block, lo, hi)
-        job.rows(self.rows(lo, hi))
+        self.read(job, lo, hi)
         if self.weight is not None:
-            job.weights(self.weight, self.bias, self.packed, 0)
+            job.weights(self.weight, self.bias, self.packed, 0, type_of(self.w_dtype))
         else:
             assert self.request.targets is not None  # whose ranks are asked for
             targets = self.request.targets[lo:hi]
             index = np.maximum(targets[:, 0], 0)
-            weight = self.layer.targets(index, self.dtype)
+            weight = self.layer.targets(index, self.w_dtype)
             bias = None if self.bias is None else self.bias[index]
             own = np.where(targets[:, :1] < 0, -1, np.arange(hi - lo)[:, None])
             job.ask(0, True, own.astype(np.int64), 0, None, None)
-            job.weights(weight, bias, False, 0)
+            job.weights(weight, bias, False, 0, type_of(self.w_dtype))
         job.target_logits()
 
 

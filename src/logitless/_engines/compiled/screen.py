@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..._arrays.bfloat16 import BFLOAT16
+from ..._arrays.checks import plain
 from ..interface import Request
 from ._core import KC, Screener, screener_for
 from .kernels import KERNELS, active_isa
@@ -18,9 +20,9 @@ UNIT = 2.0**-24  # half the distance of float32 numbers from 1
 def slack_of(k: int) -> float:
     """What rounding may change in a logit of k features, in units of the sum of its magnitudes.
 
-    The longest chain of roundings of the exact logit, and 40 more for the screen's own arithmetic.
+    The longest chain of roundings of the exact logit, of reals or of bfloat16, and 40 more for the screen's own arithmetic.
     """
-    chain = min(k, KC) + -(-k // KC) + 1
+    chain = max(min(k, KC) + -(-k // KC), min(k, 16) + 1 + -(-k // 32)) + 1
     return chain * UNIT / (1 - chain * UNIT) + 40 * UNIT
 
 
@@ -58,6 +60,8 @@ class Screen:
                 _float32_panels(layer, first * lanes, min(last * lanes, n)), k,
                 self.weight[first * lanes * round_up(k, 4):], self.bounds[first:last])
         norm, error, _ = self.bounds.transpose(1, 0, 2)
+        if layer.held == BFLOAT16:  # rows of bfloat16 do not see subnormal weights
+            error += np.float32(2.0**-125 * k**0.5)
         with np.errstate(invalid="ignore"):
             self.loose = float(np.median(error / norm))
 
@@ -81,11 +85,11 @@ class Screen:
 def _float32_panels(layer: Layer, first: int, last: int) -> np.ndarray:
     """Packed weights of some classes, whole panels, in float32."""
     k = layer.n_features
-    if layer.dtype == np.float32:
+    if layer.held == np.float32:
         return layer.panels().reshape(-1)[first * k :]
     kernels = KERNELS[np.dtype(np.float32)]
     with np.errstate(over="ignore", under="ignore"):
-        weight = layer.classes(first, last, layer.dtype).astype(np.float32)
+        weight = plain(layer.classes(first, last, layer.held), np.dtype(np.float32))
     packed = np.empty(round_up(last - first, kernels.lanes) * k, np.float32)
     kernels.pack_weight(weight, packed)
     return packed

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..._arrays.bfloat16 import BFLOAT16
 from ..._arrays.checks import plain
 from ..._parallel import pool
 from ..interface import Request, State
 from ._core import Job, Screening
-from .kernels import KERNELS, has_rows
+from .kernels import BF16, KERNELS, has_rows, type_of
 from .layer import Layer
 from .plan import ROW_STEP, round_up
 from .scratch import aligned
@@ -50,11 +51,13 @@ class _Block:
         """Begin with rows [lo, hi)."""
         scan, layer, screen = self.scan, self.scan.layer, self.scan.screen
         x = scan.x[lo:hi]
-        exact = x if has_rows(x, layer.dtype) else plain(x, layer.dtype)
+        exact = x if has_rows(x, scan.x_dtype) else plain(x, scan.x_dtype)
         self.lo, self.hi = lo, hi
         self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
+        if scan.x_dtype == BFLOAT16:
+            self.job.multiply_by(BF16)
         self.job.rows(exact)
-        self.job.weights(scan.panels, scan.bias, True, 0)
+        self.job.weights(scan.panels, scan.bias, True, 0, type_of(layer.held))
         self.job.ask(0, False, None, scan.top, None, None)
         self.job.best(scan.top_logit[lo:hi], scan.top_index[lo:hi])
         self.screening = Screening(screen.screener, hi - lo, scan.n, scan.k, scan.top,
@@ -64,6 +67,8 @@ class _Block:
         self.screening.remember(self.least, self.best, self.upper, self.index, self.count)
         with np.errstate(over="ignore", under="ignore"):
             narrow = plain(exact, FLOAT32)
+        if scan.x_dtype == BFLOAT16:  # whose subnormals count as zero
+            narrow[np.abs(narrow) < np.finfo(FLOAT32).tiny] = 0
         few = hi - lo <= FEW_ROWS
         self.quantise(narrow, 2 if few else 1)
         if not few and self.is_loose():
@@ -135,6 +140,7 @@ class ScreenedScoring:
         self.screen: Screen = layer.screen
         self.panels = layer.panels()
         self.m, self.n, self.k = len(x), layer.n_classes, layer.n_features
+        self.x_dtype = BFLOAT16 if x.dtype == layer.held == BFLOAT16 else layer.dtype
         self.top = max(request.k, 1)
         self.kernels = KERNELS[layer.dtype]
         self.bias = layer.bias

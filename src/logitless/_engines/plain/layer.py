@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..._arrays.bfloat16 import is_narrow
 from ..._arrays.checks import compute_dtype, plain
 
 
@@ -22,10 +23,13 @@ class Layer:
         pack: bool,
     ):
         self.dtype = compute_dtype(weight.dtype, "weight")
+        self.held = weight.dtype.newbyteorder("=")
+        if pack and not is_narrow(self.held):
+            self.held = self.dtype
         self.n_classes, self.n_features = weight.shape
         self.nbytes = 0
         if pack:
-            weight = weight.astype(self.dtype, order="C")
+            weight = np.array(plain(weight, self.held), order="C")
             bias = None if bias is None else bias.copy()
             self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._weight, self._bias = weight, bias
