@@ -3,8 +3,8 @@
  *
  * Its two products are neighbours in a chain of even or of odd features (see widening.inc.h for the
  * order), while weights have an even and an odd feature in a word. So words are crossed: those of
- * rows when they are packed, those of weights KC features at a time on the way, or in registers for
- * few rows, whose weights come from memory.
+ * rows when they are packed, those of weights by the first rows that use them, for all rows of the
+ * tile.
  *
  * Rows are packed in micro-panels of up to LL_PAIR_ROWS, KC features after the other: four features
  * of each row as two crossed words, first those of the even features of all rows. */
@@ -13,7 +13,6 @@
 
 #define LL_PAIR_ROWS 6   /* rows by panels: two chains each, in registers */
 #define LL_PAIR_PANELS 2
-#define LL_PAIR_FEW 12   /* so many rows cross weights in registers */
 #define LL_STEP_WORDS (LL_STEP_K / 2)
 #define LL_KC_WORDS (LL_KC / 2)
 
@@ -21,6 +20,13 @@
 static inline ptrdiff_t step_end(ptrdiff_t k)
 {
     return (k + LL_STEP_K - 1) / LL_STEP_K * LL_STEP_K;
+}
+
+/* Height of the micro-panel that begins at row i: the last ones are equally high, as few as do. */
+static inline ptrdiff_t pair_height(ptrdiff_t i, ptrdiff_t rows)
+{
+    const ptrdiff_t step = 2 * LL_PAIR_ROWS, left = least(step - i % step, rows - i);
+    return left <= LL_PAIR_ROWS ? left : (left + 1) / 2;
 }
 
 static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
@@ -40,7 +46,7 @@ static void pack_rows(const uint16_t *x, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t 
     for (ptrdiff_t pc = 0; pc < k; pc += LL_KC) {
         const ptrdiff_t end = pc + least(LL_KC, step_end(k) - pc);
         for (ptrdiff_t i = 0, height; i < rows; i += height) {
-            height = least(LL_PAIR_ROWS, rows - i);
+            height = pair_height(i, rows);
             for (ptrdiff_t p = pc; p < end; p += 4, packed += 2 * height)
                 for (ptrdiff_t r = 0; r < height; r++) {
                     const uint16_t *row = x + (i + r) * x_row;
@@ -51,27 +57,36 @@ static void pack_rows(const uint16_t *x, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t 
     }
 }
 
-/* Four features of `width` panels, of which `words` words are there: 2 but at an end. */
-LL_TEMPLATE void load_crossed(const int width, const int crossed, const int count,
-                              const uint32_t *b, ptrdiff_t b_panel, pairs *even, pairs *odd)
+/* How words come: crossed, or to be crossed and left so for the rows that follow, if any do. */
+enum { LL_CROSSED, LL_FIRST, LL_ONLY };
+
+/* Four features of `width` panels, of which `count` words are there: 2 but at an end. */
+LL_TEMPLATE void load_crossed(const int width, const int come, const int count,
+                              const uint32_t *b, ptrdiff_t b_panel, uint32_t *own, pairs *even,
+                              pairs *odd)
 {
     LL_UNROLL
-    for (int j = 0; j < width; j++, b += b_panel) {
-        pairs first = load_pairs(b), second = count == 2 ? load_pairs(b + LL_WORD_LANES) : no_pairs();
-        even[j] = crossed ? first : cross_even(first, second);
-        odd[j] = crossed ? second : cross_odd(first, second);
+    for (int j = 0; j < width; j++, b += b_panel, own += LL_KC_WORDS * LL_WORD_LANES) {
+        pairs first = load_pairs(b);
+        pairs second = count == 2 ? load_pairs(b + LL_WORD_LANES) : no_pairs();
+        even[j] = come == LL_CROSSED ? first : cross_even(first, second);
+        odd[j] = come == LL_CROSSED ? second : cross_odd(first, second);
+        if (come == LL_FIRST) {
+            store_pairs(own, even[j]);
+            store_pairs(own + LL_WORD_LANES, odd[j]);
+        }
     }
 }
 
 /* Those of `height` rows. */
-LL_TEMPLATE void pair_step(const int height, const int width, const int crossed, const int count,
+LL_TEMPLATE void pair_step(const int height, const int width, const int come, const int count,
                            reg even[LL_PAIR_ROWS][LL_PAIR_PANELS],
                            reg odd[LL_PAIR_ROWS][LL_PAIR_PANELS], const uint32_t *a,
-                           const uint32_t *b, ptrdiff_t b_panel)
+                           const uint32_t *b, ptrdiff_t b_panel, uint32_t *own)
 {
     pairs low[LL_PAIR_PANELS], high[LL_PAIR_PANELS];
 
-    load_crossed(width, crossed, count, b, b_panel, low, high);
+    load_crossed(width, come, count, b, b_panel, own, low, high);
     LL_UNROLL
     for (int i = 0; i < height; i++)
         LL_UNROLL
@@ -81,13 +96,23 @@ LL_TEMPLATE void pair_step(const int height, const int width, const int crossed,
         }
 }
 
-/* LL_STEP_K features, or those of `words` words, into the sums. */
-LL_TEMPLATE void sum_step(const int height, const int width, const int crossed, ptrdiff_t count,
-                          const uint32_t *a, const uint32_t *b, ptrdiff_t b_panel, float *tile,
+/* What a kernel reads beside its rows: words of panels, KC features or fewer; where they are left
+ * crossed, KC apart; and those needed next, which come into the cache. */
+typedef struct {
+    const uint32_t *b;
+    ptrdiff_t b_panel, count;
+    uint32_t *own;
+    const uint32_t *next;
+} pair_panels;
+
+/* LL_STEP_K features, or those of `count` words from the q-th on, into the sums. */
+LL_TEMPLATE void sum_step(const int height, const int width, const int come, ptrdiff_t q,
+                          ptrdiff_t count, const uint32_t *a, const pair_panels *p, float *tile,
                           ptrdiff_t t_row, int first)
 {
     reg even[LL_PAIR_ROWS][LL_PAIR_PANELS], odd[LL_PAIR_ROWS][LL_PAIR_PANELS];
-    ptrdiff_t q = 0;
+    const uint32_t *b = p->b + q * LL_WORD_LANES, *next = p->next + q * LL_WORD_LANES;
+    uint32_t *own = p->own + q * LL_WORD_LANES;
 
     LL_UNROLL
     for (int i = 0; i < height; i++)
@@ -95,16 +120,19 @@ LL_TEMPLATE void sum_step(const int height, const int width, const int crossed, 
         for (int j = 0; j < width; j++)
             even[i][j] = odd[i][j] = rset(0);
     LL_ROLLED
-    for (; q + 2 <= count; q += 2, a += 2 * height, b += 2 * LL_WORD_LANES) {
+    for (; count >= 2; count -= 2, a += 2 * height) {
         LL_UNROLL
-        for (int j = 0; j < width && !crossed; j++) {
-            prefetch_to_l2(b + j * b_panel + LL_STREAM_AHEAD * LL_WORD_LANES);
-            prefetch_to_l2(b + j * b_panel + (LL_STREAM_AHEAD + 1) * LL_WORD_LANES);
+        for (int j = 0; j < width && come != LL_CROSSED; j++) {
+            prefetch_to_l2(next + j * p->b_panel);
+            prefetch_to_l2(next + j * p->b_panel + LL_WORD_LANES);
         }
-        pair_step(height, width, crossed, 2, even, odd, a, b, b_panel);
+        pair_step(height, width, come, 2, even, odd, a, b, p->b_panel, own);
+        b += 2 * LL_WORD_LANES;
+        next += 2 * LL_WORD_LANES;
+        own += 2 * LL_WORD_LANES;
     }
-    if (q < count)
-        pair_step(height, width, crossed, 1, even, odd, a, b, b_panel);
+    if (count)
+        pair_step(height, width, come, 1, even, odd, a, b, p->b_panel, own);
     LL_UNROLL
     for (int i = 0; i < height; i++)
         LL_UNROLL
@@ -115,78 +143,71 @@ LL_TEMPLATE void sum_step(const int height, const int width, const int crossed, 
         }
 }
 
-/* `count` words of a micro-panel and of panels, at most KC features. */
-LL_TEMPLATE void pair_kernel(const int height, const int width, const int crossed, ptrdiff_t count,
-                             const uint32_t *a, const uint32_t *b, ptrdiff_t b_panel, float *tile,
+LL_TEMPLATE void pair_kernel(const int height, const int width, const int come,
+                             const uint32_t *a, const pair_panels *p, float *tile,
                              ptrdiff_t t_row, int first)
 {
-    for (ptrdiff_t q = 0; q < count; q += LL_STEP_WORDS)
-        sum_step(height, width, crossed, least(LL_STEP_WORDS, count - q), a + q * height,
-                 b + q * LL_WORD_LANES, b_panel, tile, t_row, first && q == 0);
+    for (ptrdiff_t q = 0; q < p->count; q += LL_STEP_WORDS)
+        sum_step(height, width, come, q, least(LL_STEP_WORDS, p->count - q), a + q * height, p,
+                 tile, t_row, first && q == 0);
 }
 
-typedef void pair_function(ptrdiff_t, const uint32_t *, const uint32_t *, ptrdiff_t, float *,
-                           ptrdiff_t, int);
-#define LL_PAIRS_OF(name, height, width, crossed)                                                \
-    LL_APART void name(ptrdiff_t count, const uint32_t *a, const uint32_t *b, ptrdiff_t b_panel, \
-                       float *tile, ptrdiff_t t_row, int first)                                  \
+typedef void pair_function(const uint32_t *, const pair_panels *, float *, ptrdiff_t, int);
+#define LL_PAIRS_OF(name, height, width, come)                                                   \
+    LL_APART void name(const uint32_t *a, const pair_panels *p, float *tile, ptrdiff_t t_row,    \
+                       int first)                                                                \
     {                                                                                            \
-        pair_kernel(height, width, crossed, count, a, b, b_panel, tile, t_row, first);           \
+        pair_kernel(height, width, come, a, p, tile, t_row, first);                              \
     }
-#define LL_CROSSED(height, width) LL_PAIRS_OF(crossed_##height##_##width, height, width, 1)
+#define LL_PAIRS(height, width)                                                                  \
+    LL_PAIRS_OF(crossed_##height##_##width, height, width, LL_CROSSED)                           \
+    LL_PAIRS_OF(first_##height##_##width, height, width, LL_FIRST)
+#define LL_PAIRS_ONLY(height, _) LL_PAIRS_OF(only_##height, height, 1, LL_ONLY)
 #define LL_CROSSED_NAME(height, width) crossed_##height##_##width,
-#define LL_STREAMED_PAIRS(height, width) LL_PAIRS_OF(straight_##height##_##width, height, width, 0)
-#define LL_STREAMED_PAIRS_NAME(height, width) straight_##height##_##width,
-LL_UP_TO_6(LL_CROSSED, 1)
-LL_UP_TO_6(LL_CROSSED, 2)
-LL_UP_TO_6(LL_STREAMED_PAIRS, 1)
-LL_UP_TO_6(LL_STREAMED_PAIRS, 2)
+#define LL_FIRST_NAME(height, width) first_##height##_##width,
+#define LL_ONLY_NAME(height, _) only_##height,
+LL_UP_TO_6(LL_PAIRS, 1)
+LL_UP_TO_6(LL_PAIRS, 2)
+LL_UP_TO_6(LL_PAIRS_ONLY, )
+
 static pair_function *const crossed_functions[][LL_PAIR_ROWS] = {
     { LL_UP_TO_6(LL_CROSSED_NAME, 1) },
     { LL_UP_TO_6(LL_CROSSED_NAME, 2) },
 };
-static pair_function *const straight_functions[][LL_PAIR_ROWS] = {
-    { LL_UP_TO_6(LL_STREAMED_PAIRS_NAME, 1) },
-    { LL_UP_TO_6(LL_STREAMED_PAIRS_NAME, 2) },
+static pair_function *const first_functions[][LL_PAIR_ROWS] = {
+    { LL_UP_TO_6(LL_FIRST_NAME, 1) },
+    { LL_UP_TO_6(LL_FIRST_NAME, 2) },
 };
+static pair_function *const only_functions[] = { LL_UP_TO_6(LL_ONLY_NAME, ) };
 
-/* `count` words of panels, crossed; the next ones come into the cache. */
-static void cross_panels(ptrdiff_t width, ptrdiff_t count, const uint32_t *b, ptrdiff_t b_panel,
-                         uint32_t *crossed)
+/* For rows from i on. */
+static inline pair_function *pair_function_for(ptrdiff_t i, ptrdiff_t rows, ptrdiff_t height,
+                                               ptrdiff_t width)
 {
-    for (ptrdiff_t j = 0; j < width; j++, b += b_panel, crossed += LL_KC_WORDS * LL_WORD_LANES)
-        for (ptrdiff_t q = 0; q < count; q += 2) {
-            const uint32_t *at = b + q * LL_WORD_LANES;
-            pairs first = load_pairs(at);
-            pairs second = q + 1 < count ? load_pairs(at + LL_WORD_LANES) : no_pairs();
-            store_pairs(crossed + q * LL_WORD_LANES, cross_even(first, second));
-            store_pairs(crossed + (q + 1) * LL_WORD_LANES, cross_odd(first, second));
-            prefetch_to_l2(at + LL_KC_WORDS * LL_WORD_LANES);
-            prefetch_to_l2(at + (LL_KC_WORDS + 1) * LL_WORD_LANES);
-        }
+    if (height == rows && width == 1)
+        return only_functions[height - 1];
+    return (i ? crossed_functions : first_functions)[width - 1][height - 1];
 }
 
-/* Features [pc, pc + LL_KC) or to the end, of all rows by `width` panels. */
+/* Features [pc, pc + LL_KC) or to the end, of all rows by `width` panels. The first rows cross
+ * them. */
 static void multiply_panels(const ll_bf16_tile *t, ptrdiff_t j, ptrdiff_t width, ptrdiff_t pc)
 {
     _Alignas(64) uint32_t own[LL_PAIR_PANELS * LL_KC_WORDS * LL_WORD_LANES];
     const ptrdiff_t kc = least(LL_KC, t->k_last - pc), packed = least(LL_KC, step_end(t->k) - pc);
     const uint32_t *a = (const uint32_t *)t->x + (pc * t->all_rows + t->first_row * packed) / 2;
     const uint32_t *b = t->panels + j * t->panel_words + (pc - t->k_first) / 2 * LL_WORD_LANES;
-    const int crosses = t->rows > LL_PAIR_FEW;
-    ptrdiff_t b_panel = t->panel_words, count = word_count(kc);
+    pair_panels p = { b, t->panel_words, word_count(kc), own, b + LL_KC_WORDS * LL_WORD_LANES };
 
-    if (crosses) {
-        cross_panels(width, count, b, b_panel, own);
-        b = own;
-        b_panel = LL_KC_WORDS * LL_WORD_LANES;
-        count += count % 2;
-    }
+    if (pc + LL_KC >= t->k_last)
+        p.next = t->panels + (j + width) * t->panel_words;
     for (ptrdiff_t i = 0, height; i < t->rows; i += height) {
-        height = least(LL_PAIR_ROWS, t->rows - i);
-        (crosses ? crossed_functions : straight_functions)[width - 1][height - 1](
-            count, a + i * packed / 2, b, b_panel, t->tile + i * t->t_row + j * LL_LANES, t->t_row,
-            pc == 0);
+        height = pair_height(i, t->rows);
+        pair_function_for(i, t->rows, height, width)(
+            a + i * packed / 2, &p, t->tile + i * t->t_row + j * LL_LANES, t->t_row, pc == 0);
+        p.b = own;
+        p.b_panel = LL_KC_WORDS * LL_WORD_LANES;
+        p.count += p.count % 2;
     }
 }
 
@@ -208,7 +229,7 @@ static void multiply(const ll_bf16_tile *t)
     const flush_mode mode = begin_flushing();
 
     for (ptrdiff_t j = 0, width; j < t->n_panels; j += width) {
-        width = least(LL_PAIR_PANELS, t->n_panels - j);
+        width = least(t->rows > LL_STREAM_MOST ? LL_PAIR_PANELS : 1, t->n_panels - j);
         for (ptrdiff_t pc = t->k_first; pc < t->k_last; pc += LL_KC)
             multiply_panels(t, j, width, pc);
     }

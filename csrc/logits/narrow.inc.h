@@ -142,96 +142,66 @@ static void narrow_panels(const ll_product *p, const void *weight, ptrdiff_t c, 
 /* ---- few rows ------------------------------------------------------------------------------ */
 
 /* Half of the features of some words: see micro_step. */
-LL_TEMPLATE void narrow_step(const int height, const int width, const int type, const int upper,
-                             vec sum[LL_MR][LL_WIDE], const real *a, const uint32_t *b,
-                             ptrdiff_t b_panel)
+LL_TEMPLATE void narrow_step(const int height, vec sum[LL_MR][LL_WIDE], const real *a, vec b)
 {
-    vec bj[LL_WIDE];
-
     LL_UNROLL
-    for (int j = 0; j < width; j++)
-        bj[j] = upper ? vhigh(type, b + j * b_panel) : vlow(type, b + j * b_panel);
-    LL_UNROLL
-    for (int i = 0; i < height; i++) {
-        vec ai = vset(a[i]);
-        LL_UNROLL
-        for (int j = 0; j < width; j++)
-            sum[i][j] = vfma(ai, bj[j], sum[i][j]);
-    }
+    for (int i = 0; i < height; i++)
+        sum[i][0] = vfma(vset(a[i]), b, sum[i][0]);
 }
 
-/* As micro_kernel, on words that come from memory. */
-LL_TEMPLATE void narrow_kernel(const int height, const int width, const int type, ptrdiff_t kc,
-                               const real *a, const uint32_t *b, ptrdiff_t b_panel, real *c,
-                               ptrdiff_t c_row, int first, const real *bias)
+/* As micro_kernel, on words of one panel that come from memory, as those at `next` do then: several
+ * panels side by side come slower. */
+LL_TEMPLATE void narrow_kernel(const int height, const int type, ptrdiff_t kc, const real *a,
+                               const uint32_t *b, const uint32_t *next, real *c, ptrdiff_t c_row,
+                               int first, const real *bias)
 {
     vec sum[LL_MR][LL_WIDE];
 
     LL_UNROLL
     for (int i = 0; i < height; i++)
-        LL_UNROLL
-        for (int j = 0; j < width; j++)
-            sum[i][j] = vset(0);
+        sum[i][0] = vset(0);
     LL_ROLLED
-    for (ptrdiff_t p = 0; p + 2 <= kc; p += 2, a += 2 * height, b += LL_WORD_LANES) {
-        LL_UNROLL
-        for (int j = 0; j < width; j++)
-            prefetch_to_l2(b + j * b_panel + LL_STREAM_AHEAD * LL_WORD_LANES);
-        narrow_step(height, width, type, 0, sum, a, b, b_panel);
-        narrow_step(height, width, type, 1, sum, a + height, b, b_panel);
+    for (ptrdiff_t p = 0; p + 2 <= kc; p += 2, a += 2 * height) {
+        prefetch_to_l2(next);
+        narrow_step(height, sum, a, vlow(type, b));
+        narrow_step(height, sum, a + height, vhigh(type, b));
+        b += LL_WORD_LANES;
+        next += LL_WORD_LANES;
     }
     if (kc % 2)
-        narrow_step(height, width, type, 0, sum, a, b, b_panel);
-    if (first)
-        store_sums(height, width, sum, c, c_row, 1, bias);
-    else
-        store_sums(height, width, sum, c, c_row, 0, bias);
+        narrow_step(height, sum, a, vlow(type, b));
+    store_sums(height, 1, sum, c, c_row, first, bias);
 }
 
-typedef void narrow_function(ptrdiff_t, const real *, const uint32_t *, ptrdiff_t, real *,
+typedef void narrow_function(ptrdiff_t, const real *, const uint32_t *, const uint32_t *, real *,
                              ptrdiff_t, int, const real *);
-#define LL_NARROW_OF(name, height, width, type)                                                  \
-    static void name(ptrdiff_t kc, const real *a, const uint32_t *b, ptrdiff_t b_panel, real *c, \
-                     ptrdiff_t c_row, int first, const real *bias)                               \
+#define LL_NARROW_OF(name, height, type)                                                         \
+    static void name(ptrdiff_t kc, const real *a, const uint32_t *b, const uint32_t *next,       \
+                     real *c, ptrdiff_t c_row, int first, const real *bias)                      \
     {                                                                                            \
-        narrow_kernel(height, width, type, kc, a, b, b_panel, c, c_row, first, bias);            \
+        narrow_kernel(height, type, kc, a, b, next, c, c_row, first, bias);                      \
     }
 #define LL_NARROW(height, _)                                                                     \
-    LL_NARROW_OF(bfloat16_##height, height, 1, LL_BFLOAT16)                                      \
-    LL_NARROW_OF(float16_##height, height, 1, LL_FLOAT16)
+    LL_NARROW_OF(bfloat16_##height, height, LL_BFLOAT16)                                         \
+    LL_NARROW_OF(float16_##height, height, LL_FLOAT16)
 #define LL_BFLOAT16_NAME(height, _) bfloat16_##height,
 #define LL_FLOAT16_NAME(height, _) float16_##height,
 LL_HEIGHTS(LL_NARROW, )
-LL_NARROW_OF(bfloat16_wide, 1, LL_WIDE, LL_BFLOAT16)
-LL_NARROW_OF(float16_wide, 1, LL_WIDE, LL_FLOAT16)
 
 static narrow_function *const narrow_functions[][LL_MR] = {
     { LL_HEIGHTS(LL_BFLOAT16_NAME, ) },
     { LL_HEIGHTS(LL_FLOAT16_NAME, ) },
 };
 
-/* Panels that few rows take at once: one row's chains alone would be waited for. */
-static inline ptrdiff_t narrow_width(ptrdiff_t rows, ptrdiff_t left)
-{
-    return rows == 1 && left >= LL_WIDE ? LL_WIDE : 1;
-}
-
-/* Few rows by `width` packed panels. */
-static void multiply_narrow(const ll_product *p, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc,
-                            const real *a, const uint32_t *b, real *tile, ptrdiff_t t_row,
+/* KC features of few rows by a packed panel. */
+static void multiply_narrow(int type, ptrdiff_t rows, ptrdiff_t kc, const real *a,
+                            const uint32_t *b, const uint32_t *next, real *tile, ptrdiff_t t_row,
                             int first, const real *bias)
 {
-    const ptrdiff_t b_panel = word_count(p->k) * LL_WORD_LANES;
-
-    if (width > 1) {
-        (p->type == LL_BFLOAT16 ? bfloat16_wide : float16_wide)(kc, a, b, b_panel, tile, t_row,
-                                                                first, bias);
-        return;
-    }
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(i, rows);
-        narrow_functions[p->type == LL_FLOAT16][height - 1](kc, a + i * kc, b, b_panel,
-                                                            tile + i * t_row, t_row, first, bias);
+        narrow_functions[type == LL_FLOAT16][height - 1](kc, a + i * kc, b, next,
+                                                         tile + i * t_row, t_row, first, bias);
     }
 }
 #endif

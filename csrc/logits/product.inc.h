@@ -119,20 +119,15 @@ static void product_of_words(const ll_job *job, const void *weight, ptrdiff_t wi
                              const workspace *w)
 {
     const ll_product *p = &job->product;
-    const ptrdiff_t vecs = vectors(width);
 
-    for (ptrdiff_t v = 0, group; v < vecs; v += group) {
-        ptrdiff_t c = v * LL_LANES, pc = 0;
-        group = narrow_width(job->rows, vecs - v);
-        do {
-            ptrdiff_t kc = least(LL_KC, p->k - pc);
-            multiply_narrow(p, job->rows, group, kc, (const real *)p->x + pc * job->rows,
-                            (const uint32_t *)class_at(p, weight, c) + pc / 2 * LL_WORD_LANES,
-                            w->tile + c, w->tile_row, pc == 0,
+    for (ptrdiff_t c = 0; c < width; c += LL_LANES)
+        for (ptrdiff_t pc = 0; pc == 0 || pc < p->k; pc += LL_KC) {
+            const uint32_t *b = (const uint32_t *)class_at(p, weight, c) + pc / 2 * LL_WORD_LANES;
+            multiply_narrow(p->type, job->rows, least(LL_KC, p->k - pc),
+                            (const real *)p->x + pc * job->rows, b,
+                            b + LL_KC / 2 * LL_WORD_LANES, w->tile + c, w->tile_row, pc == 0,
                             pc + LL_KC >= p->k ? w->bias + c : NULL);
-            pc += LL_KC;
-        } while (pc < p->k);
-    }
+        }
 }
 
 /* bfloat16 rows and weights: in an order of its own. Unpacked weights are packed into words KC
