@@ -52,7 +52,11 @@ class LinearHead:
         float32 and float64 are computed in their own precision; float16,
         bfloat16, bool and 8- and 16-bit integers in float32; 32- and 64-bit
         integers in float64. The precision of a call is the wider of those of
-        `weight` and `x`.
+        `weight` and `x`. float16 and bfloat16 (that of ml_dtypes or torch) are held as
+        narrow as they come, and widened where they are used: the bits are those of the
+        widened weights. Rows of bfloat16 against weights of bfloat16 are multiplied
+        exactly and added in float32, by the processor's instructions for that where it
+        has any.
     bias : array_like, shape (n,), optional
     softcap : float, optional
         Positive bound of the logits. A logit of -inf stays what it is.
@@ -62,7 +66,7 @@ class LinearHead:
     pack : bool, default True
         Hold a copy of the weights laid out for speed: later changes of
         `weight` have no effect. It takes as long as reading them a few times, and
-        their size in the precision of the head: worth it for many calls, for those
+        their size (integers that of the precision of the head): worth it for many calls, for those
         of a few rows above all, and hardly ever for a single one. Otherwise refer to
         the arrays given, without a copy where the kernels can read them: leave them as
         they are while the head is in use.
@@ -73,8 +77,7 @@ class LinearHead:
         times sooner where classes are many. For `topk` this takes
         ``normalize=False``, and `k` up to 64 and a 128th of the classes. Rows for
         which too many classes are left are computed without it.
-        The copy takes a quarter of the memory of float32 weights and 12 bytes a
-        class. Needs `pack`. Everything else is as without: whatever a softmax is
+        The copy takes a byte a weight and 12 bytes a class. Needs `pack`. Everything else is as without: whatever a softmax is
         part of needs all classes, `score` too.
     n_threads : int, optional
         Threads a call may use; by default what `logitless.threads`,

@@ -20,7 +20,8 @@ UNIT = 2.0**-24  # half the distance of float32 numbers from 1
 def slack_of(k: int) -> float:
     """What rounding may change in a logit of k features, in units of the sum of its magnitudes.
 
-    The longest chain of roundings of the exact logit, of reals or of bfloat16, and 40 more for the screen's own arithmetic.
+    The longest chain of roundings of the exact logit, of reals or of bfloat16, and 40 more for the
+    screen's own arithmetic.
     """
     chain = max(min(k, KC) + -(-k // KC), min(k, 16) + 1 + -(-k // 32)) + 1
     return chain * UNIT / (1 - chain * UNIT) + 40 * UNIT
