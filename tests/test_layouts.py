@@ -10,6 +10,7 @@ from support.layouts import unaligned
 from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
+from logitless._arrays.bfloat16 import BFLOAT16
 
 N, K, M = 37, 23, 29
 
@@ -187,6 +188,18 @@ def test_narrow_and_whole_numbers(kind, rng):
     assert ll.LinearHead(w).dtype == wide
     assert_same(ll.softmax(x), ll.softmax(x.astype(wide)))
     assert_same(ll.cross_entropy(x, t % K), ll.cross_entropy(x.astype(wide), t % K))
+
+
+@pytest.mark.parametrize("n", [3, N])
+@pytest.mark.parametrize("pack", [True, False])
+def test_bfloat16_weights_and_bias_are_the_numbers_they_stand_for(rng, n, pack):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x = rng.normal(size=(M, K)).astype(np.float32)
+    w, b = rng.normal(size=(n, K)).astype(bfloat16), rng.normal(size=n).astype(bfloat16)
+    z = x.astype(np.float64) @ w.astype(np.float64).T + b.astype(np.float64)
+    for bias in b, b.view(BFLOAT16):
+        head = ll.LinearHead(w, bias, pack=pack)
+        np.testing.assert_allclose(head.logits(x), z, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16(rng):

@@ -81,7 +81,7 @@ def as_array(value: Any, name: str) -> np.ndarray:
 def _torch_bfloat16(tensor: Any, name: str) -> np.ndarray:
     """Read a tensor of the one dtype that NumPy does not know by itself."""
     bits = tensor.view(sys.modules["torch"].int16).numpy()
-    if name in ("x", "weight"):
+    if name in ("x", "weight", "bias"):
         return bits.view(BFLOAT16)
     try:
         from ml_dtypes import bfloat16
@@ -146,7 +146,9 @@ def check_weight(weight: object, bias: object) -> tuple[np.ndarray, np.ndarray |
         raise ValueError(f"`weight` must have at least one class, got shape {weight.shape}")
     if bias is None:
         return weight, None
-    bias = as_array(bias, "bias")
+    bias = kept_bfloat16(as_array(bias, "bias"))
+    if bias.dtype == BFLOAT16:
+        bias = widened(bias)  # as small as it is
     compute_dtype(bias.dtype, "bias")
     if bias.shape != weight.shape[:1]:
         raise ValueError(
