@@ -24,7 +24,7 @@ from ._calls.coefficients import head_arrays
 from ._calls.objective import Objective, shifted
 from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.sampling import draw
-from ._calls.targets import check_candidates
+from ._calls.targets import check_candidates, check_taken
 from ._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
 from ._engines.choice import engine
 from ._engines.interface import Request, State
@@ -258,6 +258,40 @@ class LinearHead:
         True
         """
         return cls(*head_arrays(fitted), **options)
+
+    def take(self, classes: ArrayLike) -> LinearHead:
+        """Make a head of some of the classes, in this order, with the same options.
+
+        Parameters
+        ----------
+        classes : array_like of int, shape (j,)
+            At least one; the same may be there several times.
+
+        Returns
+        -------
+        LinearHead
+            Its class i is this head's ``classes[i]``: a copy, in the dtype that the
+            weights are held in, also of a head that refers to them.
+
+        Raises
+        ------
+        IndexError
+            A class outside [0, n): names the first.
+        ValueError
+            `classes` is not of one dimension, or empty.
+        TypeError
+            `classes` is not of an integer dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> head = ll.LinearHead(np.eye(3), [0.0, 1.0, 2.0]).take([2, 0])
+        >>> head.logits([[1.0, 2.0, 3.0]])
+        array([[5., 1.]])
+        """
+        weight, bias = self._layer.take(check_taken(classes, self._n_classes))
+        return _remake(type(self), weight, bias, self._options)
 
     @spelled_out(LossOptions)
     def loss(

@@ -104,6 +104,21 @@ def check_candidates(target: object, lead: tuple[int, ...], n: int) -> np.ndarra
     return check_index(array, n, None).reshape(math.prod(lead), array.shape[-1])
 
 
+def check_taken(classes: object, n: int) -> np.ndarray:
+    """Classes to make a head of."""
+    array = as_array(classes, "classes")
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError("`classes` must have shape (j,) with at least one class, "
+                         f"got shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"`classes` must be integers, got {array.dtype}")
+    bad = (array < 0) | (array >= n)
+    if bad.any():
+        first = int(bad.argmax())
+        raise IndexError(f"`classes` must be in [0, {n}), got {array[first]} at position {first}")
+    return array.astype(np.intp)
+
+
 def check_index(array: np.ndarray, n: int, ignore_index: int | None) -> np.ndarray:
     """Classes as contiguous int64, -1 where ignored; IndexError for any other outside [0, n).
 

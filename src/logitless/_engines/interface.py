@@ -194,6 +194,10 @@ class Layer(Protocol):
         """Give a weight and a bias that make this layer again."""
         ...
 
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give a weight and a bias that make a layer of some of its classes."""
+        ...
+
 
 # Fields of Scores up to entropy, and those of TopK.
 ScoreFields = tuple[Any, Any, Any, Any, Any, Any, Any]

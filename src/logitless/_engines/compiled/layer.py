@@ -74,6 +74,10 @@ class Layer:
         """A weight and a bias that make this layer again."""
         return self.classes(0, self.n_classes, self.held), self.bias
 
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """A weight and a bias that make a layer of some of its classes."""
+        return self.targets(index, self.held), None if self.bias is None else self.bias[index]
+
     def _pack(self) -> np.ndarray:
         kernels, k = KERNELS[self.dtype], self.n_features
         size = round_up(self.n_classes, kernels.lanes) * self._panel_row

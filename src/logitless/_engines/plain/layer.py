@@ -40,6 +40,10 @@ class Layer:
         """Give a weight and a bias that make this layer again."""
         return self._weight, self._bias
 
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give a weight and a bias that make a layer of some of its classes."""
+        return self._weight[index], None if self._bias is None else self._bias[index]
+
     def is_plain(self, dtype: np.dtype) -> bool:
         """Whether weights are used where they are in computations of `dtype`."""
         return is_plain(self._weight, dtype)
