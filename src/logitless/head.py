@@ -20,7 +20,7 @@ from ._arrays.checks import (
 )
 from ._arrays.rows import Rows
 from ._calls.batch import Batch, screen_stats, top_of
-from ._calls.coefficients import head_arrays
+from ._calls.coefficients import head_arrays, module_arrays
 from ._calls.objective import Objective, shifted
 from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.sampling import draw
@@ -258,6 +258,45 @@ class LinearHead:
         True
         """
         return cls(*head_arrays(fitted), **options)
+
+    @classmethod
+    def from_module(cls, linear: Any, **options: Unpack[HeadKeywords]) -> LinearHead:
+        """Make a head of a linear layer of another library, as it is.
+
+        Parameters
+        ----------
+        linear : module
+            Anything with a `weight` (n, k) and, if it has one, a `bias` (n,) that is not
+            None: a ``torch.nn.Linear``, whose parameters may require gradients (the head
+            takes no part in these). An embedding that the last layer shares will do.
+        **options
+            Options of `LinearHead`. With ``pack=False`` the head refers to the module's
+            memory and sees what an optimiser does to it.
+
+        Returns
+        -------
+        LinearHead
+
+        Raises
+        ------
+        TypeError
+            `linear` has no `weight` that is an array in CPU memory, or it is of a dtype
+            that heads do not take. Weights of quantised layers, which are integers and
+            scales, are refused: dequantise them first.
+        ValueError
+            Shapes that do not fit, tensors that hold nothing (on the device "meta"), or an
+            option out of range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> from types import SimpleNamespace
+        >>> head = ll.LinearHead.from_module(SimpleNamespace(weight=np.eye(3), bias=None))
+        >>> head.predict([[1.0, 3.0, 2.0]])
+        array([1])
+        """
+        return cls(*module_arrays(linear), **options)
 
     def take(self, classes: ArrayLike) -> LinearHead:
         """Make a head of some of the classes, in this order, with the same options.

@@ -1,4 +1,4 @@
-"""Fitted linear classifiers in scikit-learn's form, as the arrays of a head.
+"""Fitted linear classifiers and layers of other libraries, as the arrays of a head.
 
 scikit-learn keeps one row of coefficients for two classes, whose score is that of the second
 class; a head has a row for every class.
@@ -35,6 +35,24 @@ def both_classes(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, n
     """Two classes with the logits 0 and z, whose softmax is 1 - sigmoid(z) and sigmoid(z)."""
     return (np.concatenate([np.zeros_like(coef), coef]),
             np.concatenate([np.zeros_like(intercept), intercept]))
+
+
+def module_arrays(linear: Any) -> tuple[Any, Any]:
+    """Weights (n, k) and bias (n,), or None, of a module; see `LinearHead.from_module`."""
+    weight, bias = getattr(linear, "weight", None), getattr(linear, "bias", None)
+    if weight is None or callable(weight):
+        raise TypeError("`linear` must have a `weight` (n, k), as torch.nn.Linear has, got "
+                        f"{type(linear).__name__}, which has none")
+    is_real = getattr(weight, "is_floating_point", None)  # of tensors
+    if is_real is not None and not is_real():
+        raise TypeError("`linear` must have a `weight` of floating point numbers, got "
+                        f"{type(linear).__name__} with {weight.dtype}; dequantise it first")
+    return _detached(weight), _detached(bias)
+
+
+def _detached(parameter: Any) -> Any:
+    """A parameter's numbers, where gradients are none of ours."""
+    return parameter.detach() if hasattr(parameter, "detach") else parameter
 
 
 def _raise_unfitted(fitted: Any) -> None:
