@@ -32,12 +32,15 @@ def test_npz_of_one_array_or_by_key(tmp_path):
     np.savez(tmp_path / "one.npz", anything=np.arange(3))
     np.savez(tmp_path / "two.npz", x=np.arange(4), y=np.arange(5))
     assert open_array(tmp_path / "one.npz").size == 3
-    assert open_array(tmp_path / "one.npz", key="x").size == 3
+    assert open_array(tmp_path / "one.npz", prefer="x").size == 3
+    assert open_array(tmp_path / "one.npz", key="anything").size == 3
     assert open_array(tmp_path / "two.npz", key="x").size == 4
     with pytest.raises(ValueError, match=r"two.npz: expected one array, found 'x', 'y'"):
         open_array(tmp_path / "two.npz")
     with pytest.raises(ValueError, match=r"two.npz: .* several with one named 'z', found 'x', 'y'"):
-        open_array(tmp_path / "two.npz", key="z")
+        open_array(tmp_path / "two.npz", prefer="z")
+    with pytest.raises(ValueError, match=r"one.npz: expected an array named 'x', found 'anything'"):
+        open_array(tmp_path / "one.npz", key="x")
     np.savez(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="found nothing"):
         open_array(tmp_path / "none.npz")
@@ -94,8 +97,8 @@ def test_head_of_npz_and_npy(tmp_path):
 
 
 def test_head_errors(tmp_path):
-    np.savez(tmp_path / "h.npz", W=np.ones((3, 2)))
-    with pytest.raises(ValueError, match=r"h.npz: expected an array named 'weight', found 'W'"):
+    np.savez(tmp_path / "h.npz", bias=np.ones(3))
+    with pytest.raises(ValueError, match=r"h.npz: expected an array \(n, k\), found 'bias' \(3,\)"):
         read_head(tmp_path / "h.npz")
     np.savez(tmp_path / "h.npz", weight=np.ones((3, 2)), softcap=np.ones(2))
     with pytest.raises(ValueError, match=r"h.npz: expected softcap to be a single number, got "

@@ -16,9 +16,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ._arrays.npy import kind_of, map_npy, npz_names, read_npz
-
-_LISTED = 10  # names of an archive that fit into a message
+from ._arrays.bfloat16 import outside
+from ._arrays.checkpoint import bias_name, check_name, open_archive, weight_name
+from ._arrays.files import Archive, Windows, listed
+from ._arrays.npy import Npz, map_npy
 
 
 class HeadArrays(NamedTuple):
@@ -27,42 +28,49 @@ class HeadArrays(NamedTuple):
     Attributes
     ----------
     weight : ndarray, shape (n, k)
+        Where the address space has no room for a map of all of it, an object that maps
+        rows when they are needed, which `LinearHead` takes like an array.
     bias : ndarray, shape (n,), or None
     softcap, temperature : float or None
     """
 
-    weight: np.ndarray
+    weight: np.ndarray | Windows
     bias: np.ndarray | None = None
     softcap: float | None = None
     temperature: float | None = None
 
 
-def open_array(path: str | os.PathLike[str], *, key: str | None = None) -> np.ndarray:
-    """Open the array in a .npy or .npz file.
+def open_array(path: str | os.PathLike[str], *, key: str | None = None,
+               prefer: str | None = None) -> np.ndarray:
+    """Open an array in a .npy, .npz or .safetensors file, or in a checkpoint of several.
 
-    A .npy file is memory-mapped read-only: nothing is read yet, and what is
-    read later can be dropped again. An array in a .npz file is a member of a
-    zip archive and is read whole.
+    Arrays in .npy and .safetensors files are memory-mapped read-only: nothing
+    is read yet, and what is read later can be dropped again. An array in a
+    .npz file is a member of a zip archive and is read whole.
 
     Parameters
     ----------
     path : path-like
-        Which of the two kinds it is, the first bytes tell, not the name.
+        Which kind it is, the first bytes tell, not the name. Of a checkpoint in
+        several .safetensors files, the .json file that says which array is in which.
     key : str, optional
-        Which array of a .npz file that holds several. One that holds a single
+        Which array of a file that holds arrays by name. One that holds a single
         array needs no key.
+    prefer : str, optional
+        Which of several to take where no key is given.
 
     Returns
     -------
     ndarray
-        Read-only if memory-mapped.
+        Read-only if memory-mapped. bfloat16 has the dtype of ml_dtypes where that is
+        installed, else one that only this package reads.
 
     Raises
     ------
     OSError
         The file is missing or cannot be read.
     ValueError
-        It is no regular file, is neither .npy nor .npz by its first bytes, is
+        It is no regular file, is of none of these kinds by its first bytes, is
         damaged, holds no numbers, or has no such key.
 
     Notes
@@ -71,50 +79,56 @@ def open_array(path: str | os.PathLike[str], *, key: str | None = None) -> np.nd
     members of a .npz file are read, as `np.savez_compressed` and `np.savez`
     write them.
     """
-    if kind_of(path) == "npy":
-        return map_npy(path)
-    names = npz_names(path)
-    if key not in names:
-        if len(names) != 1:
-            wanted = "one array" + (f", or several with one named {key!r}" if key else "")
-            raise ValueError(f"{os.fspath(path)}: expected {wanted}, found {_listed(names)}")
-        key = names[0]
-    return read_npz(path, key)
+    archive = open_archive(path)
+    if archive is None:
+        _refuse_key(path, key)
+        return _whole(map_npy(path))
+    if key is None:
+        key = prefer if prefer in archive.names else _only_name(archive, prefer)
+    check_name(archive, key)
+    array = _whole(archive.load(key))
+    return array.view(outside(array.dtype))
 
 
-def read_head(path: str | os.PathLike[str]) -> HeadArrays:
-    """Read the weights of a head.
+def read_head(path: str | os.PathLike[str], *, key: str | None = None,
+              bias_key: str | None = None) -> HeadArrays:
+    """Open the weights of a head.
 
     Parameters
     ----------
     path : path-like
-        A .npz file with `weight` and, if the head has them, `bias`, `softcap`
-        and `temperature`; other keys are left alone. Or a .npy file with the
-        weight only, which is memory-mapped.
+        A .npy file with the weight only; a .npz file, with `softcap` and
+        `temperature` beside `weight` if the head has them; a .safetensors file; or
+        the .json file of a checkpoint in several of these. Other arrays are left
+        alone.
+    key, bias_key : str, optional
+        Names of the weight and of the bias, as in `LinearHead.from_file`.
 
     Returns
     -------
     HeadArrays
-        As they stand in the file: `LinearHead` checks shapes and dtypes.
+        As they stand in the file, mapped where `open_array` maps: `LinearHead` checks
+        shapes and dtypes.
 
     Raises
     ------
     OSError
         The file is missing or cannot be read.
     ValueError
-        It is no regular file, is neither .npy nor .npz, is damaged, has no
-        `weight`, or its `softcap` or `temperature` is not a single number.
+        It is no regular file, is of none of these kinds, is damaged, has no weight
+        or several that it could be, or its `softcap` or `temperature` is not a
+        single number.
     """
-    if kind_of(path) == "npy":
-        return HeadArrays(map_npy(path))
-    names = npz_names(path)
-    if "weight" not in names:
-        raise ValueError(f"{os.fspath(path)}: expected an array named 'weight', found "
-                         f"{_listed(names)}")
-    return HeadArrays(
-        read_npz(path, "weight"), read_npz(path, "bias") if "bias" in names else None,
-        *(_number(path, name) if name in names else None for name in ("softcap", "temperature")),
-    )
+    archive = open_archive(path)
+    if archive is None:
+        _refuse_key(path, key or bias_key)
+        return HeadArrays(map_npy(path, windows=True))
+    name = weight_name(archive, key)
+    bias = bias_name(archive, name, bias_key)
+    scale = (_number(archive, other) if isinstance(archive, Npz) and name == "weight"
+             and other in archive.names else None for other in ("softcap", "temperature"))
+    return HeadArrays(archive.load(name, windows=True),
+                      None if bias is None else _whole(archive.load(bias)), *scale)
 
 
 def open_packaged(name: str) -> dict[str, np.ndarray]:
@@ -297,14 +311,28 @@ def _unnamed_file(folder: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _number(path: str | os.PathLike[str], name: str) -> float:
-    value = read_npz(path, name)
+def _refuse_key(path: str | os.PathLike[str], key: str | None) -> None:
+    if key is not None:
+        raise ValueError(f"{os.fspath(path)}: expected no key, as a .npy file holds one array, "
+                         f"got {key!r}")
+
+
+def _only_name(archive: Archive, prefer: str | None) -> str:
+    if len(archive.names) != 1:
+        wanted = "one array" + (f", or several with one named {prefer!r}" if prefer else "")
+        raise ValueError(f"{archive.path}: expected {wanted}, found "
+                         f"{listed([repr(name) for name in archive.names])}")
+    return archive.names[0]
+
+
+def _whole(array: np.ndarray | Windows) -> np.ndarray:
+    assert isinstance(array, np.ndarray)  # as no windows were asked for
+    return array
+
+
+def _number(archive: Archive, name: str) -> float:
+    value = _whole(archive.load(name))
     if value.size != 1 or value.dtype.kind not in "iuf":
-        raise ValueError(f"{os.fspath(path)}: expected {name} to be a single number, got "
+        raise ValueError(f"{archive.path}: expected {name} to be a single number, got "
                          f"shape {value.shape}, dtype {value.dtype}")
     return float(value.item())
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return (", ".join(map(repr, sorted(names)[:_LISTED])) or "nothing") + more

@@ -10,13 +10,13 @@ import contextlib
 import math
 import os
 import re
-import stat
 import zipfile
 from collections.abc import Iterator
-from typing import IO, BinaryIO, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from .files import Place, Stored, Windows, map_array, opened
 from .frames import remedy
 
 _MAGIC = b"\x93NUMPY"
@@ -33,63 +33,46 @@ _HEADER = re.compile(
 _DTYPE = re.compile(r"'([<>|=]?[biufcmMOSUV]\d*(?:\[\w+\])?)'", re.ASCII)
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """Find out by its first bytes, as NumPy does, whether a file is "npy" or "npz"."""
-    with _opened(path, "it cannot be read") as file:
-        magic = file.read(len(_MAGIC))
-    if magic == _MAGIC:
-        return "npy"
-    if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return "npz"
-    found = f"starts with {magic!r}" if magic else "is empty"
-    raise ValueError(f"{os.fspath(path)}: expected a NumPy .npy or .npz file, as np.save and "
-                     f"np.savez write them, but it {found}")
-
-
-def map_npy(path: str | os.PathLike[str]) -> np.ndarray:
+def map_npy(path: str | os.PathLike[str], windows: bool = False) -> np.ndarray | Windows:
     """Memory-map the array in a .npy file."""
-    with _opened(path, "it cannot be read as a .npy array of numbers") as file:
+    with opened(path, "it cannot be read as a .npy array of numbers") as file:
         layout = _read_layout(file)
         layout.check_size(os.fstat(file.fileno()).st_size - file.tell())
-        if layout.n_bytes == 0:
-            return layout.array(b"")
-        return np.asarray(np.memmap(file, layout.dtype, "r", file.tell(), layout.shape,
-                                    layout.order))
+        place = Place(os.fspath(path), file.tell(), *layout)
+    return map_array(place, windows)
 
 
-def npz_names(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the arrays in a .npz file."""
-    with (_opened(path, "it cannot be read as a .npz archive") as file,
-          zipfile.ZipFile(file) as archive):
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+class Npz:
+    """The arrays of a .npz file, by name."""
 
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        with (opened(path, "it cannot be read as a .npz archive") as file,
+              zipfile.ZipFile(file) as archive):
+            self._members = {info.filename.removesuffix(".npy"): info
+                             for info in archive.infolist()}
+        self.names = list(self._members)
 
-def read_npz(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """Read one of the arrays in a .npz file."""
-    with (_opened(path, f"its {name!r} cannot be read as an array of numbers") as file,
-          zipfile.ZipFile(file) as archive):
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        return _read_member(archive, members[name])
+    def stored(self, name: str) -> Stored:
+        with self._opened(name) as member:
+            layout = _read_layout(member)
+        return Stored(str(layout.dtype), layout.shape)
 
+    def load(self, name: str, windows: bool = False) -> np.ndarray:
+        """Read an array: nothing of an archive is mapped."""
+        with self._opened(name) as member:
+            return _read_member(member, self._members[name])
 
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str], failure: str) -> Iterator[BinaryIO]:
-    """Open a regular file; whatever its readers raise becomes an error that names it."""
-    name = os.fspath(path)
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):  # to open a pipe that nobody writes to would never end
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise ValueError(f"{name}: expected a regular file, which can be mapped into memory, "
-                         f"got {kinds.get(stat.S_IFMT(mode), 'a device')}")
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except MemoryError as error:
-        raise MemoryError(f"{name}: too large for the memory there is") from error
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), name) from error
-    except Exception as error:
-        raise ValueError(f"{name}: {failure}: {str(error) or type(error).__name__}") from error
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[IO[bytes]]:
+        with (opened(self.path, f"its {name!r} cannot be read as an array of numbers") as file,
+              zipfile.ZipFile(file) as archive):
+            info = self._members[name]
+            if info.compress_type not in _COMPRESSION:
+                raise ValueError(f"{info.filename!r} is compressed by method "
+                                 f"{info.compress_type}, np.savez_compressed uses 8")
+            with archive.open(info) as member:
+                yield member
 
 
 class _Layout(NamedTuple):
@@ -107,9 +90,6 @@ class _Layout(NamedTuple):
         if found != self.n_bytes:
             raise ValueError(f"{self.dtype} of shape {self.shape} takes {self.n_bytes} bytes, "
                              f"but there are {found}")
-
-    def array(self, data: bytes | bytearray) -> np.ndarray:
-        return np.ndarray(self.shape, self.dtype, data, order=self.order)
 
 
 def _read_layout(file: IO[bytes]) -> _Layout:
@@ -146,18 +126,13 @@ def _number_dtype(text: str) -> np.dtype:
     return dtype
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    if info.compress_type not in _COMPRESSION:
-        raise ValueError(f"{info.filename!r} is compressed by method {info.compress_type}, "
-                         "np.savez_compressed uses 8")
-    with archive.open(info) as member:
-        layout = _read_layout(member)
-        layout.check_size(info.file_size - member.tell())
-        data = bytearray()  # grows with what is found, not with what a damaged header asks for
-        while len(data) < layout.n_bytes:
-            read = member.read(min(_READ_BYTES, layout.n_bytes - len(data)))
-            if not read:
-                raise EOFError(f"{info.filename!r} ends after {len(data)} of {layout.n_bytes} "
-                               "bytes")
-            data += read
-    return layout.array(data)
+def _read_member(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
+    layout = _read_layout(member)
+    layout.check_size(info.file_size - member.tell())
+    data = bytearray()  # grows with what is found, not with what a damaged header asks for
+    while len(data) < layout.n_bytes:
+        read = member.read(min(_READ_BYTES, layout.n_bytes - len(data)))
+        if not read:
+            raise EOFError(f"{info.filename!r} ends after {len(data)} of {layout.n_bytes} bytes")
+        data += read
+    return np.ndarray(layout.shape, layout.dtype, data, order=layout.order)

@@ -113,8 +113,8 @@ def score(head: Path, x: Path, target: Path | None, out: Path, topk: int, softca
             stored.weight, stored.bias, n_threads=threads,
             softcap=stored.softcap if softcap is None else softcap,
             temperature=next(t for t in (temperature, stored.temperature, 1.0) if t is not None))
-        job = Job(layer, open_array(x, key="x"),
-                  None if target is None else open_array(target, key="target"),
+        job = Job(layer, open_array(x, prefer="x"),
+                  None if target is None else open_array(target, prefer="target"),
                   ignore_index=ignore_index, k=topk)
         writer = NpzWriter(out, job.leading_shape)
     with input_errors(), writer, _progress() as progress:
