@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ class LinearHead:
         self._score = partial(engine.score, self._layer)
         self._few_rows = engine.few_rows(self._layer)
         self._stats = None if screen is None else screen_stats(State())
-        self._n_classes, self._n_features = weight.shape
+        self._n_classes, self._n_features = self._layer.n_classes, self._layer.n_features
         self._dtype = compute_dtype(weight.dtype, "weight")
         self._n_threads = n_threads
 
@@ -258,6 +259,80 @@ class LinearHead:
         True
         """
         return cls(*head_arrays(fitted), **options)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], key: str | None = None, bias_key: str | None = None,
+        **options: Unpack[HeadKeywords],
+    ) -> LinearHead:
+        """Make a head of weights in a file, which is mapped, not read, with ``pack=False``.
+
+        Parameters
+        ----------
+        path : path-like
+            A .npy, .npz or .safetensors file, or the index of a checkpoint in several of
+            the latter, "model.safetensors.index.json". Which of them, the first bytes
+            tell, not the name.
+        key : str, optional
+            Name of the weight (n, k) in the file. Unless given: one that last layers have
+            ("lm_head.weight", "weight", "head.weight", "score.weight",
+            "classifier.weight", "fc.weight", "output.weight", "embed_out.weight", or if
+            there is none of them that of embeddings, which the last layer then shares:
+            "model.embed_tokens.weight", "transformer.wte.weight", "wte.weight"), or else
+            that of the only two-dimensional array.
+        bias_key : str, optional
+            Name of the bias (n,). Unless given it is the weight's with "bias" in place of
+            "weight"; where there is no such array, the head has no bias.
+        **options
+            Options of `LinearHead`. Those of a .npz file whose weight is named "weight"
+            are its `softcap` and `temperature`, unless they are given here.
+
+        Returns
+        -------
+        LinearHead
+
+        Raises
+        ------
+        OSError
+            The file, or a part of a checkpoint, is missing or cannot be read.
+        ValueError
+            The file is none of these or is damaged; there is no array of that name, or none
+            is given and several could be meant, which are listed with their shapes; the
+            array is of a dtype that heads do not take, as float8; shapes do not fit; an
+            option is out of range.
+
+        Notes
+        -----
+        With ``pack=False`` a .npy or .safetensors file stays where it is: making the head
+        takes no time, and pages come into the system's cache when a call first needs them,
+        one after the other at the disk's rate, and leave it when memory is short. So a head
+        may be larger than memory; where it is larger than the address space, as
+        ``ulimit -v`` can make it, a few MB at a time are mapped. Do not change the file as
+        long as the head is in use. With ``pack=True``, the default, weights are read once
+        and memory is that of the packed head. Arrays in a .npz file are read in any case.
+
+        The index of a checkpoint may name files in its own folder and those below it alone.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "head.npz")
+        ...     np.savez(path, weight=np.eye(3), bias=np.zeros(3), temperature=2.0)
+        ...     head = ll.LinearHead.from_file(path)
+        >>> head.logits([[1.0, 2.0, 3.0]])
+        array([[0.5, 1. , 1.5]])
+        """
+        from .io import read_head  # brings archives and JSON in
+
+        found = read_head(path, key=key, bias_key=bias_key)
+        if found.softcap is not None:
+            options.setdefault("softcap", found.softcap)
+        if found.temperature is not None:
+            options.setdefault("temperature", found.temperature)
+        return cls(found.weight, found.bias, **options)
 
     @classmethod
     def from_module(cls, linear: Any, **options: Unpack[HeadKeywords]) -> LinearHead:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .bfloat16 import BFLOAT16, is_bfloat16, widened
+from .files import Windows
 from .frames import read_frame, refuse_objects, remedy
 
 if TYPE_CHECKING:
@@ -135,8 +136,11 @@ def check_x(x: object, n_features: int) -> np.ndarray:
     return x
 
 
-def check_weight(weight: object, bias: object) -> tuple[np.ndarray, np.ndarray | None]:
-    weight = kept_bfloat16(as_array(weight, "weight"))
+def check_weight(
+    weight: object, bias: object
+) -> tuple[np.ndarray | Windows, np.ndarray | None]:
+    if not isinstance(weight, Windows):
+        weight = kept_bfloat16(as_array(weight, "weight"))
     compute_dtype(weight.dtype, "weight")
     if weight.ndim != 2:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from .._arrays.files import Windows
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows
 from ..results import Gradients
@@ -254,7 +255,7 @@ class Engine(Protocol[L]):
         ...
 
     def make_layer(
-        self, weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None,
+        self, weight: np.ndarray | Windows, bias: np.ndarray | None, *, softcap: float | None,
         temperature: float, pack: bool, screen: bool,
     ) -> L:
         """Make a layer of weight (n, k) and bias (n,)."""

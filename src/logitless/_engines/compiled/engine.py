@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..._arrays.files import Windows
 from ..interface import Request, State
 from ._core import FewRows
 from .gradient import gradients
@@ -40,8 +41,8 @@ empty = aligned  # memory for a gradient
 
 
 def make_layer(
-    weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None, temperature: float,
-    pack: bool, screen: bool,
+    weight: np.ndarray | Windows, bias: np.ndarray | None, *, softcap: float | None,
+    temperature: float, pack: bool, screen: bool,
 ) -> Layer:
     """Weights and what is done to their logits, ready for `score`."""
     layer = Layer(weight, bias, softcap, temperature, pack)

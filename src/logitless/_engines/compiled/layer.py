@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._arrays.bfloat16 import is_narrow
 from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.files import Windows
 from ._core import SMALL_N
 from .kernels import KERNELS, in_place
 from .plan import copied_classes, round_up
@@ -28,15 +29,15 @@ class Layer:
         As the weights are held: `dtype`, or float16 or BFLOAT16.
     given : tuple
         The caller's arrays, where they may be in use.
-    weight, packed : ndarray or None
-        The weights as they are, or in panels; one of them is None.
+    weight, packed, windows : ndarray, ndarray, Windows, or None
+        The weights as they are, in panels, or in a file; two of them are None.
     screen : Screen or None
     """
 
     __slots__ = ("bias", "dtype", "given", "held", "n_classes", "n_features", "packed", "screen",
-                 "softcap", "temperature", "weight")
+                 "softcap", "temperature", "weight", "windows")
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None, softcap: float | None,
+    def __init__(self, weight: np.ndarray | Windows, bias: np.ndarray | None, softcap: float | None,
                  temperature: float, pack: bool):
         self.n_classes, self.n_features = weight.shape
         self.dtype = compute_dtype(weight.dtype, "weight")
@@ -50,17 +51,20 @@ class Layer:
             self.bias = np.array(bias, own) if pack else plain(bias, own)
         self.softcap = softcap or 0.0
         self.temperature = temperature
-        self.given: tuple[np.ndarray | None, ...] = () if pack else (weight, bias)
-        self.weight: np.ndarray | None = weight
+        if isinstance(weight, Windows) and self.n_classes <= SMALL_N:
+            weight = weight[:]  # as little as it is
+        self.windows = weight if isinstance(weight, Windows) else None
+        self.weight = None if isinstance(weight, Windows) else weight
+        self.given: tuple[np.ndarray | None, ...] = () if pack else (self.weight, bias)
         self.packed: np.ndarray | None = None
-        if self.n_classes <= SMALL_N:
+        if self.weight is not None and self.n_classes <= SMALL_N:
             if pack:
-                self.weight = np.array(plain(weight, self.held), order="C")
-            elif not in_place(weight, self.held):
-                self.weight = plain(weight, self.held)
+                self.weight = np.array(plain(self.weight, self.held), order="C")
+            elif not in_place(self.weight, self.held):
+                self.weight = plain(self.weight, self.held)
         elif pack:
             self.packed = self._pack()
-            self.weight = None
+            self.weight = self.windows = None
         self.screen: Any = None  # screen.py imports this module
 
     @property
@@ -105,7 +109,9 @@ class Layer:
 
     def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes as an array of `dtype`, a copy where it must be one."""
-        if self.weight is None:
+        if self.windows is not None:
+            part = self.windows[first:last]
+        elif self.weight is None:
             lanes = KERNELS[self.dtype].lanes
             panels = self.panels()[first // lanes : -(-last // lanes)].transpose(0, 2, 1)
             part = self._unpacked(panels).reshape(lanes * len(panels), self.n_features)
@@ -116,6 +122,8 @@ class Layer:
 
     def targets(self, index: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes in any order, as an array of `dtype`."""
+        if self.windows is not None:
+            return plain(self.windows[index], dtype)
         if self.weight is not None:
             return plain(self.weight[index], dtype)
         lanes = KERNELS[self.dtype].lanes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..._arrays.files import Windows
 from .gradient import gradients
 from .layer import Layer
 from .scoring import score, score_logits
@@ -36,8 +37,8 @@ def active_isa() -> str:
 
 
 def make_layer(
-    weight: np.ndarray, bias: np.ndarray | None, *, softcap: float | None, temperature: float,
-    pack: bool, screen: bool,
+    weight: np.ndarray | Windows, bias: np.ndarray | None, *, softcap: float | None,
+    temperature: float, pack: bool, screen: bool,
 ) -> Layer:
     """Weights and what is done to their logits; a screen would spare nothing here."""
     return Layer(weight, bias, softcap=softcap, temperature=temperature, pack=pack)

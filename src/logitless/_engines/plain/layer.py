@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._arrays.bfloat16 import is_narrow
 from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.files import Windows
 
 
 class Layer:
@@ -15,7 +16,7 @@ class Layer:
 
     def __init__(
         self,
-        weight: np.ndarray,
+        weight: np.ndarray | Windows,
         bias: np.ndarray | None,
         *,
         softcap: float | None,
@@ -29,16 +30,18 @@ class Layer:
         self.n_classes, self.n_features = weight.shape
         self.nbytes = 0
         if pack:
-            weight = np.array(plain(weight, self.held), order="C")
+            weight = np.array(plain(weight[:], self.held), order="C")
             bias = None if bias is None else bias.copy()
             self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._weight, self._bias = weight, bias
         self.softcap, self.temperature = softcap, temperature
-        self.given = () if pack else (weight, bias)
+        self.given: tuple[np.ndarray | None, ...] = ()
+        if not pack:
+            self.given = (None if isinstance(weight, Windows) else weight, bias)
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Give a weight and a bias that make this layer again."""
-        return self._weight, self._bias
+        return self._weight[: self.n_classes], self._bias
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Give a weight and a bias that make a layer of some of its classes."""
@@ -68,5 +71,6 @@ class Layer:
         return plain(self._weight[lo:hi], dtype)
 
 
-def is_plain(array: np.ndarray, dtype: np.dtype) -> bool:
-    return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
+def is_plain(array: np.ndarray | Windows, dtype: np.dtype) -> bool:
+    return (isinstance(array, np.ndarray) and array.dtype == dtype
+            and array.flags.c_contiguous and array.flags.aligned)
