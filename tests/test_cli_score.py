@@ -1,5 +1,6 @@
 """`logitless score`: what it computes and writes, what it says, how it ends."""
 
+import json
 import os
 import re
 import signal
@@ -111,6 +112,39 @@ def test_ignored_rows_do_not_count(command, files):
     mean = -log_p[np.arange(M), target][counts].mean()
     said = float(re.search(r"^mean loss +(\S+) nats$", stdout, re.M)[1])
     assert said == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("head", ["h.safetensors", "h.safetensors:lm_head.weight", "h.json",
+                                  "h.json:lm_head.weight", "a:b.npz", "a:b.npz:weight"])
+def test_heads_in_files_of_any_kind(command, files, head):
+    bf16 = pytest.importorskip("ml_dtypes").bfloat16
+    safetensors = pytest.importorskip("safetensors.numpy")
+    narrow = {name: files[name].astype(bf16) for name in ("weight", "bias", "x")}
+    safetensors.save_file({"lm_head.weight": narrow["weight"], "lm_head.bias": narrow["bias"],
+                           "other": narrow["x"]}, "h.safetensors")
+    with open("h.json", "w") as file:
+        json.dump({"weight_map": dict.fromkeys(["lm_head.weight", "lm_head.bias"],
+                                               "h.safetensors")}, file)
+    with open("a", "w"), open("a:b.npz", "wb") as file:
+        np.savez(file, **{name: narrow[name].astype("f4") for name in ("weight", "bias")})
+    safetensors.save_file({"hidden": narrow["x"], "x": narrow["x"][:1]}, "x.safetensors")
+    safetensors.save_file({"labels": files["target"]}, "t.safetensors")
+    assert command("score", head, "x.safetensors:hidden", "t.safetensors", "-o", "out.npz")[0] == 0
+    wide = {name: array.astype("f4") for name, array in narrow.items()}
+    assert_truth(load(), *logits_and_log_proba(wide["x"], wide["weight"], wide["bias"]),
+                 files["target"])
+
+
+def test_keys_that_are_not_there(command, files):
+    for words, said in (
+        (["head.npz:w", "x.npy"], "head.npz: expected an array named 'w', found 'weight' (7, 5) "),
+        (["head.npz", "x.npy:x"], "x.npy: expected no key, as a .npy file holds one array"),
+        (["head.npz", "head.npz:y"], "head.npz: expected an array named 'y', found"),
+        (["no.npz:w", "x.npy"], "File 'no.npz:w' does not exist"),
+    ):
+        code, _, stderr = command("score", *words, "-o", "out.npz")
+        assert code == 2
+        assert said in stderr
 
 
 def test_all_rows_ignored(command, files):

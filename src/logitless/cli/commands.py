@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,34 @@ from rich.text import Text
 import logitless as ll
 
 from .._parallel import pool
-from ..io import NpzWriter, open_array, read_head
+from ..io import NpzWriter, open_array
 from . import bench as timing
 from . import demo as demonstration
 from .scoring import Job, Totals, input_errors
 
-InputFile = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and the name of an array in it if one was given."""
+
+    path: Path
+    key: str | None
+
+
+class InputFile(click.ParamType):
+    """An argument FILE or FILE:KEY; either may hold colons."""
+
+    name = "file"
+    _file = click.Path(exists=True, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None,
+                ctx: click.Context | None) -> Source:
+        """Take what follows the name of a file for a key."""
+        path, key = value, None
+        for end in (i for i, letter in enumerate(value) if letter == ":"):
+            if not os.path.exists(value) and os.path.isfile(value[:end]):
+                path, key = value[:end], value[end + 1 :]  # the longest name that a file has
+        return Source(Path(os.fsdecode(self._file.convert(path, param, ctx))), key)
 
 
 def run(args: list[str] | None) -> int:
@@ -76,9 +98,9 @@ def demo(plot: Path) -> None:
 
 
 @group.command()
-@click.argument("head", type=InputFile)
-@click.argument("x", type=InputFile)
-@click.argument("target", type=InputFile, required=False)
+@click.argument("head", type=InputFile())
+@click.argument("x", type=InputFile())
+@click.argument("target", type=InputFile(), required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT.npz",
               help="Written when all is done; an existing file is replaced.")
 @click.option("--topk", type=click.IntRange(min=0), default=0, show_default=True,
@@ -91,15 +113,17 @@ def demo(plot: Path) -> None:
               help="As many as the process may use unless given.")
 @click.option("--block-rows", type=click.IntRange(min=1), metavar="N",
               help="Rows read and scored at a time; found by their speed unless given.")
-def score(head: Path, x: Path, target: Path | None, out: Path, topk: int, softcap: float | None,
-          temperature: float | None, ignore_index: int, threads: int | None,
-          block_rows: int | None) -> None:
+def score(head: Source, x: Source, target: Source | None, out: Path, topk: int,
+          softcap: float | None, temperature: float | None, ignore_index: int,
+          threads: int | None, block_rows: int | None) -> None:
     """Score the rows of X with HEAD, against TARGET if given.
 
     HEAD is a linear layer: a .npz with weight (n, k) and, if it has them, bias (n,),
-    softcap and temperature; or a .npy with the weight. X (m, k) and TARGET (class
-    indices (m,), or probabilities (m, n)) are .npy files, read a block of rows at a
-    time, or .npz files with a single array or one named x or target.
+    softcap and temperature; a .npy with the weight; a .safetensors file, or the index
+    .json of several. FILE:KEY names the weight where the names do not tell. X (m, k)
+    and TARGET (class indices (m,), or probabilities (m, n)) are .npy or .safetensors
+    files, read a block of rows at a time, or .npz files: with a single array, one named
+    x or target, or FILE:KEY.
 
     OUT gets loss (with TARGET), predicted, max_logit and lse, each (m,), and with
     --topk top_index and top_log_prob (m, K). The probability of the prediction is
@@ -108,13 +132,12 @@ def score(head: Path, x: Path, target: Path | None, out: Path, topk: int, softca
     start = time.perf_counter()
     with input_errors():
         _refuse_input_as_output(out, [head, x, target])
-        stored = read_head(head)
-        layer = ll.LinearHead(
-            stored.weight, stored.bias, n_threads=threads,
-            softcap=stored.softcap if softcap is None else softcap,
-            temperature=next(t for t in (temperature, stored.temperature, 1.0) if t is not None))
-        job = Job(layer, open_array(x, prefer="x"),
-                  None if target is None else open_array(target, prefer="target"),
+        scale = {"softcap": softcap, "temperature": temperature}
+        given: Any = {name: value for name, value in scale.items() if value is not None}
+        layer = ll.LinearHead.from_file(head.path, head.key, n_threads=threads, **given)
+        job = Job(layer, open_array(x.path, key=x.key, prefer="x"),
+                  None if target is None
+                  else open_array(target.path, key=target.key, prefer="target"),
                   ignore_index=ignore_index, k=topk)
         writer = NpzWriter(out, job.leading_shape)
     with input_errors(), writer, _progress() as progress:
@@ -122,9 +145,9 @@ def score(head: Path, x: Path, target: Path | None, out: Path, topk: int, softca
     _summarise(totals, time.perf_counter() - start, target is not None, out)
 
 
-def _refuse_input_as_output(out: Path, inputs: list[Path | None]) -> None:
-    for path in inputs:
-        if path is not None and out.exists() and os.path.samefile(out, path):
+def _refuse_input_as_output(out: Path, inputs: list[Source | None]) -> None:
+    for source in inputs:
+        if source is not None and out.exists() and os.path.samefile(out, source.path):
             raise ValueError(f"{out}: OUT must not be one of the inputs")
 
 
