@@ -111,8 +111,11 @@ def test_arrays_at_any_byte_of_a_file(tmp_path, kind, by, weight, x):
     (tmp_path / "a").write_bytes(shifted(safetensors.save({"weight": weight}), by))
     assert open_array(tmp_path / "a").ctypes.data % 8 == by
     np.testing.assert_array_equal(open_array(tmp_path / "a"), weight)
+    assert not by % 2 or not read_head(tmp_path / "a").weight.flags.aligned
     for pack in True, False:
-        same(ll.LinearHead.from_file(tmp_path / "a", pack=pack), ll.LinearHead(weight), x)
+        head = ll.LinearHead.from_file(tmp_path / "a", pack=pack)
+        same(head, ll.LinearHead(weight), x)
+        same(head, ll.LinearHead(weight), x.astype(BFLOAT16))
 
 
 @pytest.mark.parametrize("save", ["npz", "safetensors", "index"])
@@ -276,7 +279,10 @@ def test_windows_of_a_file_give_the_bits_of_the_whole(tmp_path, kind, n, offset,
     options = {"temperature": 2.0, "softcap": 5.0}
     whole = ll.LinearHead(weight, bias, pack=False, **options)
     for pack, n_threads in (True, 1), (False, 1), (False, 3):
-        same(ll.LinearHead(part, bias, pack=pack, n_threads=n_threads, **options), whole, x)
+        head = ll.LinearHead(part, bias, pack=pack, n_threads=n_threads, **options)
+        same(head, whole, x)
+        same(head, whole, x.astype(BFLOAT16))
+        assert head.weight_dtype == whole.weight_dtype
 
 
 LIMITED = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)], align=True)  # at even bytes, else not aligned
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
