@@ -134,7 +134,8 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int,
         _refuse_input_as_output(out, [head, x, target])
         scale = {"softcap": softcap, "temperature": temperature}
         given: Any = {name: value for name, value in scale.items() if value is not None}
-        layer = ll.LinearHead.from_file(head.path, head.key, n_threads=threads, **given)
+        layer = ll.LinearHead.from_file(head.path, head.key, pack=False, n_threads=threads,
+                                         **given)
         job = Job(layer, open_array(x.path, key=x.key, prefer="x"),
                   None if target is None
                   else open_array(target.path, key=target.key, prefer="target"),
