@@ -199,6 +199,8 @@ typedef struct {
     void (*scan)(const ll_screen *screen);
     /* Candidates of other classes, found apart, beside those there. */
     void (*merge)(const ll_screen *screen, const ll_screen *other);
+    /* Products of bytes as fast as there can be any: how many operations these were. */
+    double (*spin)(ptrdiff_t rounds);
 } ll_screener;
 
 /* Products of bfloat16 rows with bfloat16 weights, in an order of their own: docs/arithmetic.md.

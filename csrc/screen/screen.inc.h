@@ -10,6 +10,7 @@ static inline ptrdiff_t quads(ptrdiff_t k) { return (k + LL_QUAD - 1) / LL_QUAD;
 
 #include "quantise.inc.h"
 #include "bytes.inc.h"
+#include "limits.inc.h"
 #include "candidates.inc.h"
 #include "scan.inc.h"
 
@@ -19,4 +20,5 @@ static inline ptrdiff_t quads(ptrdiff_t k) { return (k + LL_QUAD - 1) / LL_QUAD;
 extern const ll_screener LL_TABLE;
 const ll_screener LL_TABLE = {
     LL_NAMED(LL_SCREEN), row_bytes, quantise_weight, quantise_rows, scratch_bytes, scan, merge,
+    spin,
 };

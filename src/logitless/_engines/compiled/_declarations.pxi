@@ -109,6 +109,7 @@ cdef extern from "logitless.h" nogil:
         size_t (*scratch_bytes)(const ll_screen *) noexcept nogil
         void (*scan)(const ll_screen *) noexcept nogil
         void (*merge)(const ll_screen *, const ll_screen *) noexcept nogil
+        double (*spin)(ptrdiff_t) noexcept nogil
     ctypedef struct ll_screen_isa:
         const char *isa
         int (*supported)() noexcept nogil

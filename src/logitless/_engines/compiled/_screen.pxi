@@ -37,6 +37,13 @@ cdef class Screener:
         with nogil:
             self.table.quantise_weight(source, count, k, q, b)
 
+    def spin(self, ptrdiff_t rounds):
+        """Keep the units for products of bytes busy; returns the operations done."""
+        cdef double operations
+        with nogil:
+            operations = self.table.spin(rounds)
+        return operations
+
 
 cdef class Screening:
     """Some rows and their candidates."""
