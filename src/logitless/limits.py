@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,20 +32,29 @@ class MachineLimits:
     read_gb_s : float
         Memory read once, in 1e9 bytes a second: front to back, or several parts of it side by
         side where that is faster.
+    dot_gflops_bfloat16 : float
+        Products of bfloat16 summed in float32, from registers, in 1e9 flops a second, made the way
+        that heads of bfloat16 take. 0 where there is none: plain NumPy widens them.
+    dot_gops_int8 : float
+        Products of bytes summed in int32, from registers, in 1e9 multiplications and additions a
+        second, made the way that screens take. 0 where there are none: plain NumPy.
     """
 
     n_threads: int
     fma_gflops_float32: float
     fma_gflops_float64: float
     read_gb_s: float
+    dot_gflops_bfloat16: float
+    dot_gops_int8: float
 
 
 def machine_limits(n_threads: int | None = None) -> MachineLimits:
-    """Measure the peak of fused multiply-adds and the memory read rate of this machine.
+    """Measure the peaks of arithmetic and the memory read rate of this machine.
 
-    No product of matrices runs faster than the first, none that reads its weights from memory
-    faster than the second. Both depend on what else runs: measure them beside what is held
-    against them.
+    No product of matrices runs faster than the peak of its numbers, none that reads its weights
+    from memory faster than that allows. bfloat16 rows against bfloat16 weights have a peak of their
+    own; float32 rows against them, that of float32. All depend on what else runs: measure them
+    beside what is held against them.
 
     Parameters
     ----------
@@ -54,11 +64,12 @@ def machine_limits(n_threads: int | None = None) -> MachineLimits:
     Returns
     -------
     MachineLimits
-        Best of several trials, of about half a second in all; takes 256 MiB meanwhile.
+        Best of several trials, of about a second in all; takes 256 MiB meanwhile.
 
     Notes
     -----
-    Under the plain-NumPy engine the peak is that of a large matrix product.
+    Under the plain-NumPy engine the peaks are those of a large matrix product, and there is none of
+    bfloat16 or bytes.
 
     Examples
     --------
@@ -73,21 +84,25 @@ def machine_limits(n_threads: int | None = None) -> MachineLimits:
     memory = np.ones(READ_BYTES // 8)
     return MachineLimits(
         n_threads,
-        _peak(np.dtype(np.float32), n_threads),
-        _peak(np.dtype(np.float64), n_threads),
+        _peak(partial(engine.spin_fma, np.dtype(np.float32)), n_threads),
+        _peak(partial(engine.spin_fma, np.dtype(np.float64)), n_threads),
         max(_read_rate(memory, streams, n_threads) for streams in READ_STREAMS),
+        _peak(engine.spin_bf16, n_threads),
+        _peak(engine.spin_int8, n_threads),
     )
 
 
-def _peak(dtype: np.dtype, n_threads: int) -> float:
-    rounds, seconds, flops = 1000, 0.0, 0.0
-    while seconds < SECONDS:
+def _peak(spin: Callable[[int], float], n_threads: int) -> float:
+    """1e9 operations a second of a load that tells how many it did; 0 where it does none."""
+    rounds, seconds, operations = 1000, 0.0, 1.0
+    while seconds < SECONDS and operations:
         rounds *= 2
         start = time.perf_counter()
-        flops = engine.spin_fma(dtype, rounds)
+        operations = spin(rounds)
         seconds = time.perf_counter() - start
-    rate = _best(lambda _: engine.spin_fma(dtype, rounds), range(n_threads))
-    return rate * flops * n_threads / 1e9
+    if not operations:
+        return 0.0
+    return _best(lambda _: spin(rounds), range(n_threads)) * operations * n_threads / 1e9
 
 
 def _read_rate(memory: np.ndarray, streams: int, n_threads: int) -> float:

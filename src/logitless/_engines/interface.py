@@ -296,6 +296,22 @@ class Engine(Protocol[L]):
         """Keep one core's multiply-add units busy; returns the flops done."""
         ...
 
+    def spin_bf16(self, rounds: int) -> float:
+        """Multiply bfloat16 as fast as one core can; flops done, 0 where nothing does that."""
+        ...
+
+    def spin_int8(self, rounds: int) -> float:
+        """Multiply bytes as fast as one core can; operations done, 0 where nothing does that."""
+        ...
+
     def spin_read(self, memory: np.ndarray, streams: int) -> None:
         """Read an array of float64 once, so many parts of it side by side."""
+        ...
+
+    def bf16_name(self) -> str:
+        """Name what multiplies bfloat16; empty where nothing does."""
+        ...
+
+    def int8_name(self) -> str:
+        """Name what multiplies bytes; empty where nothing does."""
         ...

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..._arrays.files import Windows
 from ..interface import Request, State
-from ._core import FewRows
+from ._core import FewRows, screener_for
 from .gradient import gradients
-from .kernels import KERNELS, active_isa, available_isas, in_place, type_of
+from .kernels import BF16, KERNELS, active_isa, available_isas, in_place, type_of
 from .layer import Layer
 from .logit_scoring import LogitScoring
 from .plan import small_rows
@@ -24,15 +24,19 @@ __all__ = [
     "Layer",
     "active_isa",
     "available_isas",
+    "bf16_name",
     "empty",
     "few_rows",
     "gradients",
+    "int8_name",
     "make_layer",
     "neg_log",
     "neg_log_sum",
     "score",
     "score_logits",
+    "spin_bf16",
     "spin_fma",
+    "spin_int8",
     "spin_read",
 ]
 
@@ -104,6 +108,26 @@ def spin_fma(dtype: np.dtype, rounds: int) -> float:
     return KERNELS[dtype].spin_fma(rounds)
 
 
+def spin_bf16(rounds: int) -> float:
+    """Multiply bfloat16 as fast as one core can; returns the flops done."""
+    return BF16.spin(rounds)
+
+
+def spin_int8(rounds: int) -> float:
+    """Multiply bytes as fast as one core can; returns the operations done."""
+    return screener_for(active_isa()).spin(rounds)
+
+
 def spin_read(memory: np.ndarray, streams: int) -> None:
     """Read an array of float64 once, so many parts of it side by side."""
     KERNELS[memory.dtype].spin_read(memory, streams)
+
+
+def bf16_name() -> str:
+    """Name what multiplies bfloat16."""
+    return BF16.name
+
+
+def int8_name() -> str:
+    """Name what multiplies bytes."""
+    return screener_for(active_isa()).name

@@ -13,15 +13,19 @@ __all__ = [
     "Layer",
     "active_isa",
     "available_isas",
+    "bf16_name",
     "empty",
     "few_rows",
     "gradients",
+    "int8_name",
     "make_layer",
     "neg_log",
     "neg_log_sum",
     "score",
     "score_logits",
+    "spin_bf16",
     "spin_fma",
+    "spin_int8",
     "spin_read",
 ]
 
@@ -75,6 +79,26 @@ def spin_fma(dtype: np.dtype, rounds: int) -> float:
     return 2.0 * side**3 * times
 
 
+def spin_bf16(rounds: int) -> float:
+    """Nothing multiplies bfloat16 here: it is widened."""
+    return 0.0
+
+
+def spin_int8(rounds: int) -> float:
+    """Nothing multiplies bytes here: there are no screens."""
+    return 0.0
+
+
 def spin_read(memory: np.ndarray, streams: int) -> None:
     """Read an array once."""
     memory.sum()
+
+
+def bf16_name() -> str:
+    """Nothing multiplies bfloat16 here."""
+    return ""
+
+
+def int8_name() -> str:
+    """Nothing multiplies bytes here."""
+    return ""
