@@ -15,6 +15,7 @@ from support.oracle import logits_and_log_proba
 from support.processes import python
 
 import logitless as ll
+from logitless._engines.choice import engine
 from logitless._parallel.pool import default_threads
 from logitless.cli import bench, demo
 from logitless.io import open_packaged
@@ -118,19 +119,33 @@ def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch
 def quick_bench(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(bench, "SECONDS_PER_SHAPE", 0)
-    monkeypatch.setattr(bench.ll, "machine_limits", lambda n: MachineLimits(n, 10.0, 5.0, 1.0))
+    monkeypatch.setattr(bench.ll, "machine_limits",
+                        lambda n: MachineLimits(n, 10.0, 5.0, 1.0, 20.0, 40.0))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_bench(command, quick_bench, dtype):
+@pytest.mark.parametrize(("dtype", "peak"), [
+    ("float32", 10), ("float64", 5), ("float16", 10), ("bfloat16", 20)])
+def test_bench(command, quick_bench, dtype, peak):
     code, stdout, stderr = command("bench", "--shape", "3x5x7", "--shape", "40X8X33",
                                    "--dtype", dtype, "--threads", 1)
     assert (code, stderr) == (0, "")
     rows = re.findall(r"^ *(\S+x\S+) +([\d,.]+) us +([\d,.]+) us +[\d.]+x +\d+% *$", stdout, re.M)
     assert [row[0] for row in rows] == ["3x5x7", "40x8x33"]
     assert dtype in stdout
-    assert f"{10 if dtype == 'float32' else 5} GFLOP/s" in " ".join(stdout.split())
+    told = " ".join(stdout.split())
+    assert f" {peak} GFLOP/s" in told
+    assert ("widened to float32" in told) == ("16" in dtype)
     assert max(map(len, stdout.splitlines())) <= 80
+
+
+def test_bench_reckons_what_is_read_and_multiplied(quick_bench):
+    """Narrow numbers are half as many bytes; only bfloat16 is multiplied as it is."""
+    none_of_bfloat16 = MachineLimits(1, 10.0, 5.0, 1.0, 0.0, 0.0)
+    assert bench.gflops_limit(none_of_bfloat16, "bfloat16") == 10
+    for dtype, item in (("float32", 4), ("float64", 8), ("float16", 2), ("bfloat16", 2)):
+        timed = bench.measure((3, 5, 7), bench.DTYPES[dtype], 1)
+        assert timed.read_bytes == (3 + 7) * 5 * item
+        assert timed.limit(1e9, 1.0) == timed.read_bytes / 1e9
 
 
 def test_bench_without_a_shape(command, quick_bench, monkeypatch):
@@ -168,13 +183,27 @@ def test_info(command):
     assert facts["isas"] == list(ll.available_isas())
     assert facts["threads"] >= 1
     assert facts["limits"]["read_gb_s"] > 0
+    for name, key in (("bf16", "dot_gflops_bfloat16"), ("int8", "dot_gops_int8")):
+        assert bool(facts[name]) == (facts["limits"][key] > 0)
 
 
 def test_info_says_why_that_many_threads(command, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("LOGITLESS_NUM_THREADS", raising=False)
-    monkeypatch.setattr(ll, "machine_limits", lambda: MachineLimits(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ll, "machine_limits", lambda: MachineLimits(1, 1.0, 1.0, 1.0, 1.0, 1.0))
     assert json.loads(command("info", "--json")[1])["threads_reason"] == "OMP_NUM_THREADS=1"
+
+
+@pytest.mark.parametrize("rate", [0.0, 1234.5])
+def test_info_tells_peaks_and_what_multiplies(command, monkeypatch, rate):
+    monkeypatch.setattr(ll, "machine_limits", lambda: MachineLimits(1, 1.0, 1.0, 1.0, rate, rate))
+    monkeypatch.setattr(engine, "bf16_name", lambda: "one way")
+    monkeypatch.setattr(engine, "int8_name", lambda: "another")
+    lines = [re.split(" {2,}", line) for line in command("info")[1].splitlines()]
+    told = dict(line for line in lines if line[0].endswith(("bfloat16 peak", "int8 peak")))
+    assert told == {
+        "bfloat16 peak": "1,234.5 GFLOP/s (one way)" if rate else "none here",
+        "int8 peak": "1,234.5 Gop/s (another)" if rate else "none here"}
 
 
 @pytest.mark.parametrize("name", ["demo", "bench", "info"])

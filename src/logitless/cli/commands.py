@@ -27,6 +27,7 @@ from rich.text import Text
 
 import logitless as ll
 
+from .._engines.choice import engine
 from .._parallel import pool
 from ..io import NpzWriter, open_array
 from . import bench as timing
@@ -186,8 +187,8 @@ def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> No
 @group.command()
 @click.option("--shape", "shapes", multiple=True, metavar="MxKxN",
               help="Samples x features x classes; may be given several times.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
-              show_default=True)
+@click.option("--dtype", type=click.Choice(list(timing.DTYPES)), default="float32",
+              show_default=True, help="Of samples and weights.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="Of logitless: as many as the process may use unless given.")
 def bench(shapes: tuple[str, ...], dtype: str, threads: int | None) -> None:
@@ -213,8 +214,14 @@ def info(as_json: bool) -> None:
     limits = facts["limits"]
     lines += [("FMA peak", f"{limits['fma_gflops_float32']:,.1f} GFLOP/s in float32, "
                            f"{limits['fma_gflops_float64']:,.1f} in float64, of these threads"),
+              ("bfloat16 peak", _peak(limits["dot_gflops_bfloat16"], "GFLOP/s", facts["bf16"])),
+              ("int8 peak", _peak(limits["dot_gops_int8"], "Gop/s", facts["int8"])),
               ("memory read", f"{limits['read_gb_s']:,.1f} GB/s")]
     _print_pairs(lines)
+
+
+def _peak(rate: float, unit: str, by: str) -> str:
+    return f"{rate:,.1f} {unit} ({by})" if rate else "none here"
 
 
 def _facts() -> dict[str, Any]:
@@ -225,6 +232,7 @@ def _facts() -> dict[str, Any]:
             "python": platform.python_version(),
             "engine": "numpy" if isa == "numpy" else "compiled",
             "isa": isa, "isas": list(ll.available_isas()),
+            "bf16": engine.bf16_name(), "int8": engine.int8_name(),
             "threads": threads, "threads_reason": _threads_reason(),
             "limits": asdict(ll.machine_limits())}
 
