@@ -7,8 +7,10 @@ import numpy as np
 # On logits, losses and log-probabilities: |a - b| <= tolerance * (1 + |a|). Sums of up to 4096
 # products in any order stay well within it. Entries of gradients are sums that cancel:
 # |a - b| <= tolerance * what the absolute values of their terms sum to.
-TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
+TOLERANCE = {"float32": 2e-4, "float64": 1e-9, "bfloat16": 2e-4}
+TOLERANCE_16 = 0.1  # of logits that have 8 bits: how far off they are is told
 CHUNK = 1 << 24
+CLASSES = ("predict", "topk", "best")  # whose first result is classes
 
 
 def differs(op: str, ours, theirs, problem, agreement: str = "rounding") -> str | None:
@@ -16,8 +18,8 @@ def differs(op: str, ours, theirs, problem, agreement: str = "rounding") -> str 
 
     Classes may differ from ours where their logits are as close as the tolerance; a rank may be
     off by one class in 10000, for the same reason. A gradient that a rival does not have is None.
-    Where the agreement is to be in "bits", nothing may differ; of "approximate" results only the
-    form is looked at.
+    Where the agreement is to be in "bits", nothing may differ; in "16 bits", much; of "approximate"
+    results only the form is looked at.
     """
     names = {
         "loss": ("loss",),
@@ -28,7 +30,7 @@ def differs(op: str, ours, theirs, problem, agreement: str = "rounding") -> str 
         "score": ("loss", "lse", "entropy", "rank", "class", "log_prob"),
         "value_and_grad": ("loss", "gradient of x", "gradient of weight", "gradient of bias"),
     }[op]
-    tolerance = TOLERANCE[problem.dtype.name]
+    tolerance = TOLERANCE_16 if agreement == "16 bits" else TOLERANCE[problem.dtype.name]
     for name, a, b in zip(names, ours, theirs, strict=True):
         if b is None:
             continue
@@ -58,6 +60,24 @@ def recall(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Which part of our classes of each row is among theirs."""
     a, b = (c.reshape(len(c), -1) for c in (ours, theirs))
     return float((a[:, :, None] == b[:, None, :]).any(axis=2).mean())
+
+
+def exact_loss(problem) -> np.ndarray:
+    """Loss of each row in float64 throughout, of the numbers as they are."""
+    x = problem.x.astype(np.float64)
+    best, total = np.full(len(x), -np.inf), np.zeros(len(x))
+    step = max(1, CHUNK // max(x.shape))
+    for lo in range(0, problem.shape.n, step):
+        z = x @ problem.weight[lo : lo + step].astype(np.float64).T
+        before, best = best, np.maximum(best, z.max(axis=1))
+        z -= best[:, None]
+        total = total * np.exp(before - best) + np.exp(z, out=z).sum(axis=1)
+    of_target = np.empty(len(x))
+    for lo in range(0, len(x), step):
+        rows = slice(lo, lo + step)
+        weight = problem.weight[problem.target[rows]].astype(np.float64)
+        of_target[rows] = np.einsum("ij,ij->i", x[rows], weight)
+    return np.log(total) + best - of_target
 
 
 def _far(a: np.ndarray, b: np.ndarray, tolerance: float, relative: bool) -> bool:
@@ -104,5 +124,6 @@ def _other_classes(a: np.ndarray, b: np.ndarray, problem, tolerance: float) -> b
         return True
     rows, columns = np.nonzero(a != b)
     x = problem.x[rows].astype(np.float64)
-    za, zb = (np.einsum("ij,ij->i", x, problem.weight[c[rows, columns]]) for c in (a, b))
+    za, zb = (np.einsum("ij,ij->i", x, problem.weight[c[rows, columns]].astype(np.float64))
+              for c in (a, b))
     return bool(np.any(np.abs(za - zb) > tolerance * (1 + np.abs(za))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import shapes
-from runner import CONTENDERS, OURS, Setting, measure
+from runner import CONTENDERS, ONLY_BF16, OURS, Setting, measure
 
 
 def pytest_addoption(parser):
@@ -18,7 +18,7 @@ def pytest_addoption(parser):
     add("--shapes", default=",".join(s.name for s in shapes.QUICK),
         help=f"comma-separated, MxKxN or of {', '.join(shapes.ALL)}; or all")
     add("--ops", default="loss,value_and_grad", help=f"of {', '.join(shapes.OPS)}; or all")
-    add("--dtype", default="float32", choices=("float32", "float64"))
+    add("--dtype", default="float32", choices=("float32", "float64", "bfloat16"))
     add("--threads", type=int, default=1, help="of every contender")
     add("--rivals", default="all", help="separated by semicolons: " + "; ".join(CONTENDERS))
     add("--isa", help="instruction set of logitless; the best one unless given")
@@ -51,7 +51,8 @@ def _setting(config) -> Setting:
     return Setting(
         dtype=option("dtype"), threads=option("threads"), isa=option("isa"),
         ops=tuple(_chosen(option("ops"), shapes.OPS)), seconds=option("seconds"),
-        contenders=tuple(c for c in CONTENDERS if c == OURS or c in rivals),
+        contenders=tuple(c for c in CONTENDERS if (c == OURS or c in rivals)
+                         and (option("dtype") == "bfloat16" or c not in ONLY_BF16)),
         memory=option("memory"))
 
 

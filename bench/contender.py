@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from shapes import OPS, Problem, Shape
+from shapes import ITEMSIZE, OPS, Problem, Shape
 
 BLOCK_BYTES = 64 << 20  # of logits, where a contender works in blocks
 
@@ -37,19 +37,29 @@ class Contender:
     keeps_memory = False  # holds on to what a call took, and to weights for each operation
     weight_copies = 0.0  # held beside the weights given
     logit_copies = 1.0  # (m, n) arrays of the problem's dtype at the worst moment
-    agreement = "rounding"  # with ours, or in "bits"; "approximate" ones are not held to it
+    agreement = "rounding"  # with ours, in "bits", or of "16 bits"; "approximate" ones in nothing
+    takes_bfloat16 = False  # else it is given the same numbers in float32
+    only_bfloat16 = False  # there is no point in it elsewhere
+    products: tuple[str, str] | None = None  # types of rows and weights; those given, unless named
+    counts = True  # as somebody's best rival
     more_copies: ClassVar[dict[str, float]] = {  # and beyond those in some operations
         "topk": 2.0, "best": 2.0, "score": 2.0, "value_and_grad": 1.0}
 
     def __init__(self, problem: Problem, threads: int):
-        self.problem, self.threads = problem, threads
+        self.problem = problem = self.given(problem)
+        self.threads = threads
         self.x, self.weight, self.target = problem.x, problem.weight, problem.target
         self.bias = problem.bias
 
     @cached_property
     def gradients(self) -> tuple[np.ndarray, ...]:
         """Arrays for the gradients of x, weight and bias, used by every call anew."""
-        return tuple(np.empty_like(a) for a in (self.x, self.weight, self.bias))
+        return tuple(np.empty(a.shape, self.computed) for a in (self.x, self.weight, self.bias))
+
+    @property
+    def computed(self) -> np.dtype:
+        """Type of results: 16 bits are summed in float32."""
+        return self.x.dtype if self.x.dtype.itemsize > 2 else np.dtype(np.float32)
 
     @classmethod
     def offers(cls, op: str) -> bool:
@@ -69,7 +79,25 @@ class Contender:
     @classmethod
     def declines(cls, shape: Shape, itemsize: int) -> str | None:
         """Why it cannot be made for a shape, or None."""
+        if cls.only_bfloat16 and itemsize != 2:
+            return "it has no place beside wider numbers: it is for bfloat16"
         return None
+
+    @classmethod
+    def given(cls, problem: Problem) -> Problem:
+        """The problem as it takes it."""
+        return problem if cls.takes_bfloat16 else problem.wide
+
+    @classmethod
+    def itemsize(cls, dtype: str) -> int:
+        """Bytes of the numbers it is given, of a problem in some dtype."""
+        return ITEMSIZE[dtype] if cls.takes_bfloat16 else max(ITEMSIZE[dtype], 4)
+
+    @classmethod
+    def multiplied(cls, dtype: str) -> tuple[str, str]:
+        """Types of rows and of weights as it multiplies them, of a problem in some dtype."""
+        given = "float32" if dtype == "bfloat16" and not cls.takes_bfloat16 else dtype
+        return cls.products or (given, given)
 
     @classmethod
     def version(cls) -> str:

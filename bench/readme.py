@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner import OURS, SCREENED
+from runner import OURS, SCREENED, WIDE
 from shapes import ALL
-from tables import mebibytes, milliseconds, table
+from tables import mebibytes, milliseconds, scientific, table
 
 COLUMNS = {  # contenders of which the fastest counts
     "logitless": (OURS,),
@@ -26,7 +26,8 @@ class Cut:
     op: str
     shapes: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
-    memory: bool = True
+    beside: str | None = "memory"  # the times: "memory" of the call, or the "error" of the loss
+    heads: bool = False  # a last column of the memory of our head, and of one in float32
 
 
 CUTS = (
@@ -34,7 +35,12 @@ CUTS = (
     Cut("screen", "best", ("gpt2", "wide", "recsys", "peaked-20k", "decode8", "decode1"),
         {"screened": (SCREENED,), "without": (OURS,),
          **{name: COLUMNS[name] for name in ("NumPy", "torch", "JAX", "ONNX Runtime")},
-         "FAISS (`IndexFlatIP`)": ("FAISS",)}, memory=False),
+         "FAISS (`IndexFlatIP`)": ("FAISS",)}, beside=None),
+    Cut("bf16", "loss", ("gpt2", "llama3", "imagenet", "decode1", "decode8"),
+        {"logitless": (OURS,), "OpenVINO bf16": ("OpenVINO bf16",),
+         "torch bf16 `linear_cross_entropy`": ("torch bf16 linear_cross_entropy",),
+         "torch eager bf16": ("torch bf16", "torch bf16, bf16 logits")},
+        beside="error", heads=True),
     Cut("gradient", "value_and_grad", ("gpt2", "gemma2", "recsys", "imagenet", "digits"),
         {name: COLUMNS[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
 )
@@ -52,16 +58,21 @@ def cut_table(cut: Cut, records: list[dict]) -> str:
         least = min((r["best"] for r in fastest if r), default=None)
         size = ALL[shape]
         rows.append([f"{shape}: {size.m:,} x {size.k:,} x {size.n:,}",
-                     *(_cell(r, least, cut.memory) for r in fastest)])
-    return table(("", *cut.columns), rows)
+                     *(_cell(r, least, cut.beside) for r in fastest)])
+        if cut.heads:
+            held = [timed.get((shape, name), {}).get("head_bytes") for name in (OURS, WIDE)]
+            rows[-1].append("{} MiB for {}".format(*map(mebibytes, held)) if all(held) else "-")
+    return table(("", *cut.columns, *(["head"] if cut.heads else [])), rows)
 
 
-def _cell(record: dict | None, least: float, memory: bool) -> str:
+def _cell(record: dict | None, least: float, beside: str | None) -> str:
     if record is None:
         return "-"
     time = f"{milliseconds(record['best'])} ms"
     time = f"**{time}**" if record["best"] == least else time
-    return f"{time}, {mebibytes(record.get('extra_bytes'))} MiB" if memory else time
+    if beside == "memory":
+        return f"{time}, {mebibytes(record.get('extra_bytes'))} MiB"
+    return f"{time}, {scientific(record['loss_error'])}" if beside == "error" else time
 
 
 def readme(records: list[dict]) -> str:

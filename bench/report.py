@@ -22,12 +22,20 @@ from pathlib import Path
 import plots
 import readme
 import tables
-from runner import CONTENDERS, OURS, SCREEN_CONTENDERS, Setting, measure, usable_cpus
+from runner import (
+    BF16_CONTENDERS,
+    CONTENDERS,
+    OURS,
+    SCREEN_CONTENDERS,
+    Setting,
+    measure,
+    usable_cpus,
+)
 from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREEN_SHAPES, SHAPES, SWEEP, Shape, parse
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
-SECTIONS = ("main", "gradient", "screen", "threads", "float64", "avx2", "memory")
+SECTIONS = ("main", "gradient", "screen", "bf16", "threads", "float64", "avx2", "memory")
 KEY = ("section", "shape", "op", "contender")
 
 
@@ -54,6 +62,8 @@ def full_sections() -> list[Section]:
                 _named("digits imagenet recsys gpt2 gemma2"), gradient),
         Section("screen", "the best classes of a screened head, float32, one thread", SCREEN_SHAPES,
                 Setting(ops=SCREEN, contenders=SCREEN_CONTENDERS)),
+        Section("bf16", "bfloat16, one thread", _named("gpt2 llama3 imagenet decode1 decode8"),
+                Setting("bfloat16", ops=("loss", "predict", "topk"), contenders=BF16_CONTENDERS)),
     ]
     if len(usable_cpus()) >= 2:
         found += [
@@ -88,6 +98,7 @@ def machine() -> dict:
     import numpy as np
 
     import logitless as ll
+    from logitless._engines.choice import engine
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
@@ -98,6 +109,7 @@ def machine() -> dict:
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "isa": ll.active_isa(),
         "isas": list(ll.available_isas()),
+        "products": {"bfloat16": engine.bf16_name(), "bytes": engine.int8_name()},
         "date": date.today().isoformat(),
     }
 

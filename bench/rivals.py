@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timeit
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,9 +12,18 @@ from contender import BLOCK_BYTES, Contender
 from rivals_faiss import Faiss, FaissHnsw
 from rivals_jax import Jax
 from rivals_onnx import OnnxRuntime
+from rivals_openvino import OpenVino, OpenVinoBf16, OpenVinoInt8
 from rivals_sklearn import ScikitLearn, ScikitLearnLinear
-from rivals_torch import TorchChunked, TorchCompile, TorchEager, TorchLinearLoss
-from shapes import FORWARD, SCREEN, TOP
+from rivals_torch import (
+    TorchBf16,
+    TorchBf16LinearLoss,
+    TorchBf16Logits,
+    TorchChunked,
+    TorchCompile,
+    TorchEager,
+    TorchLinearLoss,
+)
+from shapes import FORWARD, SCREEN, TOP, converted
 
 
 class Logitless(Contender):
@@ -23,6 +33,7 @@ class Logitless(Contender):
     packages = ("logitless",)
     weight_copies = 1.0
     logit_copies = 0.0
+    takes_bfloat16 = True
     options: ClassVar[dict] = {}
 
     def __init__(self, problem, threads):
@@ -41,6 +52,13 @@ class Logitless(Contender):
         if self.head is None and op != "value_and_grad":
             self.head = self.ll.LinearHead(self.weight, n_threads=self.threads, **self.options)
         return super().operation(op)
+
+    def facts(self):
+        return {} if self.head is None else {"head_bytes": self.head_bytes()}
+
+    def head_bytes(self):
+        """Bytes that a head needs, once it is made."""
+        return self.head.nbytes
 
     def loss(self):
         return self.head.loss(self.x, self.target)
@@ -78,6 +96,33 @@ class LogitlessUnpacked(Logitless):
     weight_copies = 0.0
     options: ClassVar = {"pack": False}
 
+    def head_bytes(self):
+        return self.head.nbytes + self.weight.nbytes
+
+
+class LogitlessWideRows(Logitless):
+    """Rows of float32 against the weights of bfloat16, packed."""
+
+    name = "logitless, float32 x"
+    ops = FORWARD
+    only_bfloat16 = True
+    products = ("float32", "bfloat16")
+
+    @classmethod
+    def given(cls, problem):
+        if problem.x.dtype.itemsize > 2:
+            return problem
+        return replace(problem, x=converted(problem.x, np.float32))
+
+
+class LogitlessWide(Logitless):
+    """Rows and weights widened to float32 beforehand."""
+
+    name = "logitless, float32"
+    ops = FORWARD
+    takes_bfloat16 = False
+    only_bfloat16 = True
+
 
 class LogitlessOut(Logitless):
     """A head that writes its probabilities into an array made before."""
@@ -87,7 +132,7 @@ class LogitlessOut(Logitless):
 
     def operation(self, op):
         super().operation(op)  # makes the head
-        out = np.full((self.problem.shape.m, self.problem.shape.n), 0, self.x.dtype)
+        out = np.full((self.problem.shape.m, self.problem.shape.n), 0, self.computed)
         return lambda: self.head.predict_proba(self.x, out=out)
 
 
@@ -116,9 +161,9 @@ class LogitlessScreened(Logitless):
 
     def facts(self):
         stats = self.head.screen_stats
-        return {"screened": stats.rows, "fell_back": stats.fell_back,
-                "rescored": None if np.isnan(stats.rescored) else stats.rescored,
-                "build_seconds": self.build_seconds}
+        rescored = None if np.isnan(stats.rescored) else stats.rescored
+        return super().facts() | {"screened": stats.rows, "fell_back": stats.fell_back,
+                                  "rescored": rescored, "build_seconds": self.build_seconds}
 
 
 def numpy_topk(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -295,5 +340,6 @@ def all_contenders() -> dict[str, type[Contender]]:
     """Every contender by name, ours first, whether it can run here or not."""
     found = (Logitless, LogitlessUnpacked, LogitlessOut, LogitlessScreened, NumPy, NumPyBlocks,
              TorchEager, TorchLinearLoss, TorchChunked, TorchCompile, Jax, ScikitLearn, OnnxRuntime,
-             ScikitLearnLinear, Faiss, FaissHnsw)
+             OpenVino, ScikitLearnLinear, Faiss, FaissHnsw, LogitlessWideRows, LogitlessWide,
+             TorchBf16, TorchBf16Logits, TorchBf16LinearLoss, OpenVinoBf16, OpenVinoInt8)
     return {contender.name: contender for contender in found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 from contender import Contender
 from shapes import TOP
 
@@ -61,13 +62,16 @@ class TorchEager(Contender):
         self.torch, self.functions = _functions()
         self.torch.set_num_threads(threads)
         with self.torch.inference_mode(False):  # autograd takes no others
-            x, w, b, t = (self.torch.from_numpy(a)
+            x, w, b, t = (self.tensor(a)
                           for a in (self.x, self.weight, self.bias, self.target))
             self.leaves = [a.detach().requires_grad_() for a in (x, w, b)]
         self.arguments = x, w, t
         # Once and for all: entering it for every call would count as torch's time.
         self.mode = self.torch.inference_mode()  # ends with this object
         self.mode.__enter__()
+
+    def tensor(self, a):
+        return self.torch.from_numpy(a)
 
     def function(self, op):
         return self.functions[op]
@@ -134,3 +138,57 @@ class TorchCompile(TorchEager):
     def function(self, op):
         self.torch._dynamo.reset()  # or compilations for other shapes count against this one
         return self.torch.compile(self.functions[op], dynamic=False)
+
+
+class TorchBf16(TorchEager):
+    """Eager as one writes it with a head of bfloat16: logits are widened for the loss."""
+
+    name = "torch bf16"
+    ops = ("loss", "predict", "topk", "best")
+    takes_bfloat16 = only_bfloat16 = True
+    agreement = "16 bits"
+    logit_copies = 5.0  # of 2 bytes: the logits, and twice their size in float32
+
+    def tensor(self, a):
+        if a.dtype.name != "bfloat16":
+            return super().tensor(a)
+        return self.torch.from_numpy(a.view(np.int16)).view(self.torch.bfloat16)
+
+    def function(self, op):
+        F = self.torch.nn.functional
+
+        def loss(x, w, t):
+            return F.cross_entropy(F.linear(x, w).float(), t, reduction="none")
+
+        return loss if op == "loss" else super().function(op)
+
+    def to_numpy(self, result):
+        parts = result if isinstance(result, tuple) else (result,)
+        return super().to_numpy(tuple(
+            a.float() if a.dtype == self.torch.bfloat16 else a for a in parts))
+
+
+class TorchBf16Logits(TorchBf16):
+    """The same with a loss of bfloat16 logits, and in bfloat16."""
+
+    name = "torch bf16, bf16 logits"
+    ops = ("loss",)
+    logit_copies = 2.0
+
+    def function(self, op):
+        return self.functions[op]
+
+
+class TorchBf16LinearLoss(TorchBf16):
+    """``torch.nn.functional.linear_cross_entropy`` of bfloat16, without options."""
+
+    name = "torch bf16 linear_cross_entropy"
+    ops = ("loss",)
+    logit_copies = 2.0
+
+    @classmethod
+    def missing(cls):
+        return TorchLinearLoss.missing()
+
+    def function(self, op):
+        return partial(self.torch.nn.functional.linear_cross_entropy, reduction="none")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rivals import all_contenders
-from shapes import OPS, Shape, available_bytes
+from shapes import ITEMSIZE, OPS, Shape, available_bytes
 
 HERE = Path(__file__).resolve().parent
 OURS = "logitless"
@@ -33,14 +33,26 @@ CONTENDERS = (
     "JAX",
     "scikit-learn",
     "ONNX Runtime",
+    "OpenVINO",
     "scikit-learn, without gradient of x",
     "FAISS",
     "FAISS, HNSW",
+    "logitless, float32 x",
+    "logitless, float32",
+    "torch bf16",
+    "torch bf16, bf16 logits",
+    "torch bf16 linear_cross_entropy",
+    "OpenVINO bf16",
+    "OpenVINO int8",
 )
 SCREENED = "logitless, screened"
 SCREEN_CONTENDERS = (OURS, SCREENED, "NumPy", "NumPy, row blocks", "torch", "JAX", "ONNX Runtime",
-                     "FAISS", "FAISS, HNSW")
-USUAL = tuple(c for c in CONTENDERS if c != SCREENED and not c.startswith("FAISS"))
+                     "OpenVINO", "FAISS", "FAISS, HNSW")
+WIDE_ROWS, WIDE = "logitless, float32 x", "logitless, float32"
+ONLY_BF16 = CONTENDERS[CONTENDERS.index(WIDE_ROWS) :]
+BF16_CONTENDERS = (OURS, "logitless, unpacked", *ONLY_BF16, "torch", "ONNX Runtime", "OpenVINO")
+USUAL = tuple(c for c in CONTENDERS
+              if c != SCREENED and not c.startswith("FAISS") and c not in ONLY_BF16)
 
 
 @dataclass(frozen=True)
@@ -104,12 +116,14 @@ def _memory(shape: Shape, setting: Setting, names: list[str]) -> list[dict]:
 
 def _room(shape: Shape, setting: Setting, names: list[str]) -> int:
     """How many contenders fit into half of the memory, however much each of them takes."""
-    classes, itemsize = all_contenders(), 8 if setting.dtype == "float64" else 4
-    most = max((classes[name].held(shape, itemsize) + classes[name].transient(shape, op, itemsize)
-                for name in names for op in setting.ops), default=0)
-    one = most + (shape.m + shape.n) * shape.k * itemsize
+    most = 0
+    for cls in (all_contenders()[name] for name in names):
+        item = cls.itemsize(setting.dtype)
+        given = (shape.m + shape.n) * shape.k * max(item, 4)  # bfloat16 is made of float32
+        most = max([most, *(given + cls.held(shape, item) + cls.transient(shape, op, item)
+                            for op in setting.ops)])
     free = available_bytes()
-    return 1 if free is None else max(1, free // 2 // max(one, 1))
+    return 1 if free is None else max(1, free // 2 // max(most, 1))
 
 
 def _start(mode: str, shape: Shape, setting: Setting, contenders: Iterable[str],
@@ -162,11 +176,13 @@ def _environment(mode: str, setting: Setting) -> dict:
 
 def complete(records: list[dict]) -> None:
     """Add to each record what follows from its samples: times, rates and ratios."""
+    classes = all_contenders()
     for r in records:
         if r.get("samples"):
             r["best"], r["median"] = min(r["samples"]), statistics.median(r["samples"])
             shape = Shape(r["shape"], r["m"], r["k"], r["n"], "")
-            r |= rates(shape, r["op"], r["dtype"], r["best"], r["limits"])
+            r |= rates(shape, r["op"], classes[r["contender"]].multiplied(r["dtype"]), r["best"],
+                       r["limits"])
             if r["contender"] == SCREENED:
                 r |= screen_rates(shape, r)
         elif r["status"] == "ok":
@@ -177,19 +193,26 @@ def complete(records: list[dict]) -> None:
         same = [s for s in records if s["status"] == "ok" and s["op"] == r["op"]]
         ours = [s["best"] for s in same if s["contender"] == OURS]
         rivals = [s for s in same if not s["contender"].startswith(OURS) and s is not r
-                  and "recall" not in s]  # an approximate answer is another thing
+                  and classes[s["contender"]].counts]
         r["times_ours"] = r["best"] / ours[0] if ours else None
         if rivals:
             best = min(rivals, key=lambda s: s["best"])
             r |= {"best_rival": best["contender"], "times_best_rival": r["best"] / best["best"]}
 
 
-def rates(shape: Shape, op: str, dtype: str, seconds: float, limits: dict) -> dict:
-    """GFLOP/s, GB/s and the fraction of what this machine can do."""
-    itemsize = 8 if dtype == "float64" else 4
-    moved = shape.bytes_moved(op, itemsize)
+def peak(products: tuple[str, str], limits: dict) -> float:
+    """1e9 operations a second that this machine does at most, of rows and weights of two types."""
+    of_16_bits = limits.get("dot_gflops_bfloat16") if products == ("bfloat16", "bfloat16") else None
+    of_bytes = limits.get("dot_gops_int8") if products == ("int8", "int8") else None
+    wide = "float64" if "float64" in products else "float32"
+    return of_16_bits or of_bytes or limits[f"fma_gflops_{wide}"]
+
+
+def rates(shape: Shape, op: str, products: tuple[str, str], seconds: float, limits: dict) -> dict:
+    """GFLOP/s, GB/s and the fraction of what this machine can do with rows and weights of types."""
+    moved = shape.bytes_moved(op, *(ITEMSIZE[name] for name in products))
     flops = shape.flops(op)
-    compute = flops / (limits[f"fma_gflops_{dtype}"] * 1e9)
+    compute = flops / (peak(products, limits) * 1e9)
     read = moved / (limits["read_gb_s"] * 1e9)
     return {
         "gflop_s": flops / seconds / 1e9,
@@ -202,11 +225,10 @@ def rates(shape: Shape, op: str, dtype: str, seconds: float, limits: dict) -> di
 
 def screen_rates(shape: Shape, record: dict) -> dict:
     """Time against both limits of a head that looks at every weight, and that of the screen."""
-    itemsize = 8 if record["dtype"] == "float64" else 4
-    read = shape.weight_bytes(itemsize) / (record["limits"]["read_gb_s"] * 1e9)
+    read = shape.weight_bytes(ITEMSIZE[record["dtype"]]) / (record["limits"]["read_gb_s"] * 1e9)
     build = record.get("build_seconds")
     return {
-        "of_fma_peak": record["gflop_s"] / record["limits"][f"fma_gflops_{record['dtype']}"],
+        "of_fma_peak": record["gflop_s"] / peak(2 * (record["dtype"],), record["limits"]),
         "of_weight_read": read / record["best"],
         "build_passes": build and build / read,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 FORWARD = ("loss", "predict", "topk", "predict_proba", "score")
 SCREEN = ("predict", "best")  # what a screened head is for
 OPS = (*FORWARD, "value_and_grad", "best")
+ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "int8": 1}
 TOP = 10
 LOGIT_STD = 2.0  # logits as spread out as those of a fitted model
 DISTANCE = 5.0  # of the class means of a fitted head from their middle; the noise has deviation 1
@@ -39,14 +41,14 @@ class Shape:
         """Those of its products: the logits, and one for the gradients of x and of weight each."""
         return (6 if op == "value_and_grad" else 2) * self.m * self.k * self.n
 
-    def bytes_moved(self, op: str, itemsize: int) -> int:
+    def bytes_moved(self, op: str, itemsize: int, weight_itemsize: int | None = None) -> int:
         """Bytes that must cross to or from memory: inputs once, gradients, what has n columns."""
-        inputs = (self.m + self.n) * self.k * itemsize
+        inputs = self.m * self.k * itemsize + self.weight_bytes(weight_itemsize or itemsize)
         if op in ("loss", "score", "value_and_grad"):
             inputs += 8 * self.m  # targets
         if op == "value_and_grad":
             return inputs + self.n * itemsize + self.gradient_bytes(itemsize)
-        return inputs + (self.logit_bytes(itemsize) if op == "predict_proba" else 0)
+        return inputs + (self.logit_bytes(max(itemsize, 4)) if op == "predict_proba" else 0)
 
     def gradient_bytes(self, itemsize: int) -> int:
         return ((self.m + self.n) * self.k + self.n) * itemsize
@@ -125,6 +127,14 @@ class Problem:
     def dtype(self) -> np.dtype:
         return self.x.dtype
 
+    @cached_property
+    def wide(self) -> Problem:
+        """The same numbers in float32 where these are of 16 bits, otherwise this."""
+        if self.dtype.itemsize > 2:
+            return self
+        return replace(self, **{name: converted(getattr(self, name), np.float32)
+                                for name in ("x", "weight", "bias")})
+
 
 def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     """Uninitialised memory at a cache line: where it is, JAX takes it without a copy."""
@@ -135,8 +145,21 @@ def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return memory[skip : skip + count].view(dtype).reshape(shape)
 
 
+def converted(a: np.ndarray, dtype) -> np.ndarray:
+    """Give a copy in another type, at a cache line."""
+    copy = aligned(a.shape, dtype)
+    copy[...] = a
+    return copy
+
+
 def make(shape: Shape, dtype="float32", seed: int = 0) -> Problem:
-    """Random inputs, the same for the same arguments."""
+    """Random inputs, the same for the same arguments; bfloat16 is float32, rounded."""
+    if dtype == "bfloat16":
+        from ml_dtypes import bfloat16
+
+        wide = make(shape, "float32", seed)
+        return replace(wide, **{name: converted(getattr(wide, name), bfloat16)
+                                for name in ("x", "weight", "bias")})
     rng = np.random.default_rng([seed, shape.m, shape.k, shape.n])
     x, weight = aligned((shape.m, shape.k), dtype), aligned((shape.n, shape.k), dtype)
     target = aligned((shape.m,), np.int64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from runner import OURS, SCREENED
+from checks import TOLERANCE_16
+from runner import OURS, SCREENED, WIDE, WIDE_ROWS
 from shapes import ALL, LOGIT_STD, TOP
 
 ABOUT = f"""\
@@ -57,10 +58,37 @@ screen, and are the same to the bit, else it is marked *wrong*.
 - A *fitted* head is a softmax head fitted by gradient descent to Gaussian classes, and asked about
   other rows of them: as a rule one logit is far above the others. Elsewhere numbers are random.
 """
+BF16_ABOUT = f"""\
+Rows and weights of bfloat16, the same for all. **logitless** multiplies them as they are;
+**logitless, float32 x** has the rows in float32 and packed weights of bfloat16, **logitless,
+float32** both in float32. **torch bf16** widens logits of bfloat16 for the loss, **torch bf16, bf16
+logits** and **linear_cross_entropy** do not. **OpenVINO bf16** is a graph in that precision,
+**OpenVINO int8** one whose weights are bytes with a scale for each class: as these are other
+weights, it counts as nobody's best rival. The others are given the same numbers in float32, and
+compute in it.
+
+- **loss error**: the most that the loss of a row differs from the one computed in float64, of the
+  same numbers. **recall**: which part of the classes that we name the other named too. What is
+  computed in 16 bits was held to ours by {TOLERANCE_16:g}, relative to 1 + |loss|; the one with
+  bytes, to nothing; everybody else, as in the other sections.
+- **of limit** has the measured peak of what a contender multiplies: of products of bfloat16 or of
+  bytes, or of multiply-adds in float32. Weights are read as many bytes wide as it has them.
+- **head MiB**: what a head of ours needs once it is made, the weights given with it where they are
+  still used.
+"""
+
+
+def scientific(value: float) -> str:
+    """Two digits."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
 EXTRA_COLUMNS = {  # of records that have them: heading, and how it is told
     "rescored": ("logits a row", lambda value: f"{value:,.1f}"),
     "fell_back": ("rows given up", lambda value: f"{value:,}"),
     "recall": ("recall", lambda value: f"{value:.3f}"),
+    "loss_error": ("loss error", scientific),
 }
 
 
@@ -98,6 +126,8 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
                   *_limits(section)]
         if section[0]["section"] == "screen":
             parts += [SCREEN_ABOUT, screen_summary(section)]
+        elif section[0]["section"] == "bf16":
+            parts += [BF16_ABOUT, bf16_summary(section)]
         else:
             parts.append(summary(section))
         if section[0]["threads"] > 1:
@@ -109,11 +139,13 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
 def _machine(machine: dict, records: list[dict]) -> str:
     versions = {r["contender"]: r["version"] for r in records if r.get("version")}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()
-                     if not name.startswith(("logitless,", "NumPy,", "torch linear", "torch.",
-                                          "scikit-learn,", "FAISS,")))
+                     if not name.startswith(("logitless,", "NumPy,", "torch ", "torch.",
+                                          "scikit-learn,", "FAISS,", "OpenVINO ")))
+    products = machine.get("products", {}).items()
+    by = "".join(f"; {what} by {name}" for what, name in products if name)
     lines = {"CPU": f"{machine['cpu']}; {machine['cpus']} usable",
              "system": machine["system"], "instruction set":
-             f"{machine['isa']} (available: {', '.join(machine['isas'])})",
+             f"{machine['isa']} (available: {', '.join(machine['isas'])}){by}",
              "Python": machine["python"], "versions": f"{told}; NumPy's BLAS {machine['blas']}",
              "date": machine["date"]}
     return table(("", ""), ((name, str(value)) for name, value in lines.items()), 2)
@@ -124,9 +156,14 @@ def _limits(section: list[dict]) -> Iterator[str]:
     if not found:
         return
     dtype = section[0]["dtype"]
+    wide = "float64" if dtype == "float64" else "float32"
+    named = [(f"fma_gflops_{wide}", f"GFLOP/s of multiply-adds in {wide}"),
+             ("read_gb_s", "GB/s of reading memory")]
+    if dtype == "bfloat16":
+        named[1:1] = [("dot_gflops_bfloat16", "GFLOP/s of products of bfloat16"),
+                      ("dot_gops_int8", "Gop/s of products of bytes")]
     told = []
-    for key, what in ((f"fma_gflops_{dtype}", f"GFLOP/s of multiply-adds in {dtype}"),
-                      ("read_gb_s", "GB/s of reading memory")):
+    for key, what in named:
         low, high = (f(limits[key] for limits in found) for f in (min, max))
         told.append(f"{low:,.1f} to {high:,.1f} {what}")
     isa = next(r["isa"] for r in section if r.get("isa"))
@@ -175,6 +212,25 @@ def screen_summary(records: list[dict]) -> str:
     return table(("shape", "operation", "screened, ms", "of limit", "logits a row",
                   "rows given up", "without a screen, ms", "x screened", "best exact rival",
                   "its ms", "x screened"), rows, 2)
+
+
+def bf16_summary(records: list[dict]) -> str:
+    """The head of bfloat16 beside its wider twins and the best rival."""
+    rows = []
+    for (shape, op), group in _groups(records):
+        ours = group.get(OURS, {})
+        if ours.get("status") != "ok":
+            rows.append([shape, op, _status(ours), *[""] * 11])
+            continue
+        rival = ours.get("best_rival")
+        rows.append([shape, op, milliseconds(ours["best"]), f"{ours['fraction']:.2f}",
+                     *_extra(ours, ("loss_error",)), mebibytes(ours.get("head_bytes")),
+                     *_beside(ours, group.get(WIDE_ROWS)), *_beside(ours, group.get(WIDE)),
+                     rival or "", *_beside(ours, group.get(rival)),
+                     *_extra(group.get(rival, {}), ("loss_error",))])
+    return table(("shape", "operation", "ours, ms", "of limit", "loss error", "head MiB",
+                  "float32 x, ms", "x ours", "float32, ms", "x ours", "best rival", "its ms",
+                  "x ours", "its loss error"), rows, 2)
 
 
 def _times(ratio: float) -> str:

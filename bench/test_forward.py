@@ -9,7 +9,8 @@ import pytest
 EXTRA = ("m", "k", "n", "dtype", "threads", "isa", "version", "gflop_s", "gb_s", "bound",
          "fraction", "limit_seconds", "limits", "times_ours", "best_rival", "times_best_rival",
          "extra_bytes", "held_bytes", "date", "recall", "screened", "fell_back", "rescored",
-         "of_fma_peak", "of_weight_read", "build_seconds", "build_passes")
+         "of_fma_peak", "of_weight_read", "build_seconds", "build_passes", "loss_error",
+         "head_bytes")
 
 
 class Replay:

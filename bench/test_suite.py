@@ -25,13 +25,19 @@ import logitless as ll
 SMALL = shapes.Shape("33x20x17", 33, 20, 17, "")
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [
-    (SMALL, "float32"), (shapes.Shape("5x9x7", 5, 9, 7, ""), "float64")], ids=str)
-def test_every_rival_agrees_with_ours(shape, dtype):
-    setting = runner.Setting(dtype=dtype, contenders=runner.CONTENDERS, seconds=0, memory=False)
+WIDER = tuple(c for c in runner.CONTENDERS if c not in runner.ONLY_BF16)
+
+
+@pytest.mark.parametrize(("shape", "dtype", "contenders"), [
+    (SMALL, "float32", WIDER), (shapes.Shape("5x9x7", 5, 9, 7, ""), "float64", WIDER),
+    (SMALL, "bfloat16", runner.CONTENDERS)],
+    ids=["float32", "float64", "bfloat16"])
+def test_every_rival_agrees_with_ours(shape, dtype, contenders):
+    setting = runner.Setting(dtype=dtype, contenders=contenders, seconds=0, memory=False)
     records = runner.measure(shape, setting)
     offered = [(op, name) for op in shapes.OPS
-               for name, c in rivals.all_contenders().items() if c.offers(op)]
+               for name, c in rivals.all_contenders().items()
+               if name in contenders and c.offers(op)]
     assert [(r["op"], r["contender"]) for r in records] == offered
     assert [r for r in records if r["status"] not in ("ok", "skipped")] == []
     assert all("not installed" in r["reason"] or "has no" in r["reason"]
@@ -261,14 +267,14 @@ def test_what_does_not_fit_is_not_tried():
 
 def test_rates():
     limits = {"fma_gflops_float32": 100.0, "read_gb_s": 10.0}
-    shape = shapes.Shape("", 1000, 100, 500, "")
-    found = runner.rates(shape, "predict", "float32", 2e-3, limits)
+    shape, wide = shapes.Shape("", 1000, 100, 500, ""), ("float32", "float32")
+    found = runner.rates(shape, "predict", wide, 2e-3, limits)
     assert found["bound"] == "compute"
     assert found["gflop_s"] == pytest.approx(50)
     assert found["fraction"] == pytest.approx(0.5)
-    found = runner.rates(shape, "predict_proba", "float32", 1e-3, limits)
+    found = runner.rates(shape, "predict_proba", wide, 1e-3, limits)
     assert found["gb_s"] == pytest.approx((1500 * 100 + 1000 * 500) * 4 / 1e6)
-    found = runner.rates(shape, "value_and_grad", "float32", 6e-3, limits)
+    found = runner.rates(shape, "value_and_grad", wide, 6e-3, limits)
     assert found["gflop_s"] == pytest.approx(50)
     moved = 2 * (1500 * 100 + 500) * 4 + 1000 * 8
     assert shape.bytes_moved("value_and_grad", 4) == moved
@@ -312,7 +318,7 @@ def test_readme_shows_the_fastest_way_of_each_library():
     loss, *others = readme.readme([*made, faster]).split("\n\n")
     assert loss.splitlines()[2] == (
         "| gpt2: 2,048 x 768 x 50,257 | 1,000 ms, 1.0 MiB | **500 ms**, 3.0 MiB | - | - | - |")
-    assert len(others) == 2
+    assert len(others) == 3
     assert all(" ms" not in table for table in others)
 
 

@@ -46,9 +46,10 @@ class Worker:
         self.shapes = shapes
         self.classes = {name: c for name, c in rivals.all_contenders().items()
                         if name in job["contenders"]}
-        self.itemsize = 8 if job["dtype"] == "float64" else 4
+        self.itemsize = shapes.ITEMSIZE[job["dtype"]]
         self.records: list[dict] = []
         self.facts: dict = {}
+        self.exact = None  # losses in float64, once somebody asks
 
     def write(self) -> None:
         out = Path(self.job["out"])
@@ -71,8 +72,13 @@ class Worker:
         except Exception as error:
             return _told(error)
 
+    def item(self, cls) -> int:
+        """Bytes of the numbers that a contender is given."""
+        return cls.itemsize(self.job["dtype"])
+
     def problem(self):
-        size = self.shape.weight_bytes(self.itemsize) + self.shape.m * self.shape.k * self.itemsize
+        most = max([self.itemsize, *(self.item(cls) for cls in self.classes.values())])
+        size = self.shape.weight_bytes(most) + self.shape.m * self.shape.k * most
         if reason := self.shapes.no_room(size):
             return reason
         return self.shapes.make(self.shape, self.job["dtype"])
@@ -112,7 +118,7 @@ class Timing(Worker):
         for name, cls in self.classes.items():
             if not any(op in cls.ops for op in self.job["ops"]):
                 continue
-            made[name] = (self.shapes.no_room(cls.held(self.shape, self.itemsize))
+            made[name] = (self.shapes.no_room(cls.held(self.shape, self.item(cls)))
                           or self.make(name, problem))
             if not isinstance(made[name], str):
                 self.facts["versions"][name] = cls.version()
@@ -137,7 +143,7 @@ class Timing(Worker):
                 result = None
                 if call:
                     calls[name], first[name] = call, seconds
-                    biggest = max(biggest, cls.transient(self.shape, op, self.itemsize))
+                    biggest = max(biggest, cls.transient(self.shape, op, self.item(cls)))
         self.turns(op, calls, first)
         for name in alone:
             call, _, seconds = self.checked(op, name, made[name], problem, reference)
@@ -147,7 +153,7 @@ class Timing(Worker):
 
     def checked(self, op: str, name: str, contender, problem, reference) -> tuple:
         """Give a callable whose result is ours, that result and its time; else record why not."""
-        from checks import differs, recall
+        from checks import CLASSES, differs, recall
 
         nothing, cls = (None, None, None), self.classes[name]
         if reason := self.no_room(cls, op):
@@ -162,9 +168,11 @@ class Timing(Worker):
             seconds = time.perf_counter() - start
             result = contender.to_numpy(result)
             more = contender.facts()
+            if op == "loss" and self.job["dtype"] == "bfloat16":
+                more["loss_error"] = self.loss_error(problem, result[0])
             if reference is not None:
                 wrong = differs(op, reference, result, problem, cls.agreement)
-                if cls.agreement == "approximate" and not wrong:
+                if cls.agreement in ("16 bits", "approximate") and op in CLASSES and not wrong:
                     more["recall"] = recall(reference[0], result[0])
                 result = None
                 if wrong:
@@ -176,10 +184,18 @@ class Timing(Worker):
         self.record(op, name, "ok", **more)
         return call, result, seconds
 
+    def loss_error(self, problem, loss) -> float:
+        """How far the loss of some row is off, at most."""
+        from checks import exact_loss
+
+        if self.exact is None:
+            self.exact = exact_loss(problem)
+        return float(abs(loss - self.exact).max())
+
     def turns(self, op: str, calls: dict, first: dict) -> None:
         from timing import give_memory_back, interleave
 
-        settle = 0.0 if self.job["threads"] == 1 else 0.1
+        settle = 0.0 if self.job["threads"] == 1 else 0.2
         for name, samples in interleave(calls, first, self.job["seconds"], settle).items():
             self.found(op, name)["samples"] = samples
         calls.clear()
@@ -190,9 +206,10 @@ class Timing(Worker):
 
     def no_room(self, cls, op: str, beside: int = 0) -> str | None:
         # Two results are held while they are compared, and a session may hold the weights again.
-        whole = 2 * self.shape.logit_bytes(self.itemsize) if op == "predict_proba" else 0
-        held = cls.held(self.shape, self.itemsize) if cls.keeps_memory else 0
-        needed = cls.transient(self.shape, op, self.itemsize) + held
+        item = self.item(cls)
+        whole = 2 * self.shape.logit_bytes(item) if op == "predict_proba" else 0
+        held = cls.held(self.shape, item) if cls.keeps_memory else 0
+        needed = cls.transient(self.shape, op, item) + held
         return self.shapes.no_room(needed, whole + beside)
 
 
@@ -215,11 +232,12 @@ class Memory(Worker):
                 self.record(op, name, "skipped", reason=reason)
             self.write()
             return
+        given = cls.given(problem)
         for op in self.job["ops"]:
             if op not in cls.ops:
                 continue
-            needed = (cls.held(self.shape, self.itemsize)
-                      + cls.transient(self.shape, op, self.itemsize))
+            needed = (cls.held(self.shape, self.item(cls))
+                      + cls.transient(self.shape, op, self.item(cls)))
             if reason := self.shapes.no_room(needed):
                 self.record(op, name, "skipped", reason=reason)
                 continue
@@ -227,7 +245,7 @@ class Memory(Worker):
                 warm.operation(op)()
                 give_memory_back()
                 before = resident()
-                contender = cls(problem, self.job["threads"])
+                contender = cls(given, self.job["threads"])
                 call = contender.operation(op)
                 if cls.compiles:
                     call()
@@ -235,7 +253,7 @@ class Memory(Worker):
                 held = resident()[0] - before[0] if before else None
                 peak = extra_peak(call)
                 if peak is not None:
-                    peak = max(0, peak - cls.returned(self.shape, op, self.itemsize))
+                    peak = max(0, peak - cls.returned(self.shape, op, self.item(cls)))
             except Exception as error:
                 self.record(op, name, "failed", reason=_told(error))
                 continue
