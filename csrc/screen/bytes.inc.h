@@ -2,6 +2,54 @@
  * at once: a panel of bytes is a quarter as large. While some panels are in use, those at `next`
  * come into the cache. */
 
+#define LL_BYTE_HEIGHT LL_BYTE_ROWS /* rows of a micro-panel, at most */
+
+/* Nothing has to be set for it. */
+typedef struct {
+    int nothing;
+} byte_mode;
+static inline void begin_bytes(byte_mode *mode) { mode->nothing = 0; }
+static inline void end_bytes(const byte_mode *mode) { (void)mode; }
+
+/* Rows are packed in micro-panels of so many, the last perhaps of fewer. */
+static inline ptrdiff_t byte_height(ptrdiff_t rows)
+{
+    ptrdiff_t panels = (rows + LL_BYTE_ROWS - 1) / LL_BYTE_ROWS;
+    return (rows + panels - 1) / panels;
+}
+
+static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
+{
+    return (size_t)(rows * quads(k)) * sizeof(word);
+}
+
+/* Where the words of a row, or of the second level of one, begin, and how far they are apart: these
+ * lie in one sequence, as micro-panels. */
+typedef struct {
+    word *at;
+    ptrdiff_t apart, left;
+} row_place;
+
+static row_place place_of(const ll_screen *s, void *packed, ptrdiff_t i)
+{
+    ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows), panel = i / height * height;
+    row_place found = { (word *)packed + panel * quads(s->k) + i - panel,
+                        least(height, rows - panel), quads(s->k) };
+    return found;
+}
+
+/* Whole numbers of LL_LANES features as words. */
+static inline void put_bytes(row_place *to, vec q)
+{
+    int8_t bytes[LL_LANES];
+
+    qstore(bytes, q);
+    for (int j = 0; j < LL_LANES && to->left > 0; j += LL_QUAD, to->left--) {
+        *to->at = make_word(bytes + j);
+        to->at += to->apart;
+    }
+}
+
 LL_TEMPLATE void byte_kernel(const int height, const int width, ptrdiff_t steps, const word *a,
                              const uint8_t *b, ptrdiff_t b_panel, const uint8_t *next,
                              const int32_t *start, int32_t *tile, ptrdiff_t t_row)
@@ -73,12 +121,14 @@ static inline ptrdiff_t byte_width(ptrdiff_t height, ptrdiff_t panels)
 /* Rows and second levels from i on, whole micro-panels, by panels of classes into the tile: each
  * micro-panel of classes stays in L1 while the rows pass by. After them come those at `next`. */
 static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, const uint8_t *b,
-                           ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row)
+                           ptrdiff_t panels, const uint8_t *next, int32_t *tile, ptrdiff_t t_row,
+                           byte_mode *mode)
 {
     ptrdiff_t steps = quads(s->k), b_panel = steps * LL_STEP;
     ptrdiff_t most = byte_height(s->rows * s->levels);
     const word *x = (const word *)s->x + i * steps;
 
+    (void)mode;
     for (ptrdiff_t j = 0, width; j < panels; j += width, b += width * b_panel) {
         width = byte_width(most, panels - j);
         const uint8_t *then = j + width < panels ? b + width * b_panel : next;

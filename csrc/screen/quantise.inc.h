@@ -87,33 +87,6 @@ static void quantise_weight(const float *panels, ptrdiff_t count, ptrdiff_t k, u
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
-/* Rows are packed in micro-panels of so many, the last perhaps of fewer. */
-static inline ptrdiff_t byte_height(ptrdiff_t rows)
-{
-    ptrdiff_t panels = (rows + LL_BYTE_ROWS - 1) / LL_BYTE_ROWS;
-    return (rows + panels - 1) / panels;
-}
-
-static size_t row_bytes(ptrdiff_t rows, ptrdiff_t k)
-{
-    return (size_t)(rows * quads(k)) * sizeof(word);
-}
-
-/* Where the words of a row, or of the second level of one, begin, and how far they are apart: these
- * lie in one sequence, as micro-panels. */
-typedef struct {
-    word *at;
-    ptrdiff_t apart, left;
-} words;
-
-static words words_of(const ll_screen *s, void *packed, ptrdiff_t i)
-{
-    ptrdiff_t rows = s->rows * s->levels, height = byte_height(rows), panel = i / height * height;
-    words found = { (word *)packed + panel * quads(s->k) + i - panel, least(height, rows - panel),
-                    quads(s->k) };
-    return found;
-}
-
 /* Features p, ... of a row, zeros behind the last. */
 static inline vec row_part(const float *x, ptrdiff_t p, ptrdiff_t k)
 {
@@ -138,24 +111,12 @@ static float row_top(const float *x, ptrdiff_t k)
     return usable == ~0u ? vtop(top) : (float)NAN;
 }
 
-/* Whole numbers of LL_LANES features as words. */
-static inline void put_words(words *to, vec q)
-{
-    int8_t bytes[LL_LANES];
-
-    qstore(bytes, q);
-    for (int j = 0; j < LL_LANES && to->left > 0; j += LL_QUAD, to->left--) {
-        *to->at = make_word(bytes + j);
-        to->at += to->apart;
-    }
-}
-
 /* One row; returns whether it can be screened. */
 static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *packed,
                         float *bounds, int32_t *start)
 {
-    words to[2] = { words_of(s, packed, i * s->levels),
-                    words_of(s, packed, i * s->levels + s->levels - 1) };
+    row_place to[2] = { place_of(s, packed, i * s->levels),
+                        place_of(s, packed, i * s->levels + s->levels - 1) };
     vec sum[2] = { vset(0), vset(0) }, whole = vset(0), residual = vset(0);
     double root = sqrt((double)s->k), up = sum_up(s->k), slack = (double)s->slack;
     float top = row_top(x, s->k);
@@ -166,12 +127,12 @@ static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *p
     for (ptrdiff_t p = 0; p < s->k; p += LL_LANES) {
         vec z = usable ? row_part(x, p, s->k) : vset(0), share = vmul(z, by_unit);
         vec near = vround(share), rest = vnfma(unit, near, z);
-        put_words(&to[0], near);
+        put_bytes(&to[0], near);
         sum[0] = vadd(sum[0], near);
         if (s->levels == 2) {
             vec fine = vround(vmul(rest, vmul(by_unit, vset(256))));
             fine = vmax(vset(-127), vmin(vset(127), fine));
-            put_words(&to[1], fine);
+            put_bytes(&to[1], fine);
             sum[1] = vadd(sum[1], fine);
             near = vfma(fine, vset(0x1p-8f), near);
             rest = vnfma(vmul(unit, vset(0x1p-8f)), fine, rest);

@@ -12,7 +12,7 @@ static inline ptrdiff_t scan_rows(const ll_screen *s)
 /* Enough for either number of levels. */
 static size_t scratch_bytes(const ll_screen *s)
 {
-    ptrdiff_t most = LL_SCAN_ROWS + 2 * LL_BYTE_ROWS;
+    ptrdiff_t most = LL_SCAN_ROWS + 2 * LL_BYTE_HEIGHT;
     return (size_t)(least(2 * s->rows, most) * LL_SCAN_ROW) * sizeof(int32_t);
 }
 
@@ -185,7 +185,8 @@ LL_TEMPLATE void scan_tile(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, stri
 }
 
 /* All rows against the block of classes c, ...; the bytes at `next` come next. */
-static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, strip t)
+static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, strip t,
+                       byte_mode *mode)
 {
     int32_t *tile = s->scratch;
     ptrdiff_t width = least(LL_SCREEN_BLOCK, s->n - c), tile_rows = scan_rows(s);
@@ -199,7 +200,7 @@ static void scan_block(const ll_screen *s, ptrdiff_t c, const uint8_t *next, str
     for (ptrdiff_t i = 0; i < s->rows; i += tile_rows) {
         ptrdiff_t rows = least(tile_rows, s->rows - i);
         multiply_bytes(s, i * s->levels, rows * s->levels, s->weight + c * quads(s->k) * LL_QUAD,
-                       vectors(width), next, tile, LL_SCAN_ROW);
+                       vectors(width), next, tile, LL_SCAN_ROW, mode);
         t.rows = s->row_bounds + i * LL_ROW_BOUNDS;
         if (s->levels == 1)
             scan_tile(s, i, rows, t, 1, c, width);
@@ -213,9 +214,12 @@ static void scan(const ll_screen *s)
     float blank[LL_SCREEN_LANES];
     strip t = { .bias = blank, .no_bias = s->no_bias, .slack = s->slack };
     leaps order = leaps_of(s->n);
+    byte_mode mode;
 
     vstore(blank, vset(s->no_bias));
+    begin_bytes(&mode);
     for (ptrdiff_t place = s->first; place < s->last && any_left(s); place++)
         scan_block(s, first_class(&order, place),
-                   s->weight + first_class(&order, place + 1) * quads(s->k) * LL_QUAD, t);
+                   s->weight + first_class(&order, place + 1) * quads(s->k) * LL_QUAD, t, &mode);
+    end_bytes(&mode);
 }

@@ -8,9 +8,9 @@
 
 static inline ptrdiff_t quads(ptrdiff_t k) { return (k + LL_QUAD - 1) / LL_QUAD; }
 
-#include "quantise.inc.h"
 #include "bytes.inc.h"
 #include "limits.inc.h"
+#include "quantise.inc.h"
 #include "candidates.inc.h"
 #include "scan.inc.h"
 
