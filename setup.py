@@ -54,6 +54,14 @@ ISAS = {
 }
 # The same for the screens of bytes; each belongs to an instruction set above.
 SCREENS = {
+    "amx": (
+        ("x86_64", "amd64"),
+        [*ISAS["avx512"][1], "-mavx512bw", "-mavx512vnni", "-mamx-tile", "-mamx-int8",
+         "-mamx-bf16"],
+        [],
+        'int main(void) { __asm__ volatile("tdpbsud %tmm2, %tmm1, %tmm0");\n'
+        '  __asm__ volatile("tdpbf16ps %tmm2, %tmm1, %tmm0"); return 0; }\n',
+    ),
     "vnni": (
         ("x86_64", "amd64"),
         [*ISAS["avx512"][1], "-mavx512bw", "-mavx512vnni"],
@@ -68,6 +76,7 @@ SCREENS = {
 }
 # And for products of bfloat16.
 BF16S = {
+    "amx": SCREENS["amx"],
     "dot": (
         ("x86_64", "amd64"),
         [*ISAS["avx512"][1], "-mavx512bw", "-mavx512bf16"],

@@ -13,9 +13,16 @@ const char *const ll_function_names[] = { LL_FUNCTIONS(LL_NAME) };
 #else
 #include <cpuid.h>
 #endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 /* Which sets were built is the build's knowledge: it defines LL_HAVE_*. */
+#if defined(LL_HAVE_BF16_AMX) || defined(LL_HAVE_SCREEN_AMX)
+#define LL_HAVE_AMX
+#endif
 #if defined(LL_X86) && (defined(LL_HAVE_AVX2) || defined(LL_HAVE_AVX512))
 enum { EAX, EBX, ECX, EDX };
 
@@ -75,7 +82,7 @@ static int avx512_supported(void)
 }
 #endif
 
-#ifdef LL_HAVE_SCREEN_VNNI
+#if defined(LL_HAVE_SCREEN_VNNI) || defined(LL_HAVE_AMX)
 static int vnni_supported(void)
 {
     unsigned seven[4];
@@ -103,6 +110,35 @@ static int bf16_dot_supported(void)
         && zero[EBX] != 0x756e6547u /* Genu, of GenuineIntel */;
 }
 #endif
+
+#ifdef LL_HAVE_AMX
+#define TILES (1u << 17 | 1u << 18) /* their configuration and themselves */
+
+/* Linux keeps the registers of a process that has asked for them. */
+static int amx_permitted(void)
+{
+#ifdef __linux__
+    return syscall(SYS_arch_prctl, 0x1023L /* ARCH_REQ_XCOMP_PERM */, 18L /* tiles */) == 0;
+#else
+    return 0;
+#endif
+}
+
+/* Asked once; threads that ask at the same time get the same answer. */
+static int amx_supported(void)
+{
+    static _Atomic int answer; /* 1 for yes, -1 for no */
+    unsigned seven[4];
+
+    if (!answer) {
+        cpuid(7, seven);
+        int has_it = vnni_supported() && has(saved_registers(), TILES)
+                  && has(seven[EDX], 1u << 22 /* BF16 */ | 1u << 24 /* TILE */ | 1u << 25 /* INT8 */);
+        answer = has_it && amx_permitted() ? 1 : -1;
+    }
+    return answer > 0;
+}
+#endif
 #endif
 
 static int always(void) { return 1; }
@@ -126,9 +162,13 @@ const ll_isa ll_isas[] = {
 };
 const int ll_isa_count = (int)(sizeof ll_isas / sizeof *ll_isas);
 
-extern const ll_screener ll_screener_vnni, ll_screener_avx2, ll_screener_neon, ll_screener_scalar;
+extern const ll_screener ll_screener_amx, ll_screener_vnni, ll_screener_avx2, ll_screener_neon,
+    ll_screener_scalar;
 
 const ll_screen_isa ll_screens[] = {
+#ifdef LL_HAVE_SCREEN_AMX
+    { "avx512", amx_supported, &ll_screener_amx },
+#endif
 #ifdef LL_HAVE_SCREEN_VNNI
     { "avx512", vnni_supported, &ll_screener_vnni },
 #endif
@@ -145,9 +185,13 @@ const ll_screen_isa ll_screens[] = {
 };
 const int ll_screen_count = (int)(sizeof ll_screens / sizeof *ll_screens);
 
-extern const ll_bf16 ll_bf16_dot, ll_bf16_avx512, ll_bf16_avx2, ll_bf16_neon, ll_bf16_scalar;
+extern const ll_bf16 ll_bf16_amx, ll_bf16_dot, ll_bf16_avx512, ll_bf16_avx2, ll_bf16_neon,
+    ll_bf16_scalar;
 
 const ll_bf16_isa ll_bf16s[] = {
+#ifdef LL_HAVE_BF16_AMX
+    { "avx512", amx_supported, &ll_bf16_amx },
+#endif
 #ifdef LL_HAVE_BF16_DOT
     { "avx512", bf16_dot_supported, &ll_bf16_dot },
 #endif

@@ -8,8 +8,12 @@
 
 static inline ptrdiff_t quads(ptrdiff_t k) { return (k + LL_QUAD - 1) / LL_QUAD; }
 
+#ifdef LL_AMX
+#include "amx.inc.h"
+#else
 #include "bytes.inc.h"
 #include "limits.inc.h"
+#endif
 #include "quantise.inc.h"
 #include "candidates.inc.h"
 #include "scan.inc.h"
