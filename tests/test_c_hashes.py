@@ -14,11 +14,18 @@ import shutil
 import subprocess
 
 import pytest
-from support.c_programs import CSRC, build, compiles, here, run, setup_table
+from support.c_programs import (
+    CSRC,
+    SANITIZE,
+    build,
+    compiler_named,
+    compiles,
+    here,
+    run,
+    setup_table,
+)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "hashes.txt"
-# Without optimisation: compiling takes minutes otherwise.
-SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ARM = ("aarch64", "arm64")
 
 pytestmark = pytest.mark.compiled_only
@@ -45,16 +52,6 @@ def check_same(*command, env=None):
     lines = done.stdout.splitlines()
     assert len({line.split()[-1] for line in lines}) == 1
     return {line.split()[0] for line in lines}
-
-
-def compiler_named(name):
-    """The compiler, or a skip. `cc` is for machines that have neither gcc nor clang."""
-    named = [c for c in ("gcc", "clang") if shutil.which(c)]
-    if name == "cc" and named:
-        pytest.skip(f"built with {' and '.join(named)}")
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed")
-    return name
 
 
 @pytest.mark.slow
@@ -118,8 +115,7 @@ def test_big_endian_under_emulation(tmp_path):
 @pytest.mark.parametrize("flags", ["-ffast-math", "-Ofast", "-std=c11 -mfpmath=387"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "cc"])
 def test_flags_that_change_the_bits_are_refused(compiler, flags, tmp_path):
-    common = setup_table()[2]
-    command = [compiler_named(compiler), *common, *flags.split()]
+    command = [compiler_named(compiler), *setup_table()["UNIX_FLAGS"], *flags.split()]
     if not compiles(command, "int main(void) { return 0; }\n", tmp_path):
         pytest.skip(f"{compiler} does not know {flags} here")
     source = CSRC / "isa" / "scalar.c"

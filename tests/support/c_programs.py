@@ -9,11 +9,16 @@ import ast
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
+
+import pytest
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 CSRC = TESTS.parent / "csrc"
 PROGRAMS = ("hashes", "edges", "screens")
+# Without optimisation: compiling takes minutes otherwise.
+SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 def here():
@@ -25,9 +30,9 @@ def setup_table():
     table = {}
     for node in ast.parse((TESTS.parent / "setup.py").read_text()).body:
         name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
-        if name in ("ISAS", "SCREENS", "UNIX_FLAGS", "STRICT_FLAGS"):
-            table[name] = eval(ast.unparse(node.value), {}, table)  # literals, and ISAS in SCREENS
-    return table["ISAS"], table["SCREENS"], table["UNIX_FLAGS"], table["STRICT_FLAGS"]
+        if name in ("ISAS", "SCREENS", "BF16S", "UNIX_FLAGS", "STRICT_FLAGS"):
+            table[name] = eval(ast.unparse(node.value), {}, table)  # literals, and those before
+    return table
 
 
 def compiles(command, source, folder):
@@ -38,47 +43,102 @@ def compiles(command, source, folder):
     return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
 
-def build(compiler, machine, folder, *switches):
-    """Build the programs with every instruction set of `machine` that the compiler knows."""
-    isas, screens, common, strict = setup_table()
-    command = [compiler, *common, *switches]
-    # Without optimisation intrinsics are macros, and warn.
-    if os.environ.get("LOGITLESS_WERROR") == "1" and "-O0" not in switches:
-        command += strict
-    objects, macros = [], []
+def compiler_named(name):
+    """The compiler, or a skip. `cc` is for machines that have neither gcc nor clang."""
+    named = [c for c in ("gcc", "clang") if shutil.which(c)]
+    if name == "cc" and named:
+        pytest.skip(f"built with {' and '.join(named)}")
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    return name
 
-    def add(name, source, flags):
-        objects.append(str(folder / f"{name}.o"))
+
+class Build:
+    """Objects of one compiler for a machine, and programs of them."""
+
+    def __init__(self, compiler, machine, folder, *switches):
+        self.compiler, self.machine, self.folder = compiler, machine, folder
+        self.switches = switches
+        self.setup = setup_table()
+        self.objects = {}
+        self.have = []
+
+    def command(self):
+        flags = [*self.setup["UNIX_FLAGS"], *self.switches]
+        # Without optimisation intrinsics are macros, and warn.
+        if os.environ.get("LOGITLESS_WERROR") == "1" and "-O0" not in self.switches:
+            flags += self.setup["STRICT_FLAGS"]
+        return [self.compiler, *flags]
+
+    def add(self, name, source, *flags):
+        """Compile an object, or compile it anew."""
+        path = str(self.folder / f"{name}.o")
         done = subprocess.run(
-            [*command, *flags, "-c", str(source), "-o", objects[-1]],
+            [*self.command(), *flags, "-c", str(source), "-o", path],
             capture_output=True,
             text=True,
             timeout=600,
         )
         assert done.returncode == 0, done.stderr
+        self.objects[name] = path
 
-    def usable(table):
-        for name, (machines, flags, _, probe) in table.items():
-            known = not machines or machine in machines
-            if known and compiles([*command, *flags], probe, folder):
+    def usable(self, table):
+        """Names and flags of what the machine and the compiler know."""
+        for name, (machines, flags, _, probe) in self.setup[table].items():
+            known = not machines or self.machine in machines
+            if known and compiles([*self.command(), *flags], probe, self.folder):
                 yield name, flags
 
-    for isa, flags in usable(isas):
-        macros.append(f"-DLL_HAVE_{isa.upper()}=1")
-        for bits in (32, 64):
-            source = CSRC / "isa" / f"{isa}.c"
-            add(f"{isa}{bits}", source, [*flags, f"-DLL_REAL={bits}"])
-    for screen, flags in usable(screens):
-        macros.append(f"-DLL_HAVE_SCREEN_{screen.upper()}=1")
-        add(f"screen_{screen}", CSRC / "isa" / f"screen_{screen}.c", flags)
-    add("dispatch", CSRC / "dispatch.c", macros)
-    kernels = [*objects]
-    for name in PROGRAMS:
-        objects[:] = kernels
-        add(name, TESTS / "c" / f"{name}.c", [f"-I{CSRC}"])
-        link = [*command, *objects, "-o", str(folder / name), "-lm"]
+    def macros(self):
+        return [f"-DLL_HAVE_{name.upper()}=1" for name in self.have]
+
+    def kernels(self):
+        """Compile every instruction set that the machine and the compiler know."""
+        for isa, flags in self.usable("ISAS"):
+            for bits in (32, 64):
+                self.add(f"{isa}{bits}", CSRC / "isa" / f"{isa}.c", *flags, f"-DLL_REAL={bits}")
+            self.have.append(isa)
+        for table, kind in ("SCREENS", "screen"), ("BF16S", "bf16"):
+            for name, flags in self.usable(table):
+                self.add(f"{kind}_{name}", CSRC / "isa" / f"{kind}_{name}.c", *flags)
+                self.have.append(f"{kind}_{name}")
+        self.add("dispatch", CSRC / "dispatch.c", *self.macros())
+
+    def program(self, name, *flags):
+        """Compile a program, and link it with all other objects."""
+        kernels = [*self.objects.values()]
+        self.add(name, TESTS / "c" / f"{name}.c", f"-I{CSRC}", *flags)
+        path = str(self.folder / name)
+        link = [*self.command(), *kernels, self.objects.pop(name), "-o", path, "-lm"]
         subprocess.run(link, check=True, timeout=120)
-    return [str(folder / name) for name in PROGRAMS]
+        return path
+
+
+def build(compiler, machine, folder, *switches):
+    """Build the programs with every instruction set of `machine` that the compiler knows."""
+    made = Build(compiler, machine, folder, *switches)
+    made.kernels()
+    return [made.program(name) for name in PROGRAMS]
+
+
+def build_tiles(compiler, machine, folder, *switches):
+    """Build the program that compares AMX, where the compiler knows it, and its double.
+
+    The switches are for what it looks at; all else is compiled without optimisation, in no time.
+    """
+    made = Build(compiler, machine, folder, "-O0")
+    made.kernels()
+    made.switches = switches
+    steps = TESTS / "c" / "tile_steps.c", f"-I{CSRC}"
+    for name, flags in made.usable("BF16S"):
+        if name == "amx":
+            made.add("bf16_amx", CSRC / "isa" / "bf16_amx.c", *flags)
+            made.add("screen_amx", CSRC / "isa" / "screen_amx.c", *flags)
+            made.add("steps", *steps, *flags, '-DLL_AMX="simd/amx.h"', "-DSTEPS=tile_steps_amx")
+    made.add("bf16_double", CSRC / "isa" / "bf16_amx_double.c")
+    made.add("screen_double", CSRC / "isa" / "screen_amx_double.c")
+    made.add("steps_double", *steps, '-DLL_AMX="simd/amx_double.h"', "-DSTEPS=tile_steps_double")
+    return made.program("tiles", *made.macros())
 
 
 def run(*command, env=None):
