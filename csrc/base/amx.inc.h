@@ -224,3 +224,27 @@ static void amx_multiply(amx_product *p, amx_mode *mode)
         amx_panels(p, j, panels, tails, mode);
     }
 }
+
+/* All sums that there are registers for, with as many features to a product: a load, to measure the
+ * peak. Returns the operations. */
+static double amx_spin(ptrdiff_t rounds, ptrdiff_t features)
+{
+    char some[LL_AMX_TILE];
+    amx_mode mode;
+
+    memset(some, 0x3f, sizeof some);
+    amx_begin(&mode);
+    amx_shape(&mode, LL_AMX_ROWS, LL_AMX_ROWS);
+    amx_load(4, some, LL_AMX_BYTES);
+    amx_load(5, some, LL_AMX_BYTES);
+    amx_load(6, some, LL_AMX_BYTES);
+    amx_load(7, some, LL_AMX_BYTES);
+    for (ptrdiff_t r = 0; r < rounds; r++) {
+        LL_AMX_DOT(0, 4, 6);
+        LL_AMX_DOT(1, 4, 7);
+        LL_AMX_DOT(2, 5, 6);
+        LL_AMX_DOT(3, 5, 7);
+    }
+    amx_end(&mode);
+    return 4.0 * 2 * LL_AMX_ROWS * LL_AMX_BYTES / 4 * (double)features * (double)rounds;
+}

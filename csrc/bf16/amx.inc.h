@@ -83,24 +83,4 @@ static void multiply(const ll_bf16_tile *tile)
     }
 }
 
-static double spin(ptrdiff_t rounds)
-{
-    char some[LL_AMX_TILE];
-    amx_mode mode;
-
-    memset(some, 0x3f, sizeof some);
-    amx_begin(&mode);
-    amx_shape(&mode, LL_AMX_ROWS, LL_AMX_ROWS);
-    amx_load(4, some, LL_AMX_BYTES);
-    amx_load(5, some, LL_AMX_BYTES);
-    amx_load(6, some, LL_AMX_BYTES);
-    amx_load(7, some, LL_AMX_BYTES);
-    for (ptrdiff_t r = 0; r < rounds; r++) {
-        amx_dot_bf16(0, 4, 6);
-        amx_dot_bf16(1, 4, 7);
-        amx_dot_bf16(2, 5, 6);
-        amx_dot_bf16(3, 5, 7);
-    }
-    amx_end(&mode);
-    return 4.0 * 2 * LL_AMX_ROWS * LL_WORD_LANES * LL_STEP_K * (double)rounds;
-}
+static double spin(ptrdiff_t rounds) { return amx_spin(rounds, LL_STEP_K); }

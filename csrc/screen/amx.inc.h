@@ -77,3 +77,5 @@ static void multiply_bytes(const ll_screen *s, ptrdiff_t i, ptrdiff_t rows, cons
         istore(start + r * LL_SCREEN_LANES, iset(s->start[i + r]));
     amx_multiply(&p, mode);
 }
+
+static double spin(ptrdiff_t rounds) { return amx_spin(rounds, LL_AMX_BYTES); }
