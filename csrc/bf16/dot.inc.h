@@ -241,21 +241,27 @@ static void multiply(const ll_bf16_tile *t)
 /* As many chains as the kernel has. */
 static double spin(ptrdiff_t rounds)
 {
-    enum { CHAINS = 2 * LL_PAIR_ROWS * LL_PAIR_PANELS };
-    reg sum[CHAINS], all = rset(0);
+    enum { WIDE = 2 * LL_PAIR_PANELS };
     const uint32_t ones[LL_WORD_LANES] = { 0x3f803f80u };
+    reg sum[LL_PAIR_ROWS][WIDE], all = rset(0);
     pairs one = load_pairs(ones);
 
     LL_UNROLL
-    for (int i = 0; i < CHAINS; i++)
-        sum[i] = rset((float)i);
+    for (int i = 0; i < LL_PAIR_ROWS; i++)
+        LL_UNROLL
+        for (int j = 0; j < WIDE; j++)
+            sum[i][j] = rset((float)(i * WIDE + j));
     for (ptrdiff_t r = 0; r < rounds; r++)
         LL_UNROLL
-        for (int i = 0; i < CHAINS; i++)
-            sum[i] = dot_pairs(sum[i], one, 0x00003f80u);
+        for (int i = 0; i < LL_PAIR_ROWS; i++)
+            LL_UNROLL
+            for (int j = 0; j < WIDE; j++)
+                sum[i][j] = dot_pairs(sum[i][j], one, 0x00003f80u);
     LL_UNROLL
-    for (int i = 0; i < CHAINS; i++)
-        all = radd(all, sum[i]);
+    for (int i = 0; i < LL_PAIR_ROWS; i++)
+        LL_UNROLL
+        for (int j = 0; j < WIDE; j++)
+            all = radd(all, sum[i][j]);
     /* Sums grow: looking at them keeps the work alive. */
-    return rsum(all) < 0 ? 0 : 4.0 * LL_LANES * CHAINS * (double)rounds;
+    return rsum(all) < 0 ? 0 : 4.0 * LL_LANES * LL_PAIR_ROWS * WIDE * (double)rounds;
 }
