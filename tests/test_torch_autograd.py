@@ -27,7 +27,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "columns", "strided"])
 def test_memory_is_shared(gen, monkeypatch, layout, dtype):
     (x, weight, target), _ = case(gen, dtype=dtype)

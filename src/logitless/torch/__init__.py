@@ -98,10 +98,10 @@ def linear_cross_entropy(
     ``(1 - label_smoothing) * weight * -log(softmax(logits))`` times what comes in.
 
     Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
-    layout are read where they are, except that bfloat16 is copied to float32;
-    gradients of both 16-bit types are held in float32 until they are scaled. Losses are
-    computed in float32 at least: to have that of 16-bit tensors before it is rounded to
-    their dtype, call under ``torch.autocast("cpu", dtype)``.
+    layout are read where they are, those of 16 bits too, whose gradients are held in
+    float32 until they are scaled; but class probabilities of bfloat16 are copied to
+    float32. Losses are computed in float32 at least: to have that of 16-bit tensors
+    before it is rounded to their dtype, call under ``torch.autocast("cpu", dtype)``.
 
     `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
     ``torch.ops.logitless.linear_cross_entropy``. `torch.func.grad` works; `torch.vmap`

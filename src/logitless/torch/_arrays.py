@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from .. import functional
+from .._arrays.bfloat16 import BFLOAT16, widened
+from .._arrays.checks import compute_dtype
 from .._arrays.rows import Rows
 from .._calls.options import HEAD, LOSS
 from .._calls.value_and_grad import WORKSPACE_BYTES
 from ..head import LinearHead
 from ..results import Gradients
 from ._checks import Options
-
 
 class Problem:
     """The tensors of a call as arrays, and its options but for the dtype of the loss.
@@ -27,13 +28,14 @@ class Problem:
 
     def __init__(self, tensors: Sequence[Any], options: Options):
         input, weight, bias, target, class_weight = tensors
-        self.x, self.weight, self.target = as_array(input), as_array(weight), as_array(target)
-        self.bias = None if bias is None else as_array(bias)
-        self.class_weight = None if class_weight is None else as_array(class_weight)
+        self.x, self.weight, self.target = as_array(input), as_array(weight), as_numbers(target)
+        self.bias = None if bias is None else as_numbers(bias)
+        self.class_weight = None if class_weight is None else as_numbers(class_weight)
         self.soft = tensors[3].is_floating_point()
         self.n_classes, *places, self.n_features = self.weight.shape
         self.places = tuple(places)
-        self.dtype = np.result_type(self.x, self.weight, np.float32)
+        self.dtype = np.result_type(compute_dtype(self.x.dtype, "input"),
+                                    compute_dtype(self.weight.dtype, "linear_weight"))
         self.options = options
         self.of_head, self.of_loss = (
             {name: value for name, value in options._asdict().items() if name in names}
@@ -117,10 +119,18 @@ class Problem:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """The memory of a tensor; of bfloat16, which NumPy has not, a copy.
+    """The memory of a tensor; bfloat16 as BFLOAT16.
 
     By way of DLPack the storage stays resizable, as those who shard parameters need it;
     ``tensor.numpy()`` would end that for good.
     """
     tensor = tensor.detach().resolve_conj().resolve_neg()
-    return np.from_dlpack(tensor.float() if tensor.dtype == torch.bfloat16 else tensor)
+    if tensor.dtype == torch.bfloat16:
+        return np.from_dlpack(tensor.view(torch.int16)).view(BFLOAT16)
+    return np.from_dlpack(tensor)
+
+
+def as_numbers(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as an array that NumPy can read; of bfloat16, which it cannot, a copy."""
+    array = as_array(tensor)
+    return widened(array) if array.dtype == BFLOAT16 else array

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from ._arrays import Problem, as_array
+from ._arrays import Problem, as_numbers
 from ._checks import Options, requires_grad
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
@@ -78,7 +78,7 @@ def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
 def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, wrt = _parted(args)
     problem = Problem(tensors, options)
-    factor = as_array(grad_output) / problem.divisor()
+    factor = as_numbers(grad_output) / problem.divisor()
     held = [name for name in wrt if name in _HELD]
     found = problem.losses(held, factor)[1] if held else {}
     if "target" not in wrt:
