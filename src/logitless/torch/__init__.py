@@ -98,10 +98,14 @@ def linear_cross_entropy(
     ``(1 - label_smoothing) * weight * -log(softmax(logits))`` times what comes in.
 
     Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
-    layout are read where they are, those of 16 bits too, whose gradients are held in
-    float32 until they are scaled; but class probabilities of bfloat16 are copied to
-    float32. Losses are computed in float32 at least: to have that of 16-bit tensors
-    before it is rounded to their dtype, call under ``torch.autocast("cpu", dtype)``.
+    layout are read where they are, those of 16 bits too; but class probabilities of
+    bfloat16 are copied to float32. Losses are computed in float32 at least: to have
+    that of 16-bit tensors before it is rounded to their dtype, call under
+    ``torch.autocast("cpu", dtype)``.
+
+    Gradients of 16-bit tensors are sums in float32, 4 bytes an entry, until they have
+    been scaled. Then they are rounded, once, in the memory they have, and half of it is
+    given back; compiled graphs and `torch.func` take new memory for it.
 
     `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
     ``torch.ops.logitless.linear_cross_entropy``. `torch.func.grad` works; `torch.vmap`

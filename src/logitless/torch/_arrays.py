@@ -19,6 +19,9 @@ from ..head import LinearHead
 from ..results import Gradients
 from ._checks import Options
 
+_BLOCK = 1 << 18  # entries of a gradient that are rounded at a time
+
+
 class Problem:
     """The tensors of a call as arrays, and its options but for the dtype of the loss.
 
@@ -134,3 +137,22 @@ def as_numbers(tensor: torch.Tensor) -> np.ndarray:
     """A tensor as an array that NumPy can read; of bfloat16, which it cannot, a copy."""
     array = as_array(tensor)
     return widened(array) if array.dtype == BFLOAT16 else array
+
+
+def narrowed(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """A gradient in the dtype of its tensor, where that is narrower in the same memory.
+
+    So there is never more of a gradient than the array, which must own its memory, contiguous.
+    What is left over is given back: nobody may read the array afterwards.
+    """
+    shape, size = array.shape, array.size
+    wide = torch.from_numpy(array)
+    if dtype.itemsize >= array.itemsize or size <= _BLOCK:
+        return wide.to(dtype)
+    wide = wide.view(-1)
+    narrow = wide.view(dtype)[:size]
+    for first in range(0, size, _BLOCK):  # written up to where it has been read, at most
+        block = slice(first, first + _BLOCK)
+        narrow[block] = wide[block].to(dtype)
+    array.resize(-(-size * dtype.itemsize // array.itemsize), refcheck=False)
+    return torch.from_numpy(array).view(dtype)[:size].view(shape)

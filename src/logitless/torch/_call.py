@@ -7,13 +7,14 @@ has a kernel that computes on the memory of its tensors and a fake that only kno
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from ._arrays import Problem, as_numbers
+from ._arrays import Problem, as_numbers, narrowed
 from ._checks import Options, requires_grad
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
@@ -50,12 +51,22 @@ class _Operator:
 
     def __call__(self, *args: Any) -> Any:
         """Call the operator where somebody is to see it, else its kernel: 40 us less."""
-        seen = (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _in_transform()
-                or not all(type(a) in _PLAIN for a in args))
-        return (self.of_library if seen else self.kernel)(*args)
+        return (self.of_library if _seen(args) else self.kernel)(*args)
+
+
+def _seen(args: Iterable[Any]) -> bool:
+    """Whether somebody is to see what is done with these tensors and options."""
+    return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _in_transform()
+            or not all(type(a) in _PLAIN for a in args))
 
 
 def _loss(*args: Any) -> tuple[torch.Tensor, ...]:
+    loss, found = _found(*args)
+    return loss, *_as_tensors(found, _HELD)
+
+
+def _found(*args: Any) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """The loss, and the gradients found along with it."""
     tensors, options, dtype, wrt = _parted(args)
     problem = Problem(tensors, options)
     divisor = problem.divisor()
@@ -65,14 +76,17 @@ def _loss(*args: Any) -> tuple[torch.Tensor, ...]:
     else:
         total = losses.sum(dtype=np.float64) / divisor
         loss = torch.tensor(total, dtype=dtype, device="cpu")
-    return loss, *_as_tensors(found, _HELD)
+    return loss, found
 
 
 def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, dtype, wrt = _parted(args)
     input, linear_weight = tensors[:2]
     shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options.reduction == "none" else ()
-    return input.new_empty(shape, dtype=dtype), *_fake_gradients(tensors, wrt, _HELD)
+    wide = torch.promote_types(torch.promote_types(input.dtype, linear_weight.dtype),
+                               torch.float32)
+    return (input.new_empty(shape, dtype=dtype),
+            *_fake_gradients(tensors, wrt, dict.fromkeys(_HELD, wide)))
 
 
 def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
@@ -81,14 +95,16 @@ def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor,
     factor = as_numbers(grad_output) / problem.divisor()
     held = [name for name in wrt if name in _HELD]
     found = problem.losses(held, factor)[1] if held else {}
+    dtypes = _dtypes(tensors)
     if "target" not in wrt:
-        return _as_tensors(found, _NAMES)
-    return *_as_tensors(found, _HELD), problem.target_gradient(tensors[3].dtype, factor)
+        return _as_tensors(found, _NAMES, dtypes)
+    return (*_as_tensors(found, _HELD, dtypes),
+            problem.target_gradient(dtypes["target"], factor))
 
 
 def _fake_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     tensors, _, wrt = _parted(args)
-    return _fake_gradients(tensors, wrt, _NAMES)
+    return _fake_gradients(tensors, wrt, _dtypes(tensors))
 
 
 def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
@@ -96,32 +112,44 @@ def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
         gradient.mul_(factor)
 
 
-def _as_tensors(found: dict[str, np.ndarray], names: Iterable[str]) -> tuple[torch.Tensor, ...]:
-    """Gradients whose classes come after the places; no entries where there is none."""
+def _dtypes(tensors: Sequence[Any]) -> dict[str, torch.dtype]:
+    """The dtype that each gradient has in the end."""
+    return {name: torch.float32 if tensor is None else tensor.dtype
+            for name, tensor in zip(_NAMES, tensors, strict=False)}
+
+
+def _as_tensors(
+    found: dict[str, np.ndarray], names: Iterable[str],
+    dtypes: dict[str, torch.dtype] | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients, in `dtypes` if need be; no entries where there is none."""
     return tuple(
-        torch.from_numpy(found[name]).movedim(_CLASS_AXIS[name], 0) if name in found
-        else torch.empty(0, dtype=torch.float32, device="cpu")
+        _as_tensor(name, found[name] if dtypes is None else narrowed(found[name], dtypes[name]))
+        if name in found else torch.empty(0, dtype=torch.float32, device="cpu")
         for name in names
     )
+
+
+def _as_tensor(name: str, gradient: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A gradient whose classes come after the places, with its axes as its tensor has them."""
+    return torch.as_tensor(gradient, device="cpu").movedim(_CLASS_AXIS[name], 0)
 
 
 _CLASS_AXIS = {"x": 0, "weight": -2, "bias": -1, "target": 0}
 
 
 def _fake_gradients(
-    tensors: Sequence[Any], wrt: Sequence[str], names: Iterable[str]
+    tensors: Sequence[Any], wrt: Sequence[str], dtypes: dict[str, torch.dtype]
 ) -> tuple[torch.Tensor, ...]:
+    """Gradients of these names and dtypes, no entries of those that are not wanted."""
     input, linear_weight, _, target, _ = tensors
     n_classes, *places, n_features = linear_weight.shape
     shapes = {"x": input.shape, "weight": (*places, n_classes, n_features),
               "bias": (*places, n_classes), "target": target.shape}
-    dtype = torch.promote_types(torch.promote_types(input.dtype, linear_weight.dtype),
-                                torch.float32)
-    dtypes = dict.fromkeys(_HELD, dtype) | {"target": target.dtype}
     return tuple(
         input.new_empty(shapes[name], dtype=dtypes[name]).movedim(_CLASS_AXIS[name], 0)
         if name in wrt else input.new_empty(0, dtype=torch.float32)
-        for name in names
+        for name in dtypes
     )
 
 
@@ -168,13 +196,47 @@ def apply(*args: Any) -> torch.Tensor:
 
 
 def _applied(*args: Any) -> torch.Tensor:
-    return LinearCrossEntropy.apply(*args)[0]
+    if _seen(args):
+        return LinearCrossEntropyOperator.apply(*args)[0]
+    return LinearCrossEntropy.apply(*args)
 
 
 # Autograd
 
 
 class LinearCrossEntropy(torch.autograd.Function):
+    """The kernel by itself: nobody sees its gradients, which are arrays until they are taken."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> torch.Tensor:
+        tensors, ctx.options, _, _ = _parted(args)
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = _dtypes(tensors)
+        loss, ctx.held = _found(*args)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Any) -> tuple[torch.Tensor | None, ...]:
+        return _backward(ctx, grad_output, partial(_finished, dtypes=ctx.dtypes))
+
+
+def _finished(
+    held: dict[str, np.ndarray], wrt: Sequence[str], factor: torch.Tensor,
+    dtypes: dict[str, torch.dtype],
+) -> dict[str, torch.Tensor]:
+    """Gradients that are held, scaled and rounded where they are and held no longer."""
+    taken = {name: held.pop(name) for name in wrt if name in held}
+    found = {}
+    for name, array in taken.items():
+        found[name] = _as_tensor(name, array)
+        scale_(found[name], factor)
+        if not _seen([factor]):
+            found[name] = _as_tensor(name, narrowed(array, dtypes[name]))
+    return found
+
+
+class LinearCrossEntropyOperator(torch.autograd.Function):
     """The operator as a function that `torch.func.grad` differentiates, too."""
 
     @staticmethod
@@ -234,7 +296,7 @@ def _backward(
 # For compilers, and for exported programs, which call the operator itself.
 linear_cross_entropy.of_library.register_autograd(
     lambda ctx, grad_output, *_: _backward(ctx, grad_output, _scaled),
-    setup_context=LinearCrossEntropy.setup_context,
+    setup_context=LinearCrossEntropyOperator.setup_context,
 )
 
 
