@@ -113,6 +113,7 @@ LL_TEMPLATE void sum_step(const int height, const int width, const int come, ptr
     reg even[LL_PAIR_ROWS][LL_PAIR_PANELS], odd[LL_PAIR_ROWS][LL_PAIR_PANELS];
     const uint32_t *b = p->b + q * LL_WORD_LANES, *next = p->next + q * LL_WORD_LANES;
     uint32_t *own = p->own + q * LL_WORD_LANES;
+    const int whole = count == LL_STEP_WORDS;
 
     LL_UNROLL
     for (int i = 0; i < height; i++)
@@ -133,6 +134,14 @@ LL_TEMPLATE void sum_step(const int height, const int width, const int come, ptr
     }
     if (count)
         pair_step(height, width, come, 1, even, odd, a, b, p->b_panel, own);
+    if (!whole) /* what zeros add */
+        LL_UNROLL
+        for (int i = 0; i < height; i++)
+            LL_UNROLL
+            for (int j = 0; j < width; j++) {
+                even[i][j] = radd(even[i][j], rset(0));
+                odd[i][j] = radd(odd[i][j], rset(0));
+            }
     LL_UNROLL
     for (int i = 0; i < height; i++)
         LL_UNROLL
@@ -211,16 +220,13 @@ static void multiply_panels(const ll_bf16_tile *t, ptrdiff_t j, ptrdiff_t width,
     }
 }
 
-/* Sums become logits. After an incomplete step come zeros, which make -0 of a sum 0. */
+/* Sums become logits. */
 LL_APART void add_bias(const ll_bf16_tile *t)
 {
     for (ptrdiff_t i = 0; i < t->rows; i++)
         for (ptrdiff_t c = 0; c < t->n_panels * LL_LANES; c += LL_LANES) {
             float *to = t->tile + i * t->t_row + c;
-            reg sum = t->k ? rload(to) : rset(0);
-            if (t->k % LL_STEP_K)
-                sum = radd(sum, rset(0));
-            rstore(to, radd(sum, rload(t->bias + c)));
+            rstore(to, radd(t->k ? rload(to) : rset(0), rload(t->bias + c)));
         }
 }
 
