@@ -68,7 +68,7 @@ LL_APART void add_bias(const ll_bf16_tile *t)
     for (ptrdiff_t i = 0; i < t->rows; i++)
         for (ptrdiff_t c = 0; c < t->n_panels * LL_LANES; c += LL_PART) {
             float *sum = t->tile + i * t->t_row + c;
-            rstore(sum, chain_add(LL_BY_NUMBER, t->k ? rload(sum) : rset(0), rload(t->bias + c)));
+            rstore(sum, flushed_add(t->k ? rload(sum) : rset(0), rload(t->bias + c)));
         }
 }
 

@@ -5,42 +5,43 @@
 
 typedef real pair_step[LL_STEP_K][LL_LANES]; /* features of the pairs, zeros behind the last */
 
-LL_TEMPLATE void sum_step(const int by_number, const pair_step x, const pair_step w,
-                          const real *before, real *after)
+static void sum_by_number(const pair_step x, const pair_step w, const real *before, real *after)
 {
-    for (ptrdiff_t q = 0; q < LL_LANES; q += LL_PART) {
-        reg even = rset(0), odd = rset(0);
+    for (ptrdiff_t i = 0; i < LL_LANES; i++) {
+        real even = 0, odd = 0;
         for (ptrdiff_t p = 0; p < LL_STEP_K; p += 2) {
-            even = chain_fma(by_number, rload(x[p] + q), rload(w[p] + q), even);
-            odd = chain_fma(by_number, rload(x[p + 1] + q), rload(w[p + 1] + q), odd);
+            even = flushed_fma(x[p][i], w[p][i], even);
+            odd = flushed_fma(x[p + 1][i], w[p + 1][i], odd);
         }
-        rstore(after + q, chain_add(by_number, rload(before + q),
-                                    chain_add(by_number, even, odd)));
+        after[i] = flushed_sum(before[i], flushed_sum(even, odd));
     }
 }
+
 #if LL_FLUSHES
 LL_APART void sum_flushing(const pair_step x, const pair_step w, const real *before, real *after)
 {
-    sum_step(0, x, w, before, after);
+    vec even = vset(0), odd = vset(0);
+
+    for (ptrdiff_t p = 0; p < LL_STEP_K; p += 2) {
+        even = vfma(vload(x[p]), vload(w[p]), even);
+        odd = vfma(vload(x[p + 1]), vload(w[p + 1]), odd);
+    }
+    vstore(after, vadd(vload(before), vadd(even, odd)));
 }
 #endif
 
 /* Add a step to the sums. */
 static void add_step(const pair_step x, const pair_step w, real *sums)
 {
+    const flush_mode mode = begin_flushing();
     real after[LL_LANES];
-    int again = LL_BY_NUMBER;
 
 #if LL_FLUSHES
-    flush_mode mode = begin_flushing();
     sum_flushing(x, w, sums, after);
-    again = end_flushing(mode);
 #endif
-#if LL_BY_NUMBER
-    if (again)
-        sum_step(1, x, w, sums, after);
-#endif
-    (void)again;
+    if (is_by_number())
+        sum_by_number(x, w, sums, after);
+    end_flushing(mode);
     memcpy(sums, after, sizeof after);
 }
 
