@@ -1,9 +1,9 @@
 """The kernels without Python around them: every instruction set and compiler gives the same bits.
 
 ``c/hashes.c`` is built as ``setup.py`` builds the kernels, run, and held against
-``golden/hashes.txt``, which ``write_goldens.py`` writes. NEON and a big-endian machine are
-cross-compiled for and emulated; where the tools for that are missing the test is skipped, unless
-``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
+``golden/hashes.txt``, and ``c/bf16.c`` against ``golden/bf16.txt``, which ``write_goldens.py``
+writes. NEON and a big-endian machine are cross-compiled for and emulated; where the tools for that
+are missing the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from support.c_programs import (
 )
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "hashes.txt"
+GOLDEN_HASH = {"bf16": GOLDEN.with_name("bf16.txt")}
 ARM = ("aarch64", "arm64")
 
 pytestmark = pytest.mark.compiled_only
@@ -45,12 +46,17 @@ def check(blocks, *isas):
 
 
 def check_same(*command, env=None):
-    """Run a program whose lines all end in the same hash: the names they begin with."""
+    """Run a program whose lines all end in the same hash, some in a golden one: the names they
+    begin with.
+    """
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200,
                           env={**os.environ, **(env or {})})
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     lines = done.stdout.splitlines()
-    assert len({line.split()[-1] for line in lines}) == 1
+    hashes = {line.split()[-1] for line in lines}
+    assert len(hashes) == 1
+    golden = GOLDEN_HASH.get(pathlib.Path(command[-1]).name)
+    assert golden is None or hashes == {golden.read_text().strip()}
     return {line.split()[0] for line in lines}
 
 
@@ -78,7 +84,7 @@ def test_sanitizers_find_nothing(compiler, tmp_path):
 
 
 def emulate(machine, what, folder, *switches):
-    """Instruction sets of another machine, held against the golden lines, and its screens."""
+    """Instruction sets of another machine, held against the golden lines, screens and the like."""
     compiler = f"{machine}-linux-gnu-gcc"
     emulators = f"qemu-{machine}", f"qemu-{machine}-static"
     emulator = next(filter(None, map(shutil.which, emulators)), None)
@@ -90,10 +96,10 @@ def emulate(machine, what, folder, *switches):
         if os.environ.get("LOGITLESS_REQUIRE_QEMU") == "1":
             pytest.fail(f"{message}, and LOGITLESS_REQUIRE_QEMU=1")
         pytest.skip(message)
-    hashes, _, screens = build(compiler, machine, folder, "-static", *switches)
+    hashes, _, *others = build(compiler, machine, folder, "-static", *switches)
     blocks = run(emulator, hashes)
     check(blocks)
-    return set(blocks), check_same(emulator, screens)
+    return [set(blocks), *(check_same(emulator, program) for program in others)]
 
 
 @pytest.mark.slow
@@ -101,7 +107,7 @@ def test_neon_under_emulation(tmp_path):
     if here() in ARM:
         pytest.skip("this machine runs NEON itself")
     both = {"neon", "scalar"}
-    assert emulate(ARM[0], "NEON", tmp_path, "-O3") == (both, both)
+    assert emulate(ARM[0], "NEON", tmp_path, "-O3") == [both, both, both]
 
 
 @pytest.mark.slow
@@ -109,7 +115,8 @@ def test_big_endian_under_emulation(tmp_path):
     """Plain C on s390x, where GCC computes float in double unless it is told not to."""
     if here() == "s390x":
         pytest.skip("this machine is big-endian itself")
-    assert emulate("s390x", "big-endian", tmp_path, "-O1") == ({"scalar"}, {"scalar"})
+    plain = {"scalar"}
+    assert emulate("s390x", "big-endian", tmp_path, "-O1") == [plain, plain, plain]
 
 
 @pytest.mark.parametrize("flags", ["-ffast-math", "-Ofast", "-std=c11 -mfpmath=387"])

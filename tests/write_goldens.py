@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import subprocess
 import tempfile
 
 from support import battery, c_programs
@@ -18,6 +19,9 @@ if __name__ == "__main__":
     (GOLDEN / "battery.json").write_text(json.dumps(battery.golden(), indent=0) + "\n")
     compiler = next(filter(shutil.which, ("gcc", "clang", "cc")))
     with tempfile.TemporaryDirectory() as folder:
-        hashes, *_ = c_programs.build(compiler, c_programs.here(), pathlib.Path(folder), "-O3")
-        lines = c_programs.run(hashes)["scalar"]
+        programs = c_programs.build(compiler, c_programs.here(), pathlib.Path(folder), "-O3")
+        by_name = {pathlib.Path(program).name: program for program in programs}
+        lines = c_programs.run(by_name["hashes"])["scalar"]
+        products = subprocess.run(by_name["bf16"], check=True, capture_output=True, text=True)
     (GOLDEN / "hashes.txt").write_text("\n".join(lines) + "\n")
+    (GOLDEN / "bf16.txt").write_text(products.stdout.split()[-1] + "\n")

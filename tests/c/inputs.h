@@ -43,10 +43,10 @@ static void *array(ptrdiff_t count, size_t size)
     return (char *)keep(malloc(bytes ? bytes : 1)) + AHEAD * size;
 }
 
-static void *reals(ptrdiff_t count) { return array(count, item); }
-static int64_t *integers(ptrdiff_t count) { return array(count, sizeof(int64_t)); }
+static inline void *reals(ptrdiff_t count) { return array(count, item); }
+static inline int64_t *integers(ptrdiff_t count) { return array(count, sizeof(int64_t)); }
 
-static void *cache_lines(size_t size)
+static inline void *cache_lines(size_t size)
 {
     void *p;
     return keep(posix_memalign(&p, 64, size) ? NULL : p);
@@ -58,7 +58,7 @@ static void release(int down_to)
         free(blocks[--n_blocks]);
 }
 
-static void put(void *p, ptrdiff_t i, double value)
+static inline void put(void *p, ptrdiff_t i, double value)
 {
     if (bits == 32)
         ((float *)p)[i] = (float)value;
@@ -71,12 +71,12 @@ static const void *at(const void *p, ptrdiff_t i)
     return p ? (const char *)p + (size_t)i * item : NULL;
 }
 
-static double get(const void *p, ptrdiff_t i)
+static inline double get(const void *p, ptrdiff_t i)
 {
     return bits == 32 ? (double)((const float *)p)[i] : ((const double *)p)[i];
 }
 
-static void copy(void *to, ptrdiff_t i, const void *from, ptrdiff_t j)
+static inline void copy(void *to, ptrdiff_t i, const void *from, ptrdiff_t j)
 {
     memcpy((char *)to + (size_t)i * item, at(from, j), item);
 }
@@ -94,7 +94,7 @@ static uint64_t draw(void) /* splitmix64 */
 }
 
 /* In [-1, 1), with as many digits as the type holds. */
-static double unit(void)
+static inline double unit(void)
 {
     if (bits == 32)
         return (double)((int64_t)(draw() >> 39) - ((int64_t)1 << 24)) * 0x1p-24;
@@ -118,8 +118,8 @@ static inline void from_bits(void *p, ptrdiff_t i, uint64_t pattern)
         memcpy((double *)p + i, &pattern, sizeof pattern);
 }
 
-static double infinity(void) { return 1e308 * 10; }
-static double not_a_number(void) { return infinity() - infinity(); }
+static inline double infinity(void) { return 1e308 * 10; }
+static inline double not_a_number(void) { return infinity() - infinity(); }
 
 typedef struct {
     const char *name;
@@ -141,12 +141,12 @@ typedef struct {
     ptrdiff_t c_stride;
 } inputs;
 
-static ptrdiff_t whole_vectors(ptrdiff_t count)
+static inline ptrdiff_t whole_vectors(ptrdiff_t count)
 {
     return (count + table->lanes - 1) / table->lanes * table->lanes;
 }
 
-static inputs make_inputs(const problem *p)
+static inline inputs make_inputs(const problem *p)
 {
     inputs in = { .p = p, .x_row = p->k + 3, .w_row = p->k + 1, .w_col = p->n + 2,
                   .p_row = p->n + 1 };
