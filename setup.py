@@ -87,6 +87,14 @@ BF16S = {
     ),
     "avx512": ISAS["avx512"],
     "avx2": ISAS["avx2"],
+    "bfmlal": (
+        ("aarch64", "arm64"),
+        ["-march=armv8.2-a+bf16"],
+        [],
+        "#include <arm_neon.h>\n"
+        "int main(void) { bfloat16x8_t a = vreinterpretq_bf16_u32(vdupq_n_u32(1));\n"
+        "  return (int)vgetq_lane_f32(vbfmlalbq_f32(vdupq_n_f32(1), a, a), 0); }\n",
+    ),
     "neon": ISAS["neon"],
     "scalar": ISAS["scalar"],
 }

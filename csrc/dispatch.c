@@ -19,6 +19,14 @@ const char *const ll_function_names[] = { LL_FUNCTIONS(LL_NAME) };
 #endif
 #endif
 
+#ifdef LL_HAVE_BF16_BFMLAL
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+#endif
+
 /* Which sets were built is the build's knowledge: it defines LL_HAVE_*. */
 #if defined(LL_HAVE_BF16_AMX) || defined(LL_HAVE_SCREEN_AMX)
 #define LL_HAVE_AMX
@@ -141,6 +149,21 @@ static int amx_supported(void)
 #endif
 #endif
 
+#ifdef LL_HAVE_BF16_BFMLAL
+static int bfmlal_supported(void)
+{
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP2) & 1ul << 14 /* HWCAP2_BF16 */) != 0;
+#elif defined(__APPLE__)
+    int has_it = 0;
+    size_t size = sizeof has_it;
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &has_it, &size, NULL, 0) == 0 && has_it;
+#else
+    return 0;
+#endif
+}
+#endif
+
 static int always(void) { return 1; }
 
 extern const ll_kernels ll_kernels_avx512_32, ll_kernels_avx512_64;
@@ -185,8 +208,8 @@ const ll_screen_isa ll_screens[] = {
 };
 const int ll_screen_count = (int)(sizeof ll_screens / sizeof *ll_screens);
 
-extern const ll_bf16 ll_bf16_amx, ll_bf16_dot, ll_bf16_avx512, ll_bf16_avx2, ll_bf16_neon,
-    ll_bf16_scalar;
+extern const ll_bf16 ll_bf16_amx, ll_bf16_dot, ll_bf16_avx512, ll_bf16_avx2, ll_bf16_bfmlal,
+    ll_bf16_neon, ll_bf16_scalar;
 
 const ll_bf16_isa ll_bf16s[] = {
 #ifdef LL_HAVE_BF16_AMX
@@ -200,6 +223,9 @@ const ll_bf16_isa ll_bf16s[] = {
 #endif
 #ifdef LL_HAVE_BF16_AVX2
     { "avx2", avx2_supported, &ll_bf16_avx2 },
+#endif
+#ifdef LL_HAVE_BF16_BFMLAL
+    { "neon", bfmlal_supported, &ll_bf16_bfmlal },
 #endif
 #ifdef LL_HAVE_BF16_NEON
     { "neon", always, &ll_bf16_neon },
