@@ -12,9 +12,9 @@ typedef struct {
     unsigned char at[LL_AMX_ROWS][LL_AMX_BYTES];
 } amx_register;
 
-/* Those of a program, whichever of its files is at work. */
-__attribute__((weak)) amx_config amx_current;
-__attribute__((weak)) amx_register amx_registers[LL_AMX_REGISTERS];
+/* Those of a thread, whichever file is at work. */
+__attribute__((weak)) _Thread_local amx_config amx_current;
+__attribute__((weak)) _Thread_local amx_register amx_registers[LL_AMX_REGISTERS];
 
 static inline void amx_insist(int allowed)
 {
