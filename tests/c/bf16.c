@@ -287,7 +287,8 @@ static void try_factors(ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t k, enum kind
 static void try_all(void)
 {
     static const ptrdiff_t rows[] = { 1, 2, 5, 6, 7, 12, 13, 25, 48, 49, 144, 145 };
-    static const ptrdiff_t k[] = { 0, 1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 255, 256, 257, 600 };
+    static const ptrdiff_t k[] = { 0, 1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 66, 68, 255, 256,
+                                   257, 600 };
     int turn = 0;
 
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
