@@ -206,8 +206,8 @@ static uint64_t run_backward(const inputs *in, int options, enum layout layout, 
     return hash;
 }
 
-/* The gradients of one problem, in all ways that may not matter. */
-static uint64_t try_gradients(const problem *p, int options)
+/* The gradients of a problem's inputs, in all ways that may not matter. */
+static uint64_t try_gradient_inputs(inputs *in, int options)
 {
     static const struct {
         enum layout layout;
@@ -219,25 +219,36 @@ static uint64_t try_gradients(const problem *p, int options)
         { ROWS, PIECES | APART | NANS },
         { COLUMNS, WINDOW | SPARSE | APART },
         { PACKED, WINDOW | BLOCKS },
+        { NARROW_ROWS, 0 },
+        { NARROW_COLUMNS, BLOCKS },
+        { NARROW_PACKED, PIECES },
     };
-    inputs in = make_inputs(p);
+    const int few = in->p->n <= LL_SMALL_N; /* which are not packed */
     uint64_t first = 0, value;
 
-    make_gradient_inputs(&in, options);
+    make_gradient_inputs(in, options);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (p->n <= LL_SMALL_N && all[i].layout == PACKED)
-            continue; /* nothing is packed there */
-        value = run_backward(&in, options, all[i].layout, all[i].ways);
+        if (few && (all[i].layout == PACKED || all[i].layout == NARROW_PACKED))
+            continue;
+        if (in->type == LL_REALS && all[i].layout >= NARROW_ROWS)
+            continue;
+        value = run_backward(in, options, all[i].layout, all[i].ways);
         if (i == 0) {
             first = value;
         } else if (value != first) {
-            complain(p);
+            complain(in->p);
             fprintf(stderr, "gradients, layout %d, ways %d give other bits\n",
                     (int)all[i].layout, all[i].ways);
         }
     }
     release(0);
     return first;
+}
+
+static inline uint64_t try_gradients(const problem *p, int options)
+{
+    inputs in = make_inputs(p);
+    return try_gradient_inputs(&in, options);
 }
 
 #endif

@@ -293,10 +293,9 @@ static void try_all(void)
 
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (size_t j = 0; j < sizeof k / sizeof *k; j++, turn++) {
-            const ptrdiff_t panels = rows[i] * k[j] > 5000 ? 1 : 1 + turn % 5;
-            if (rows[i] * k[j] <= 10000)
-                for (enum kind kind = 0; kind < KINDS; kind++)
-                    try_factors(rows[i], panels, k[j], kind);
+            const ptrdiff_t size = rows[i] * k[j], panels = size > 3000 ? 1 : 1 + turn % 5;
+            for (enum kind kind = 0; size <= 5000 && kind < KINDS; kind++)
+                try_factors(rows[i], panels, k[j], kind);
         }
     for (enum kind kind = 0; kind < KINDS; kind++)
         try_factors(TILE_ROWS + 13, 1, LL_KC + 35, kind);

@@ -139,6 +139,12 @@ typedef struct {
     void *class_weight, *sparse_prob, *coefficients, *x_with_nan;
     int64_t *sparse_start, *sparse_class;
     ptrdiff_t c_stride;
+    /* The same weights held in 16 bits, and rows of bfloat16: narrow.c. */
+    int type;                     /* LL_REALS: there are none */
+    const ll_bf16 *product;       /* NULL: rows are reals */
+    uint16_t *narrow_x, *narrow_weight, *narrow_columns;
+    uint32_t *words;
+    void *packed_narrow_x;
 } inputs;
 
 static inline ptrdiff_t whole_vectors(ptrdiff_t count)

@@ -17,7 +17,8 @@ static void complain(const problem *p)
     failed = 1;
 }
 
-enum layout { ROWS, COLUMNS, PACKED, LOGITS, LOGIT_COLUMNS, LAYOUTS };
+enum layout { ROWS, COLUMNS, PACKED, NARROW_ROWS, NARROW_COLUMNS, NARROW_PACKED, LOGITS,
+              LOGIT_COLUMNS, LAYOUTS };
 /* Values of the row state in the order of the hash. */
 static const int mixed[] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GAP,
                               LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
@@ -53,12 +54,17 @@ static void make_state(ll_job *job, int whole)
 static ll_job make_product(const inputs *in, enum layout layout)
 {
     const problem *p = in->p;
+    const int narrow = layout >= NARROW_ROWS;
+    const int columns = layout == COLUMNS || layout == NARROW_COLUMNS;
+    const void *const weights[] = { in->weight, in->columns, in->panels, in->narrow_weight,
+                                    in->narrow_columns, in->words };
     ll_product product = {
         .k = p->k, .softcap = p->softcap, .temperature = p->temperature,
-        .x = p->n > LL_SMALL_N ? in->packed_x : in->x, .x_row = in->x_row,
-        .weight = layout == ROWS ? in->weight : layout == COLUMNS ? in->columns : in->panels,
-        .w_row = layout == COLUMNS ? 1 : in->w_row, .w_col = layout == COLUMNS ? in->w_col : 1,
-        .packed = layout == PACKED, .bias = in->bias,
+        .x = in->product ? in->packed_narrow_x : p->n > LL_SMALL_N ? in->packed_x : in->x,
+        .x_row = in->x_row, .type = narrow ? in->type : LL_REALS, .weight = weights[layout],
+        .w_row = columns ? 1 : in->w_row, .w_col = columns ? in->w_col : 1,
+        .packed = layout == PACKED || layout == NARROW_PACKED, .bf16 = in->product,
+        .bias = in->bias,
     };
     ll_job job = { .rows = p->m, .n = p->n, .last = p->n, .product = product };
 
@@ -113,13 +119,25 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     return job;
 }
 
+static const void *class_at(const ll_product *p, ptrdiff_t c)
+{
+    const char *weight = p->weight;
+
+    if (!weight)
+        return NULL;
+    if (p->type == LL_REALS)
+        return weight + (size_t)(c * (p->packed ? p->k : p->w_row)) * item;
+    return p->packed ? weight + (size_t)(c * ((p->k + 1) / 2)) * sizeof(uint32_t)
+                     : weight + (size_t)(c * p->w_row) * sizeof(uint16_t);
+}
+
 /* Classes [first, last): pointers start at the first of them. */
 static ll_job classes(ll_job job, ptrdiff_t first, ptrdiff_t last)
 {
     ll_product *p = &job.product;
     ll_question *q = &job.question;
 
-    p->weight = at(p->weight, first * (p->packed ? p->k : p->w_row));
+    p->weight = class_at(p, first);
     p->bias = at(p->bias, first);
     p->logits = at(p->logits, first * p->z_col);
     q->probs = at(q->probs, first * q->p_col);
@@ -140,6 +158,21 @@ static void give_logits(const inputs *in, const void *z, ptrdiff_t z_row)
         }
 }
 
+/* The product that others are held against. */
+static enum layout first_product(const inputs *in) { return in->product ? NARROW_ROWS : ROWS; }
+
+static int is_tried(const inputs *in, enum layout layout, enum ask ask)
+{
+    const int few = in->p->n <= LL_SMALL_N; /* which are not packed, but for bfloat16 rows */
+
+    if (layout == first_product(in) || layout >= LOGITS)
+        return 1;
+    if (ask != EVERYTHING || (layout >= NARROW_ROWS && in->type == LL_REALS))
+        return 0;
+    return layout == NARROW_ROWS || layout == NARROW_COLUMNS || !few
+        || (layout == NARROW_PACKED && in->product);
+}
+
 static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut cut)
 {
     int mine = n_blocks;
@@ -150,7 +183,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     job.scratch = cache_lines(table->scratch_bytes(&job));
     if (job.question.rank && job.n > table->block) { /* needed before the classes are met */
         ll_job before = job;
-        before.product.x = in->x;
+        before.product.x = in->product ? (const void *)in->narrow_x : in->x;
         table->target_logits(&before);
     }
     for (ptrdiff_t first = 0; first < job.n; first += step) {
@@ -164,7 +197,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
                 table->merge_top(&job, part.output.state.top_logit, part.output.state.top_index);
         }
     }
-    if (ask == EVERYTHING && layout == ROWS && cut == WHOLE)
+    if (ask == EVERYTHING && layout == first_product(in) && cut == WHOLE)
         give_logits(in, job.output.out, job.output.out_row);
     if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
         table->normalise(&job);
@@ -195,15 +228,14 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
 static uint64_t try_ask(const inputs *in, enum ask ask)
 {
     const problem *p = in->p;
-    enum layout start = p->kind == SPOILT ? LOGITS : ROWS;
+    enum layout start = p->kind == SPOILT ? LOGITS : first_product(in);
     uint64_t first = 0, value;
 
     for (enum layout layout = start; layout < LAYOUTS; layout++)
         for (enum cut cut = WHOLE;
              cut < (p->n > table->span ? CUTS : p->n > table->block ? STEPS : BLOCKWISE); cut++) {
-            int product = layout == COLUMNS || layout == PACKED;
-            if (product && (p->n <= LL_SMALL_N || ask != EVERYTHING))
-                continue; /* small n knows no other layout */
+            if (!is_tried(in, layout, ask))
+                continue;
             value = run(in, layout, ask, cut);
             if (layout == start && cut == WHOLE) {
                 first = value;
@@ -216,21 +248,27 @@ static uint64_t try_ask(const inputs *in, enum ask ask)
     return first;
 }
 
-/* All asks of one problem, up to `last`. */
-static uint64_t try_problem(const problem *p, enum ask last)
+/* All asks of a problem's inputs, up to `last`. */
+static uint64_t try_inputs(const inputs *in, enum ask last)
 {
-    inputs in = make_inputs(p);
+    const problem *p = in->p;
     uint64_t together = 0;
 
     if (p->kind == SPOILT) {
-        run(&in, ROWS, EVERYTHING, WHOLE);
-        spoil(in.logits, p->m, p->n);
-        give_logits(&in, in.logits, p->n);
+        run(in, ROWS, EVERYTHING, WHOLE);
+        spoil(in->logits, p->m, p->n);
+        give_logits(in, in->logits, p->n);
     }
     for (enum ask ask = 0; ask <= last; ask++)
-        together = together * 31 + try_ask(&in, ask);
+        together = together * 31 + try_ask(in, ask);
     release(0);
     return together;
+}
+
+static inline uint64_t try_problem(const problem *p, enum ask last)
+{
+    inputs in = make_inputs(p);
+    return try_inputs(&in, last);
 }
 
 #endif

@@ -16,7 +16,7 @@ import pytest
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 CSRC = TESTS.parent / "csrc"
-PROGRAMS = ("hashes", "edges", "screens", "bf16")
+PROGRAMS = ("hashes", "edges", "screens", "bf16", "narrow")
 # Without optimisation: compiling takes minutes otherwise.
 SANITIZE = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
