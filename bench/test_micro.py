@@ -103,7 +103,7 @@ def test_tiles(kernels, k, asked, time_each):
     weight = np.random.default_rng(1).random((n, k)).astype(x.dtype)
     packed = np.empty(n * k, x.dtype)
     kernels.pack_weight(weight, packed)
-    job.weights(packed.reshape(1, -1), None, True, 0)
+    job.weights(packed.reshape(1, -1), None, True, 0, _core.TYPES["real"])
     job.scratch(aligned_bytes(job.scratch_bytes()))
     job.init()
     time_each(f"logits of tiles with k = {k}", rows * n, lambda: job.score(0, n),
