@@ -123,6 +123,12 @@ def plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.require(array, dtype, ["C", "A"])
 
 
+def copied(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Make the same of an array, in memory of its own: copied once."""
+    own = plain(array, dtype)
+    return own.copy() if np.may_share_memory(own, array) else own
+
+
 def check_x(x: object, n_features: int) -> np.ndarray:
     if type(x) is not np.ndarray:
         x = as_array(x, "x")
