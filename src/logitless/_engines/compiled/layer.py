@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..._arrays.bfloat16 import is_narrow
-from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.checks import compute_dtype, copied, plain
 from ..._arrays.files import Windows
 from ._core import SMALL_N
 from .kernels import KERNELS, in_place
@@ -59,7 +59,7 @@ class Layer:
         self.packed: np.ndarray | None = None
         if self.weight is not None and self.n_classes <= SMALL_N:
             if pack:
-                self.weight = np.array(plain(self.weight, self.held), order="C")
+                self.weight = copied(self.weight, self.held)
             elif not in_place(self.weight, self.held):
                 self.weight = plain(self.weight, self.held)
         elif pack:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..._arrays.bfloat16 import is_narrow
-from ..._arrays.checks import compute_dtype, plain
+from ..._arrays.checks import compute_dtype, copied, plain
 from ..._arrays.files import Windows
 
 
@@ -30,7 +30,7 @@ class Layer:
         self.n_classes, self.n_features = weight.shape
         self.nbytes = 0
         if pack:
-            weight = np.array(plain(weight[:], self.held), order="C")
+            weight = copied(weight[:], self.held)
             bias = None if bias is None else bias.copy()
             self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._weight, self._bias = weight, bias
