@@ -160,9 +160,21 @@ static void every_pattern(int type)
         }
 }
 
+static uint64_t with_reals(void)
+{
+    together = 0;
+    for (int type = LL_BFLOAT16; type <= LL_FLOAT16; type++) {
+        passes(type, NULL);
+        gradients(type);
+        every_pattern(type);
+    }
+    return together;
+}
+
 int main(void)
 {
-    uint64_t first = 0;
+    const ll_kernels *before = NULL;
+    uint64_t first = 0, alone = 0;
 
     bits = 32;
     item = sizeof(float);
@@ -173,13 +185,11 @@ int main(void)
             if (!strcmp(ll_isas[j].name, ll_bf16s[i].isa))
                 table = ll_isas[j].f32;
         at_work = ll_bf16s[i].product->name;
-        together = 0;
+        if (table != before) /* an instruction set may have several products */
+            alone = with_reals();
+        before = table;
+        together = alone;
         passes(LL_BFLOAT16, ll_bf16s[i].product);
-        for (int type = LL_BFLOAT16; type <= LL_FLOAT16; type++) {
-            passes(type, NULL);
-            gradients(type);
-            every_pattern(type);
-        }
         printf("%s of %s %016llx\n", at_work, ll_bf16s[i].isa, (unsigned long long)together);
         first = first ? first : together;
         if (together != first)
