@@ -162,21 +162,10 @@ static inline vec log_exponent(vec u)
     return vadd(vexponent(vmul(u, vset(R(0x1.6a09e6p-1)))), vset(R(1.0)));
 }
 
-/* k ln 2 + log(1 + f) + rest, for sqrt(1/2) <= 1 + f <= sqrt(2) and a tiny rest.
- * With s = f / (2 + f), log(1 + f) = 2 atanh(s) = f - h + s (h + s^2 P(s^2)), h = f^2 / 2: the
- * leading f is exact and everything after it is small. The larger piece of ln 2 ends in enough
- * zero bits for its product with k to be exact, and what rounding takes from that product + f is
- * added back: only the last addition rounds at the scale of the result.
- * float32: P of degree 2 (2^-30.2). float64: degree 6 (2^-59.5). */
-static inline vec log_sum(vec k, vec f, vec rest)
+/* P with log(1 + f) = f - h + s (h + s^2 P(s^2)), s = f / (2 + f) and h = f^2 / 2, for
+ * sqrt(1/2) <= 1 + f <= sqrt(2); z = s^2. float32: degree 2 (2^-30.2). float64: degree 6 (2^-59.5). */
+static inline vec log_curve(vec z)
 {
-#if LL_REAL == 32
-    const vec ln2 = vset(R(0x1.62e4p-1)), ln2_rest = vset(R(0x1.7f7d1cp-20));
-#else
-    const vec ln2 = vset(R(0x1.62e42fefa38p-1)), ln2_rest = vset(R(0x1.ef35793c7673p-45));
-#endif
-    vec s = vdiv(f, vadd(vset(R(2.0)), f));
-    vec z = vmul(s, s);
 #if LL_REAL == 32
     vec p = vset(R(0x1.31e082p-2));
     p = vfma(p, z, vset(R(0x1.995ed6p-2)));
@@ -190,8 +179,25 @@ static inline vec log_sum(vec k, vec f, vec rest)
     p = vfma(p, z, vset(R(0x1.999999997ff1bp-2)));
     p = vfma(p, z, vset(R(0x1.5555555555592p-1)));
 #endif
+    return p;
+}
+
+/* k ln 2 + log(1 + f) + rest, for sqrt(1/2) <= 1 + f <= sqrt(2) and a tiny rest.
+ * log(1 + f) is 2 atanh(s): the leading f of log_curve's formula is exact and everything after it is
+ * small. The larger piece of ln 2 ends in enough zero bits for its product with k to be exact, and what
+ * rounding takes from that product + f is added back: only the last addition rounds at the scale of
+ * the result. */
+static inline vec log_sum(vec k, vec f, vec rest)
+{
+#if LL_REAL == 32
+    const vec ln2 = vset(R(0x1.62e4p-1)), ln2_rest = vset(R(0x1.7f7d1cp-20));
+#else
+    const vec ln2 = vset(R(0x1.62e42fefa38p-1)), ln2_rest = vset(R(0x1.ef35793c7673p-45));
+#endif
+    vec s = vdiv(f, vadd(vset(R(2.0)), f));
+    vec z = vmul(s, s);
     vec h = vmul(vmul(f, vset(R(0.5))), f);
-    vec small = vsub(vfma(s, vfma(z, p, h), vfma(k, ln2_rest, rest)), h);
+    vec small = vsub(vfma(s, vfma(z, log_curve(z), h), vfma(k, ln2_rest, rest)), h);
     vec whole = vmul(k, ln2);
     vec sum = vadd(whole, f);
     return vadd(sum, vadd(vadd(vsub(whole, sum), f), small));

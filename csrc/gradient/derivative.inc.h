@@ -88,6 +88,20 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
         g[held] -= a * (rest / (1 + rest));
 }
 
+/* G of row i in one block, of a divergence. */
+static void divergence_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                                const segment *s, real *g)
+{
+    const real *teacher = kept_tile(grad->teacher, s->first) + i * tile_row(job->n);
+    divergence_row row = row_of_pair(job, grad->teacher, grad->beta, i);
+
+    row.factor = (double)coefficient(grad, LL_SOFTMAX, i);
+    row.mean = grad->means[i];
+    LL_DIVERGENCE_SLOPES(&row, s->z, teacher, s->width, LL_REAL == 32, g);
+    for (ptrdiff_t c = s->width; c < s->vecs * LL_LANES; c++)
+        g[c] = 0;
+}
+
 /* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. A logit of -inf has not been capped. */
 static void through_softcap(const ll_product *p, const segment *s, real *g)
 {
@@ -183,6 +197,8 @@ static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i
         s.z = tile + (i + r) * w->g_row;
         if (left_out(grad, i + r))
             memset(w->g + r * w->g_row, 0, (size_t)w->g_row * sizeof(real));
+        else if (grad->teacher)
+            divergence_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
         else
             logit_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
     }

@@ -2,6 +2,7 @@
 
 from ._engines.choice import active_isa, available_isas
 from ._parallel.pool import threads
+from .distillation import linear_kl_div, linear_kl_div_value_and_grad
 from .functional import (
     linear_argmax,
     linear_cross_entropy,
@@ -31,6 +32,8 @@ __all__ = [
     "linear_argmax",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",
+    "linear_kl_div",
+    "linear_kl_div_value_and_grad",
     "linear_log_softmax",
     "linear_logsumexp",
     "linear_score",

@@ -22,6 +22,8 @@ from ._arrays.checks import (
 from ._arrays.rows import Rows
 from ._calls.batch import Batch, screen_stats, top_of
 from ._calls.coefficients import head_arrays, module_arrays
+from ._calls.divergence import WORKSPACE_BYTES as DIVERGENCE_BYTES
+from ._calls.divergence import Divergence, kl_div, kl_div_value_and_grad
 from ._calls.objective import Objective, shifted
 from ._calls.options import DEFAULTS, LossOptions, spelled_out
 from ._calls.sampling import draw
@@ -608,6 +610,149 @@ class LinearHead:
             options=LossOptions.of("LinearHead.value_and_grad", options),
         )
 
+    def kl_div(
+        self,
+        x: ArrayLike,
+        teacher: LinearHead,
+        teacher_x: ArrayLike,
+        *,
+        beta: float = 0.0,
+        reduction: str = "none",
+        sample_weight: ArrayLike | None = None,
+        out: np.ndarray | None = None,
+    ) -> Values:
+        """Divergence of this head's softmax from a teacher's, without the logits of either.
+
+        With p the softmax of this head, q that of the teacher and
+        ``m = beta * q + (1 - beta) * p``::
+
+            beta 0    KL(q || p) = sum q log(q / p)
+            beta 1    KL(p || q) = sum p log(p / q)
+            between   beta KL(q || m) + (1 - beta) KL(p || m)
+
+        Parameters
+        ----------
+        x : array_like, shape (m, k)
+        teacher : LinearHead
+            Of as many classes; features, softcap and temperature are its own.
+        teacher_x : array_like, shape (m, k')
+            What the teacher makes of the same samples, in the leading shape of `x`.
+        beta : float, default 0.0
+            In [0, 1]; between its ends the generalised Jensen-Shannon divergence.
+        reduction : {"none", "sum", "mean", "batch_mean"}
+            As for `loss`; "mean" divides by the sum of the sample weights.
+        sample_weight : array_like, shape (m,), optional
+            Finite; a row of weight 0 has divergence 0, whatever it holds.
+        out : ndarray, optional
+            Where the result goes: of its shape and dtype.
+
+        Returns
+        -------
+        ndarray, shape (m,), or scalar
+            In nats, in the widest precision of the two heads and their rows. Infinite where
+            a class that one side is sure about cannot happen on the other; NaN where one
+            of the two has no softmax.
+
+        Raises
+        ------
+        ValueError
+            Heads of different numbers of classes, rows that do not pair, options out of range.
+        TypeError
+            A teacher that is no LinearHead, a dtype that cannot be computed with.
+
+        Notes
+        -----
+        The logits of both heads are kept for a few rows, up to 64 MiB. What is summed up are
+        terms that are not negative, ``q * (expm1(d) - d)`` with ``d = log(p / q)``, in
+        float64: nearly equal heads keep their digits, as do rows in which both are sure.
+
+        For beta between 0 and 1 it is what R. Agarwal et al. distil with, "On-policy
+        distillation of language models", 2023, arXiv:2306.13649.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> student, teacher = ll.LinearHead(np.eye(2)), ll.LinearHead(2 * np.eye(2))
+        >>> x = [[0.0, 1.0], [3.0, 3.0]]
+        >>> student.kl_div(x, teacher, x).round(4)
+        array([0.0671, 0.    ])
+        """
+        x, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
+        return kl_div(self._layer, self._n_threads, Rows(x), divergence, out)
+
+    def kl_div_value_and_grad(
+        self,
+        x: ArrayLike,
+        teacher: LinearHead,
+        teacher_x: ArrayLike,
+        *,
+        beta: float = 0.0,
+        reduction: str = "mean",
+        sample_weight: ArrayLike | None = None,
+        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        grad_output: ArrayLike | None = None,
+        workspace_bytes: int = DIVERGENCE_BYTES,
+        out: Gradients | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Values, Gradients]:
+        """`kl_div` and its gradients with respect to this head and its rows.
+
+        With ``G[i, c]`` the derivative by logit c of this head in row i, which is
+        ``p - q`` for beta 0 and otherwise ``p * (l - sum p l)`` with ``l = log(p / q)`` for
+        beta 1, ``l = (1 - beta) log(p / m)`` between::
+
+            grad.x = G @ weight     grad.weight = G.T @ x     grad.bias = G.sum(0)
+
+        Parameters
+        ----------
+        x, teacher, teacher_x, beta, sample_weight
+            As for `kl_div`.
+        reduction, wrt, grad_output, out, accumulate
+            As for `value_and_grad`.
+        workspace_bytes : int, default 128 MiB
+            As for `value_and_grad`, for the logits of both heads.
+
+        Returns
+        -------
+        divergence : ndarray, shape (m,), or scalar
+            As `kl_div`.
+        grad : Gradients
+            As `value_and_grad`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `kl_div` and `value_and_grad`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> student, teacher = ll.LinearHead(np.eye(2)), ll.LinearHead(2 * np.eye(2))
+        >>> value, grad = student.kl_div_value_and_grad([[0.0, 1.0]], teacher, [[0.0, 1.0]])
+        >>> float(value.round(4)), grad.x.round(4)
+        (0.0671, array([[ 0.1497, -0.1497]]))
+        """
+        x, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
+        return kl_div_value_and_grad(
+            self._layer, self._n_threads, x, divergence, wrt=wrt, grad_output=grad_output,
+            workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
+        )
+
+    def _divergence(
+        self, x: ArrayLike, teacher: LinearHead, teacher_x: ArrayLike, beta: object,
+        reduction: str, sample_weight: object,
+    ) -> tuple[np.ndarray, Divergence]:
+        """Rows, and what is asked about them and a teacher."""
+        if not isinstance(teacher, LinearHead):
+            raise TypeError(f"`teacher` must be a LinearHead, got {type(teacher).__name__}")
+        x, dtype = self._checked(x)
+        other, wide = teacher._checked(teacher_x, "teacher_x")
+        dtype = wide if wide.itemsize > dtype.itemsize else dtype
+        return x, Divergence(teacher._layer, other, x.shape[:-1], self._n_classes, dtype, beta,
+                             reduction, sample_weight)
+
     def predict(self, x: ArrayLike) -> Values:
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
 
@@ -937,10 +1082,10 @@ class LinearHead:
             top=_shaped_top(top_of(state, True), rows) if k else None,
         )
 
-    def _checked(self, x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
+    def _checked(self, x: ArrayLike, name: str = "x") -> tuple[np.ndarray, np.dtype]:
         """Rows (..., k), and the precision of a computation with them."""
-        x = check_x(x, self._n_features)
-        dtype = compute_dtype(x.dtype, "x")
+        x = check_x(x, self._n_features, name)
+        dtype = compute_dtype(x.dtype, name)
         return x, dtype if dtype.itemsize > self._dtype.itemsize else self._dtype
 
     def _batch(self, x: ArrayLike) -> Batch:

@@ -129,15 +129,16 @@ def copied(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return own.copy() if np.may_share_memory(own, array) else own
 
 
-def check_x(x: object, n_features: int) -> np.ndarray:
+def check_x(x: object, n_features: int, name: str = "x") -> np.ndarray:
     if type(x) is not np.ndarray:
-        x = as_array(x, "x")
+        x = as_array(x, name)
     x = kept_bfloat16(x)
     if x.ndim == 0:
-        raise ValueError(f"`x` must have shape (..., {n_features}), got a scalar")
+        raise ValueError(f"`{name}` must have shape (..., {n_features}), got a scalar")
     if x.shape[-1] != n_features:
+        weight = name[:-1] + "weight"  # `teacher_x` has a `teacher_weight`
         raise ValueError(
-            f"`weight.shape[1]` must equal `x.shape[-1]` ({x.shape[-1]}), got {n_features}"
+            f"`{weight}.shape[1]` must equal `{name}.shape[-1]` ({x.shape[-1]}), got {n_features}"
         )
     return x
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -108,12 +108,22 @@ class Batch:
         return shaped(values, self.rows.lead)
 
 
-def check_loss_out(out: object, objective: Objective, lead: tuple[int, ...]) -> None:
+class Reduces(Protocol):
+    """What makes one number of the losses of rows."""
+
+    @property
+    def reduction(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def reduce(self, losses: np.ndarray) -> np.generic: ...
+
+
+def check_loss_out(out: object, objective: Reduces, lead: tuple[int, ...]) -> None:
     """Check that the reduced losses fit into `out`."""
     check_out(out, lead if objective.reduction == "none" else (), objective.dtype)
 
 
-def given_loss(losses: np.ndarray, objective: Objective, lead: tuple[int, ...],
+def given_loss(losses: np.ndarray, objective: Reduces, lead: tuple[int, ...],
                out: np.ndarray | None) -> Values:
     """Losses (m,) as the caller gets them: reduced, shaped, in `out`."""
     result: Values = losses

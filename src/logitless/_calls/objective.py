@@ -56,8 +56,7 @@ class Objective:
 
     def __init__(self, target: object, lead: tuple[int, ...], n: int, dtype: np.dtype,
                  reduction: str, options: LossOptions):
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}")
+        check_reduction(reduction)
         self.reduction, self.n, self.dtype = reduction, n, dtype
         self.options, self.plain = options, True
         if options is not DEFAULTS:
@@ -65,7 +64,7 @@ class Objective:
             for name, most in AMOUNTS.items():
                 amounts[name] = _check_amount(getattr(options, name), name, most)
             class_weight = _check_class_weight(options.class_weight, n, dtype)
-            sample_weight = _check_sample_weight(options.sample_weight, lead)
+            sample_weight = check_sample_weight(options.sample_weight, lead)
             self.plain = class_weight is sample_weight is None and not any(amounts.values())
             self.options = LossOptions(options.ignore_index, class_weight, sample_weight, **amounts)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
@@ -162,12 +161,22 @@ class Objective:
 
     def reduce(self, losses: np.ndarray) -> np.generic:
         """Losses (m,) to one: added up in float64, in an order that threads do not change."""
-        divisor = self.divisor()
-        if divisor == 0:
-            warn_of_no_rows(self.reduction)
-            return self.dtype.type(math.nan)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self.dtype.type(np.sum(losses, dtype=F64) / divisor)
+        return reduced(losses, self.divisor(), self.reduction, self.dtype)
+
+
+def reduced(losses: np.ndarray, divisor: float, reduction: str, dtype: np.dtype) -> np.generic:
+    """Losses (m,) to one; NaN where no row counts in a mean."""
+    if divisor == 0:
+        warn_of_no_rows(reduction)
+        return dtype.type(math.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return dtype.type(np.sum(losses, dtype=F64) / divisor)
+
+
+def check_reduction(reduction: str) -> None:
+    """Refuse an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}")
 
 
 def _product(weight: np.ndarray | float, loss: np.ndarray) -> np.ndarray:
@@ -223,7 +232,8 @@ def _check_class_weight(weight: object, n: int, dtype: np.dtype) -> np.ndarray |
     return rounded
 
 
-def _check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | None:
+def check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | None:
+    """Check weights of rows: float64 (m,), or None."""
     if weight is None:
         return None
     weight = as_array(weight, "sample_weight")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -37,16 +37,16 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
                    workspace_bytes: int, filter_eps: object, out: object, accumulate: bool,
                    options: LossOptions) -> tuple[Values, Gradients]:
     """Loss and Gradients of a layer for checked rows; see `LinearHead.value_and_grad`."""
-    wanted = _check_wrt(wrt)
-    workspace_bytes = check_integer(workspace_bytes, "workspace_bytes", 1)
+    wanted = check_wrt(wrt)
+    workspace_bytes = check_workspace(workspace_bytes)
     eps = _check_eps(filter_eps)
     used = x
     if options is not DEFAULTS:
         used, target, options = shifted(x, target, options)
     rows = Rows(used)
     objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options)
-    factor = _check_grad_output(grad_output, rows.lead, reduction)
-    grads = _gradients(out, wanted, x, layer, dtype, accumulate, objective)
+    factor = check_factor(grad_output, rows.lead, reduction)
+    grads = gradient_arrays(out, wanted, x, layer, dtype, accumulate, objective)
 
     backward = Backward(objective, factor, eps, layer.temperature)
     d_x = _rows_of(grads.x, used.shape, accumulate)
@@ -76,7 +76,13 @@ def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate: bool) -
     return np.zeros((math.prod(used[:-1]), used[-1]), grad.dtype)
 
 
-def _check_wrt(wrt: object) -> tuple[str, ...]:
+def check_workspace(workspace_bytes: object) -> int:
+    """Check how much memory logits may take."""
+    return check_integer(workspace_bytes, "workspace_bytes", 1)
+
+
+def check_wrt(wrt: object) -> tuple[str, ...]:
+    """Check which gradients are wanted."""
     if not isinstance(wrt, (str, tuple, list, set, frozenset)):
         raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
     wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -94,7 +100,7 @@ def _check_eps(eps: object) -> float:
     return float(eps)
 
 
-def _check_grad_output(
+def check_factor(
     grad_output: object, lead: tuple[int, ...], reduction: str
 ) -> np.ndarray | float:
     """Factors of the rows in float64, (m,) or a number."""
@@ -111,8 +117,14 @@ def _check_grad_output(
     return plain(array, F64).reshape(-1 if expected else ())
 
 
-def _gradients(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: Layer, dtype: np.dtype,
-               accumulate: bool, objective: Objective) -> Gradients:
+class Reads(Protocol):
+    """What is read while gradients are written."""
+
+    def arrays(self) -> list[np.ndarray | None]: ...
+
+
+def gradient_arrays(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: Layer,
+                    dtype: np.dtype, accumulate: bool, reads: Reads) -> Gradients:
     """Arrays for the gradients: those of `out`, else new ones."""
     shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
               "bias": (layer.n_classes,)}
@@ -122,7 +134,7 @@ def _gradients(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: Layer
         return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
     if not isinstance(out, Gradients):
         raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
-    others = [x, *layer.given, *objective.arrays()]
+    others = [x, *layer.given, *reads.arrays()]
     for name in wanted:
         array = getattr(out, name)
         _check_gradient(array, name, shapes[name], dtype, others)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -117,6 +117,9 @@ class State:
     top_index : (m, k) int64
     top_logit : (m, k)
         Best first, the lowest index among equals, a NaN before every number.
+    from_teacher, from_student : (m,) float64
+        Divergence of what lies between two softmaxes from the teacher's, and from the student's:
+        KL(q | m) and KL(p | m), see `Teacher`. One of them where the other is not needed.
     rescored : (m,) int32
         Classes computed exactly after screening, -1 where all were; None where
         nothing was screened.
@@ -135,6 +138,8 @@ class State:
     smooth_loss: np.ndarray = NOT_ASKED
     top_index: np.ndarray = NOT_ASKED
     top_logit: np.ndarray = NOT_ASKED
+    from_teacher: np.ndarray = NOT_ASKED
+    from_student: np.ndarray = NOT_ASKED
     rescored: np.ndarray = NOT_ASKED
 
     @property
@@ -243,6 +248,19 @@ class Backward(Protocol):
 L = TypeVar("L", bound=Layer)  # an engine's own kind of layer
 
 
+@dataclass(frozen=True, slots=True)
+class Teacher(Generic[L]):
+    """A head whose softmax q another's, p, is held against, as m rows of the same m.
+
+    With m = beta q + (1 - beta) p, a divergence is beta KL(q | m) + (1 - beta) KL(p | m), and
+    KL(q | p) for beta = 0 and KL(p | q) for beta = 1.
+    """
+
+    layer: L
+    x: Rows
+    beta: float
+
+
 class Engine(Protocol[L]):
     """What does the arithmetic: a module. Everything that comes in has been checked."""
 
@@ -280,8 +298,20 @@ class Engine(Protocol[L]):
     def gradients(
         self, layer: L, x: Rows, request: Request, backward: Backward, grads: Gradients,
         accumulate: bool, workspace_bytes: int, n_threads: int | None,
+        teacher: Teacher[L] | None = None,
     ) -> None:
-        """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
+        """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
+
+        With a teacher, the states that `backward` takes have divergences, and what "softmax" of its
+        coefficients multiplies is their derivative; the other coefficients are 0.
+        """
+        ...
+
+    def divergence(
+        self, layer: L, x: Rows, teacher: Teacher[L], dtype: np.dtype,
+        take: Callable[[State, slice], object], workspace_bytes: int, n_threads: int | None,
+    ) -> None:
+        """Let `take` have the states, with divergences, of the rows of x, some after the other."""
         ...
 
     def neg_log(self, p: np.ndarray) -> np.ndarray:

@@ -363,6 +363,15 @@ cdef class Job:
         with nogil:
             self.table.gradient_x(&job, &gradient.gradient, f_first, f_last, r_first, r_last)
 
+    def divergence(self, Job teacher, double beta, cnp.ndarray sums, ptrdiff_t first,
+                   ptrdiff_t last):
+        """Add kept logits of classes [first, last) of two finished heads to sums (2, rows)."""
+        cdef ll_job job = self.part(first, last)
+        cdef double *into = <double *>data(sums)
+        cdef ptrdiff_t stride = step(sums, 0)
+        with nogil:
+            self.table.divergence(&job, &teacher.job, beta, into, stride)
+
     def target_logits(self):
         """Logits of the first target of each row, from unpacked rows."""
         with nogil:
@@ -404,6 +413,12 @@ cdef class Gradient:
         self.gradient.c_stride = step(coefficients, 0)
         self.gradient.filter = filter
         self.owners = [coefficients]
+
+    def away_from(self, Job teacher, double beta, cnp.ndarray means):
+        """Gradients are those of a divergence, whose second sums are `means`, from kept logits."""
+        self.gradient.teacher, self.gradient.beta = &teacher.job, beta
+        self.gradient.means = <const double *>data(means)
+        self.owners.append((teacher, means))
 
     def into_x(self, cnp.ndarray d_x, bint add):
         """Gradients of the rows, (rows, k) with columns contiguous."""

@@ -82,6 +82,9 @@ cdef extern from "logitless.h" nogil:
         void *d_weight
         void *d_bias
         int add_x, add_weight, apart
+        const ll_job *teacher
+        double beta
+        const double *means
     ctypedef struct ll_screen:
         ptrdiff_t rows, n, k, top, levels, first, last
         double softcap, temperature
@@ -138,6 +141,8 @@ cdef extern from "logitless.h" nogil:
         size_t (*gradient_bytes)(const ll_job *) noexcept nogil
         void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
         void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                           ptrdiff_t) noexcept nogil
+        void (*divergence)(const ll_job *, const ll_job *, double, double *,
                            ptrdiff_t) noexcept nogil
         void (*tighten)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil
         void (*rescore)(const ll_job *, const ll_screen *) noexcept nogil

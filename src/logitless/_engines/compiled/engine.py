@@ -10,6 +10,7 @@ import numpy as np
 from ..._arrays.files import Windows
 from ..interface import Request, State
 from ._core import FewRows, screener_for
+from .divergence import divergence
 from .gradient import gradients
 from .kernels import BF16, KERNELS, active_isa, available_isas, in_place, type_of
 from .layer import Layer
@@ -25,6 +26,7 @@ __all__ = [
     "active_isa",
     "available_isas",
     "bf16_name",
+    "divergence",
     "empty",
     "few_rows",
     "gradients",

@@ -13,7 +13,6 @@ are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,9 +20,11 @@ from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._parallel import pool
 from ...results import Gradients
-from ..interface import Backward, Request
+from ..interface import Backward, Request, Teacher
 from . import scratch
-from ._core import GROUP_STEP, Gradient, Job, address
+from ._core import GROUP_STEP, Gradient, Job
+from .divergence import Pair, score_again
+from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
 from .plan import FLOPS_PER_THREAD, THREAD_BYTES, round_up
@@ -33,14 +34,16 @@ BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in t
 
 
 def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
-              accumulate: bool, workspace_bytes: int, n_threads: int | None) -> None:
+              accumulate: bool, workspace_bytes: int, n_threads: int | None,
+              teacher: Teacher[Layer] | None = None) -> None:
     """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     if x.m == 0:
         for grad in (grads.weight, grads.bias):
             if grad is not None and not accumulate:
                 grad[...] = 0
         return
-    call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads)
+    call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads,
+                 teacher)
     if call.by_block:
         _blocks_side_by_side(call)
         return
@@ -65,16 +68,19 @@ class _Call:
         Classes whose logits are kept at a time.
     kept_reals : int
         Size of these logits.
+    pair : Pair or None
+        The teacher, and the student.
     """
 
     def __init__(self, layer: Layer, x: Rows, request: Request, backward: Backward,
-                 grads: Gradients, accumulate: bool, workspace_bytes: int,
-                 n_threads: int | None):
+                 grads: Gradients, accumulate: bool, workspace_bytes: int, n_threads: int | None,
+                 teacher: Teacher[Layer] | None):
         self.backward, self.grads, self.accumulate = backward, grads, accumulate
         kernels = KERNELS[request.dtype]
         m, n, k, item = x.m, layer.n_classes, layer.n_features, request.dtype.itemsize
         self.group = kernels.group(n)
-        row_bytes = item * kernels.keep_size(1, n)
+        heads = 1 if teacher is None else 2
+        row_bytes = heads * item * kernels.keep_size(1, n)
         flops = 6 * m * n * max(k, 16)
         n_threads = pool.resolve(n_threads)
         self.n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
@@ -90,14 +96,16 @@ class _Call:
             step = max(1, min(fitting, cached * self.n_threads))
         self.step = step * self.group
         rows = min(self.step, m)
-        self.window, self.kept_reals = n, rows * row_bytes // item
-        if self.kept_reals * item > workspace_bytes:
+        self.window, self.kept_reals = n, rows * kernels.keep_size(1, n)
+        if rows * row_bytes > workspace_bytes:
             of_block = rows * kernels.keep_size(1, min(n, kernels.block))
-            blocks = max(1, workspace_bytes // (item * of_block))
+            blocks = max(1, workspace_bytes // (heads * item * of_block))
             self.kept_reals = of_block * blocks
             self.window = blocks * kernels.block
-        self.scoring = LinearScoring(layer, x if x.whole is None else x.whole, request,
-                                     1 if self.by_block else n_threads, rows)
+        threads = 1 if self.by_block else n_threads
+        self.scoring = LinearScoring(layer, x if x.whole is None else x.whole, request, threads,
+                                     rows)
+        self.pair = None if teacher is None else Pair(self.scoring, teacher, threads, rows)
 
     def gradient(self, coefficients: np.ndarray, lo: int, hi: int,
                  apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> Gradient:
@@ -122,16 +130,17 @@ class _Memory:
         columns = 0
         if call.grads.weight is not None:
             columns = (rows + -(-rows // call.group)) * round_up(scoring.k, scoring.kernels.lanes)
-        self._all = scratch.take(item * (call.kept_reals + columns) + 64)
-        start = -address(self._all) % 64
-        reals = self._all[start : start + item * (call.kept_reals + columns)].view(scoring.dtype)
-        self.logits, self.columns = reals[: call.kept_reals], reals[call.kept_reals :]
+        teachers = 0 if call.pair is None else call.kept_reals
+        sizes = call.kept_reals, teachers, columns
+        self._all = scratch.take(item * sum(sizes) + 64 * len(sizes))
+        self.logits, self.teachers, self.columns = scratch.reals(self._all, scoring.dtype, *sizes)
         self.scratch: np.ndarray | None = None
+        self.teachers_scratch: np.ndarray | None = None
 
     def give_back(self) -> None:
         """Nothing of it is in use any more."""
-        scratch.give(self._all)
-        scratch.give(self.scratch)
+        for memory in (self._all, self.scratch, self.teachers_scratch):
+            scratch.give(memory)
 
 
 def _blocks_side_by_side(call: _Call) -> None:
@@ -186,38 +195,49 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     whole = call.window >= scoring.n
     block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
     memory.scratch = score_block(scoring, block, memory.scratch)
-    coefficients = call.backward.take(block.state(scoring), slice(lo, hi))
-    gradient = call.gradient(coefficients, lo, hi, apart)
-    job = scoring.job(block, lo, hi)
+    other: Block | None = None
+    if call.pair is None:
+        state = block.state(scoring)
+    else:
+        other, memory.teachers_scratch = call.pair.score(
+            lo, hi, memory.teachers if whole else None, memory.teachers_scratch)
+        state = call.pair.state(block, other, memory.logits, memory.teachers, call.window,
+                                n_threads)
+    gradient = call.gradient(call.backward.take(state, slice(lo, hi)), lo, hi, apart)
     if call.grads.weight is not None:
-        job.pack_columns(gradient, scoring.real_rows(lo, hi), memory.columns)
+        scoring.job(block, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi),
+                                                memory.columns)
     to_x = call.grads.x is not None and scoring.k > 0
     for first in range(0, scoring.n, call.window):
         last = min(first + call.window, scoring.n)
-        window = _Window(scoring, block, memory.logits, gradient, first, last)
+        kept = Kept(scoring, block, memory.logits, first, last)
+        if call.pair is not None and other is not None:
+            teacher = Kept(call.pair.teacher, other, memory.teachers, first, last)
+            score_again((teacher,), n_threads)
+            gradient.away_from(teacher.job(), call.pair.beta, state.from_student)
+        window = _Window(kept, gradient)
         if n_threads == 1:
-            window.alone(job, to_x)
+            window.alone(kept.job(), to_x)
         else:
             window.side_by_side(n_threads, to_x)
 
 
 class _Window:
-    """Gradients of a block of rows by the logits of classes [first, last), which are kept."""
+    """Gradients of a block of rows by some of its logits, which are kept."""
 
-    def __init__(self, scoring: LinearScoring, block: Block, logits: np.ndarray,
-                 gradient: Gradient, first: int, last: int):
-        self._scoring, self._block, self._logits = scoring, block, logits
-        self._gradient, self._first, self._last = gradient, first, last
+    def __init__(self, kept: Kept, gradient: Gradient):
+        self._kept, self._gradient = kept, gradient
 
     def alone(self, job: Job, to_x: bool) -> None:
         """A block of classes after the other, while their derivatives are in the caches."""
-        scoring, gradient, m = self._scoring, self._gradient, self._block.m
+        kept, gradient = self._kept, self._gradient
+        scoring, m = kept.scoring, kept.block.m
         self._open(job)
-        again = None if self._block.kept is not None else self._logit_job()
-        for lo in range(self._first, self._last, scoring.kernels.block):
-            hi = min(lo + scoring.kernels.block, self._last)
+        again = kept.scorer()
+        for lo in range(kept.first, kept.last, scoring.kernels.block):
+            hi = min(lo + scoring.kernels.block, kept.last)
             if again is not None:
-                self._score_again(again, lo, hi)
+                again(lo, hi)
             job.gradient_logits(gradient, lo, hi)
             if to_x and scoring.weight is not None:
                 job.gradient_x(gradient, lo, hi, 0, scoring.k, 0, m)
@@ -226,81 +246,52 @@ class _Window:
 
     def side_by_side(self, n_threads: int, to_x: bool) -> None:
         """Threads share out classes, then features and rows of x."""
-        step = self._scoring.kernels.block
-        step *= max(1, -(-(self._last - self._first) // step) // (8 * n_threads))
+        kept, step = self._kept, self._kept.class_step(n_threads)
 
         def by_class(tasks: pool.Tasks) -> None:
-            job = self._job()
+            job = kept.job()
             self._open(job)
-            again = None if self._block.kept is not None else self._logit_job()
+            again = kept.scorer()
             for task in tasks:
-                lo = self._first + task * step
-                hi = min(lo + step, self._last)
+                lo = kept.first + task * step
+                hi = min(lo + step, kept.last)
                 if again is not None:
-                    self._score_again(again, lo, hi)
+                    again(lo, hi)
                 job.gradient_logits(self._gradient, lo, hi)
 
-        pool.run(by_class, -(-(self._last - self._first) // step), n_threads)
+        pool.run(by_class, -(-(kept.last - kept.first) // step), n_threads)
         if to_x:
             self._x_side_by_side(n_threads)
 
     def _x_side_by_side(self, n_threads: int) -> None:
         """Threads share out a grid of features and rows, one part each."""
-        m, k = self._block.m, self._scoring.k
-        f_step, r_step = _part(m, k, 2 * self._scoring.kernels.lanes, n_threads)
+        kept = self._kept
+        m, k = kept.block.m, kept.scoring.k
+        f_step, r_step = _part(m, k, 2 * kept.scoring.kernels.lanes, n_threads)
         across, down = -(-k // f_step), -(-m // r_step)
 
         def by_part(tasks: pool.Tasks) -> None:
-            job = self._job()
+            job = kept.job()
             self._open(job)
             for task in tasks:
                 f, r = task % across * f_step, task // across * r_step
-                self._into_x(job, self._first, self._last, f, min(f + f_step, k), r,
+                self._into_x(job, kept.first, kept.last, f, min(f + f_step, k), r,
                              min(r + r_step, m))
 
         pool.run(by_part, across * down, n_threads)
 
-    def _job(self) -> Job:
-        """Make a job of the rows of the block."""
-        return self._scoring.job(self._block, self._block.first, self._block.first + self._block.m)
-
     def _open(self, job: Job) -> None:
-        """Let a job see the kept logits, and give it scratch memory and weights it can read."""
-        scoring = self._scoring
-        job.keep(self._logits, 0, self._block.m, self._first)
+        """Give a job scratch memory and weights it can read."""
+        scoring = self._kept.scoring
         job.scratch(np.empty(job.gradient_bytes(), np.uint8))
         if scoring.weight is not None:
             scoring.give_weights(job, 0, scoring.n)
 
-    def _logit_job(self) -> Job:
-        """Make a job that finds nothing but logits, once more."""
-        scoring, block = self._scoring, self._block
-        job = Job(scoring.kernels, block.m, scoring.n, scoring.k, scoring.softcap,
-                  scoring.temperature)
-        values, ints = block.values[:1], block.ints[:1]
-        job.remember(np.empty_like(values), None, np.empty_like(ints), None, None, None)
-        job.init()
-        job.keep(self._logits, 0, block.m, self._first)
-        scoring.open(job, block.first, block.first + block.m)
-        scoring.give_weights(job, self._first, self._first + 1)  # its scratch depends on their kind
-        job.scratch(np.empty(job.scratch_bytes(), np.uint8))
-        return job
-
-    def _score_again(self, job: Job, first: int, last: int) -> None:
-        for lo, hi in self._pieces(first, last):
-            self._scoring.give_weights(job, lo, hi)
-            job.score(lo, hi)
-
     def _into_x(self, job: Job, first: int, last: int, *part: int) -> None:
         """Derivatives of classes [first, last) into some features of some rows of x."""
-        for lo, hi in self._pieces(first, last):
-            self._scoring.give_weights(job, lo, hi)
+        for lo, hi in self._kept.pieces(first, last):
+            self._kept.scoring.give_weights(job, lo, hi)
             job.gradient_x(self._gradient, lo, hi, *part)
-
-    def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Classes whose weights are copied come a few at a time."""
-        step = self._scoring.cut.class_step if self._scoring.weight is None else last - first
-        return ((lo, min(lo + step, last)) for lo in range(first, last, step))
 
 
 def _part(m: int, k: int, columns: int, n_threads: int) -> tuple[int, int]:

@@ -37,3 +37,12 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(size + 64, np.uint8)
     start = -address(memory) % 64
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def reals(memory: np.ndarray, dtype: np.dtype, *sizes: int) -> list[np.ndarray]:
+    """Parts of memory as reals, each of which starts at a cache line."""
+    start, parts = -address(memory) % 64, []
+    for size in sizes:
+        parts.append(memory[start : start + size * dtype.itemsize].view(dtype))
+        start += -(-size * dtype.itemsize // 64) * 64
+    return parts

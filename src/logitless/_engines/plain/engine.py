@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..._arrays.files import Windows
+from .divergence import divergence
 from .gradient import gradients
 from .layer import Layer
 from .scoring import score, score_logits
@@ -14,6 +15,7 @@ __all__ = [
     "active_isa",
     "available_isas",
     "bf16_name",
+    "divergence",
     "empty",
     "few_rows",
     "gradients",

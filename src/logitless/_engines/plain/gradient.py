@@ -7,49 +7,58 @@ import numpy as np
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ...results import Gradients
-from ..interface import Backward, Request, State
+from ..interface import COEFFICIENTS, Backward, Request, State, Teacher
+from .divergence import Pair, logits_of
 from .layer import Layer
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
 
+SOFTMAX, LIMIT = map(COEFFICIENTS.index, ("softmax", "limit"))
 FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
 
 
 def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
-              accumulate: bool, workspace_bytes: int, n_threads: int | None) -> None:
+              accumulate: bool, workspace_bytes: int, n_threads: int | None,
+              teacher: Teacher[Layer] | None = None) -> None:
     """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     m, n, dtype = x.m, layer.n_classes, request.dtype
     if not accumulate:
         for grad in (grads.weight, grads.bias):
             if grad is not None:
                 grad[...] = 0
-    rows = min(TILE // min(n, NARROW), workspace_bytes // (n * dtype.itemsize))
+    row_bytes = (1 if teacher is None else 2) * n * dtype.itemsize
+    rows = min(TILE // min(n, NARROW), workspace_bytes // row_bytes)
     rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
         _block_gradients(layer, plain(x[block], dtype), block, request.rows(block), backward, grads,
-                         accumulate, n_threads)
+                         accumulate, n_threads, teacher)
 
 
 def _block_gradients(
     layer: Layer, x: np.ndarray, block: slice, request: Request, backward: Backward,
-    grads: Gradients, accumulate: bool, n_threads: int | None,
+    grads: Gradients, accumulate: bool, n_threads: int | None, teacher: Teacher[Layer] | None,
 ) -> None:
     """Add what a block of rows makes of the gradients."""
     n, dtype = layer.n_classes, x.dtype
-    z = np.empty((len(x), n), dtype)
     classes = TILE // max(len(x), layer.n_features, 1)
     classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
-    with np.errstate(all="ignore"):
-        for lo, hi in spans(n, classes):
-            z[:, lo:hi] = layer.logits(x, lo, hi)
+    z = logits_of(layer, x, FILTER_CLASSES)
     state = score_logits(z, request, n_threads)
+    pair = None if teacher is None else Pair(z, state, teacher, block, n_threads)
     coef = backward.take(state, block)
     live = np.logical_or.reduce(coef[:-1])
     x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
     d_x = np.zeros_like(x)
     with np.errstate(all="ignore"):
         for lo, hi in spans(n, classes):
-            g = _logit_gradient(z, lo, hi, state, request, coef, live, backward.filters, layer)
+            if pair is None:
+                g = _logit_gradient(z, lo, hi, state, request, coef)
+            else:
+                g = (coef[SOFTMAX][:, None] * pair.slopes(lo, hi)).astype(dtype)
+            if backward.filters:
+                _filter(g, coef[LIMIT][:, None], live)
+            _through_softcap(g, z[:, lo:hi], layer)
+            g[~live] = 0
             if grads.x is not None:
                 d_x += g @ layer.classes(lo, hi, dtype)
             if grads.weight is not None:
@@ -62,10 +71,9 @@ def _block_gradients(
 
 def _logit_gradient(
     z: np.ndarray, lo: int, hi: int, state: State, request: Request, coef: np.ndarray,
-    live: np.ndarray, filters: bool, layer: Layer,
 ) -> np.ndarray:
     """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
-    softmax, target, probs, smooth, limit = coef[:, :, None]
+    softmax, target, probs, smooth, _ = coef[:, :, None]
     row = np.arange(len(z))
     tile = z[:, lo:hi]
     g = np.exp(tile - state.max[:, None])
@@ -90,13 +98,13 @@ def _logit_gradient(
     at = row[here], best[here]
     q = state.rest[here] / (1 + state.rest[here])
     g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
-    if filters:
-        _filter(g, limit, live)
-    if layer.softcap is not None:
-        h = tile * (layer.temperature / layer.softcap)
-        g *= np.where(np.isneginf(tile), 1, (1 - h) * (1 + h))
-    g[~live] = 0
     return g
+
+
+def _through_softcap(g: np.ndarray, z: np.ndarray, layer: Layer) -> None:
+    if layer.softcap is not None:
+        h = z * (layer.temperature / layer.softcap)
+        g *= np.where(np.isneginf(z), 1, (1 - h) * (1 + h))
 
 
 def _filter(g: np.ndarray, limit: np.ndarray, live: np.ndarray) -> None:

@@ -1,0 +1,141 @@
+"""Divergences of two heads: arguments checked, the engine called, results shaped.
+
+The divergence of row i is weighted with its sample weight s, and reduced like a loss:
+
+    s * (beta KL(q | m) + (1 - beta) KL(p | m)),   m = beta q + (1 - beta) p
+
+with p the student's softmax and q the teacher's, KL(q | p) for beta = 0 and KL(p | q) for beta = 1.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._arrays.rows import Rows
+from .._engines.choice import engine
+from .._engines.interface import COEFFICIENTS, Layer, Request, State, Teacher
+from ..results import Gradients
+from .batch import check_loss_out, given_loss
+from .objective import check_reduction, check_sample_weight, reduced
+from .value_and_grad import check_factor, check_workspace, check_wrt, gradient_arrays
+
+if TYPE_CHECKING:
+    from .._arrays.checks import Values
+
+WORKSPACE_BYTES = 128 << 20  # twice that of one head
+SOFTMAX = COEFFICIENTS.index("softmax")
+
+
+class Divergence:
+    """What a divergence is asked for, and the rows that have been taken in.
+
+    Attributes
+    ----------
+    reduction : str
+    dtype : dtype
+    losses : ndarray, shape (m,)
+    """
+
+    filters = False
+
+    def __init__(self, teacher: Layer, x: np.ndarray, lead: tuple[int, ...], n: int,
+                 dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
+        check_reduction(reduction)
+        if x.shape[:-1] != lead:
+            raise ValueError(f"`teacher_x` must have the leading shape of `x`, {lead}, "
+                             f"got shape {x.shape}")
+        if teacher.n_classes != n:
+            raise ValueError(f"`teacher` must have as many classes as the student, {n}, "
+                             f"got {teacher.n_classes}")
+        self.reduction, self.dtype = reduction, dtype
+        self._layer, self._x, self._beta = teacher, Rows(x), check_beta(beta)
+        self._sample_weight = check_sample_weight(sample_weight, lead)
+        self.losses = np.empty(self._x.m, dtype)
+        self._factor: np.ndarray | float = 0.0
+
+    @property
+    def teacher(self) -> Teacher[Layer]:
+        """The teacher as engines take it."""
+        return Teacher(self._layer, self._x, self._beta)
+
+    def request(self) -> Request:
+        """Make the request that finds what is needed of the student."""
+        return Request(self.dtype)
+
+    def arrays(self) -> list[np.ndarray | None]:
+        """All that is read while gradients are written."""
+        return [self._x.array, *self._layer.given, self._sample_weight]
+
+    def multiply(self, grad_output: np.ndarray | float, temperature: float) -> None:
+        """Say what gradients by the logits are multiplied with."""
+        divisor = self.divisor()
+        self._factor = grad_output / (divisor * temperature) if divisor else 0.0
+
+    def take(self, state: State, rows: slice) -> np.ndarray:
+        """Note the divergences of some rows and give the coefficients of their gradients."""
+        b = self._beta
+        value = state.from_student
+        if b < 1:
+            value = state.from_teacher if b == 0 else b * state.from_teacher + (1 - b) * value
+        factor = self._factor[rows] if isinstance(self._factor, np.ndarray) else self._factor
+        coefficients = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), self.dtype)
+        with np.errstate(all="ignore"):
+            if self._sample_weight is not None:
+                weight = self._sample_weight[rows]
+                value = np.where(weight == 0, 0, weight * value)
+                factor = weight * factor
+            self.losses[rows] = value
+            coefficients[SOFTMAX] = factor
+        return coefficients
+
+    def divisor(self) -> float:
+        """What the sum of the rows is divided by; 0 where no row counts in a mean."""
+        if self.reduction == "mean" and self._sample_weight is not None:
+            return float(self._sample_weight.sum())
+        return self._x.m if self.reduction in ("mean", "batch_mean") else 1
+
+    def reduce(self, losses: np.ndarray) -> np.generic:
+        """Divergences (m,) to one."""
+        return reduced(losses, self.divisor(), self.reduction, self.dtype)
+
+
+def kl_div(layer: Layer, n_threads: int | None, rows: Rows, divergence: Divergence,
+           out: np.ndarray | None) -> Values:
+    """Find the divergences of checked rows; see `LinearHead.kl_div`."""
+    if out is not None:
+        check_loss_out(out, divergence, rows.lead)
+    engine.divergence(layer, rows, divergence.teacher, divergence.dtype, divergence.take,
+                      WORKSPACE_BYTES // 2, n_threads)
+    return given_loss(divergence.losses, divergence, rows.lead, out)
+
+
+def kl_div_value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray,
+                          divergence: Divergence, *, wrt: object, grad_output: object,
+                          workspace_bytes: object, out: object,
+                          accumulate: bool) -> tuple[Values, Gradients]:
+    """Find them and their gradients; see `LinearHead.kl_div_value_and_grad`."""
+    wanted = check_wrt(wrt)
+    workspace = check_workspace(workspace_bytes)
+    rows = Rows(x)
+    divergence.multiply(check_factor(grad_output, rows.lead, divergence.reduction),
+                        layer.temperature)
+    grads = gradient_arrays(out, wanted, x, layer, divergence.dtype, accumulate, divergence)
+    d_x = None if grads.x is None else grads.x.reshape(rows.m, rows.n)
+    engine.gradients(
+        layer, rows, divergence.request(), divergence, Gradients(d_x, grads.weight, grads.bias),
+        bool(accumulate), workspace, n_threads, divergence.teacher,
+    )
+    return given_loss(divergence.losses, divergence, rows.lead, None), grads
+
+
+def check_beta(beta: object) -> float:
+    """Check the share of the teacher in what lies between two softmaxes."""
+    if isinstance(beta, bool) or not isinstance(beta, Real):
+        raise TypeError(f"`beta` must be a number, got {type(beta).__name__}")
+    share = float(beta)
+    if not 0 <= share <= 1:
+        raise ValueError(f"`beta` must be between 0 and 1, got {beta}")
+    return share
