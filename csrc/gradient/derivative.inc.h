@@ -95,11 +95,9 @@ static void divergence_gradient(const ll_job *job, const ll_gradient *grad, ptrd
     const real *teacher = kept_tile(grad->teacher, s->first) + i * tile_row(job->n);
     divergence_row row = row_of_pair(job, grad->teacher, grad->beta, i);
 
-    row.factor = (double)coefficient(grad, LL_SOFTMAX, i);
-    row.mean = grad->means[i];
-    LL_DIVERGENCE_SLOPES(&row, s->z, teacher, s->width, LL_REAL == 32, g);
-    for (ptrdiff_t c = s->width; c < s->vecs * LL_LANES; c++)
-        g[c] = 0;
+    row.factor = coefficient(grad, LL_SOFTMAX, i);
+    row.mean = (real)grad->means[i];
+    divergence_slopes(kind_of(grad->beta), &row, s->z, teacher, s->width, g);
 }
 
 /* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. A logit of -inf has not been capped. */
