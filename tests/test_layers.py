@@ -26,7 +26,7 @@ LAYERS = [
     ["_engines.choice"],
     ["_calls"],
     ["logits", "limits", "head"],
-    ["functional"],
+    ["functional", "distillation"],
     ["", "sklearn", "torch"],
     ["cli"],
     ["__main__"],

@@ -69,27 +69,6 @@ static inline vec_pair load_pair(const divergence_row *row, const real *student,
 /* Where exp_curve holds. */
 static inline mask is_near(vec d) { return vlt(vabs(d), vset(R(0.34))); }
 
-/* e^d - 1, without overflow. */
-static inline vec expm1_of(vec d)
-{
-#if LL_REAL == 32
-    const vec highest = vset(R(80.0));
-#else
-    const vec highest = vset(R(700.0));
-#endif
-    vec far = vsub(vexp(vmin(highest, d)), vset(1));
-    return vselect(is_near(d), vfma(vmul(d, d), exp_curve(d), d), far);
-}
-
-/* log(1 + u), for u > -1. */
-static inline vec log1p_of(vec u)
-{
-    const vec zero = vset(0), one = vset(1);
-    mask below = vlt(u, zero);
-    vec log = vlog1p(vselect(below, vdiv(vsub(zero, u), vadd(one, u)), u));
-    return vselect(below, vsub(zero, log), log);
-}
-
 /* a (e^d - 1 - d), where a e^d = b. */
 static inline vec exp_gap(vec a, vec b, vec d)
 {
@@ -97,12 +76,43 @@ static inline vec exp_gap(vec a, vec b, vec d)
     return vselect(is_near(d), near, vsub(vsub(b, a), vmul_zero(a, d)));
 }
 
-/* a (u - log(1 + u)), where a u = b. */
-static inline vec log_gap(vec a, vec b, vec u)
+/* What lies between the ends: u = a (e^d - 1) and 1 + u = a e^d + (1 - a), each with its digits. */
+typedef struct {
+    vec u, whole;
+} vec_share;
+
+static inline vec_share share_of(vec a, vec rest, vec d)
 {
-    vec h = vmul(vmul(u, vset(R(0.5))), u), s = vdiv(u, vadd(vset(2), u));
-    vec near = vmul(a, vnfma(s, vfma(vmul(s, s), log_curve(vmul(s, s)), h), h));
-    return vselect(vlt(vabs(u), vset(R(0.28))), near, vsub(b, vmul_zero(a, log1p_of(u))));
+#if LL_REAL == 32
+    const vec highest = vset(R(80.0)); /* so that nothing overflows */
+#else
+    const vec highest = vset(R(700.0));
+#endif
+    vec power = vexp(vmin(highest, d)), near = vfma(vmul(d, d), exp_curve(d), d);
+    vec less = vselect(is_near(d), near, vsub(power, vset(1)));
+    return (vec_share){ vmul(a, less), vfma(a, power, rest) };
+}
+
+/* Where log_curve holds. */
+static inline mask is_small(vec u) { return vlt(vabs(u), vset(R(0.28))); }
+
+/* u - log(1 + u), for such. */
+static inline vec small_gap(vec u)
+{
+    vec h = vmul(vmul(u, vset(R(0.5))), u), s = vdiv(u, vadd(vset(2), u)), z = vmul(s, s);
+    return vnfma(s, vfma(z, log_curve(z), h), h);
+}
+
+/* a (u - log(1 + u)), where a u = b. */
+static inline vec log_gap(vec a, vec b, vec_share of)
+{
+    vec far = vsub(b, vmul_zero(a, vlog(of.whole)));
+    return vselect(is_small(of.u), vmul(a, small_gap(of.u)), far);
+}
+
+static inline vec log_of(vec_share of)
+{
+    return vselect(is_small(of.u), vsub(of.u, small_gap(of.u)), vlog(of.whole));
 }
 
 /* ---- sums ---------------------------------------------------------------------------------- */
@@ -122,7 +132,7 @@ LL_TEMPLATE void add_terms(const int which, const divergence_row *row, const rea
         else if (which == LL_REVERSE)
             of_student = vadd(of_student, exp_gap(p, q, back));
         else {
-            vec u = vmul(rest, expm1_of(d)), v = vmul(b, expm1_of(back));
+            vec_share u = share_of(rest, b, d), v = share_of(b, rest, back);
             of_teacher = vadd(of_teacher, log_gap(q, vmul(rest, vsub(p, q)), u));
             of_student = vadd(of_student, log_gap(p, vmul(b, vsub(q, p)), v));
         }
@@ -165,8 +175,8 @@ LL_TEMPLATE vec slope(const int which, const divergence_row *row, vec_pair at)
     }
     if (which == LL_REVERSE)
         return vmul_zero(at.p, vsub(at.d, vset(row->mean)));
-    vec v = vmul(vset(row->beta), expm1_of(vsub(vset(0), at.d)));
-    vec l = vsub(vset(-row->mean), log1p_of(v));
+    vec_share v = share_of(vset(row->beta), vset(row->rest), vsub(vset(0), at.d));
+    vec l = vsub(vset(-row->mean), log_of(v));
     return vmul(vset(row->rest), vmul_zero(at.p, l));
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .._arrays.checks import Values
 
 WORKSPACE_BYTES = 128 << 20  # twice that of one head
+SMALLEST = 1e-30  # share of the teacher that float32 tells from 0
 SOFTMAX = COEFFICIENTS.index("softmax")
 
 
@@ -136,6 +137,6 @@ def check_beta(beta: object) -> float:
     if isinstance(beta, bool) or not isinstance(beta, Real):
         raise TypeError(f"`beta` must be a number, got {type(beta).__name__}")
     share = float(beta)
-    if not 0 <= share <= 1:
-        raise ValueError(f"`beta` must be between 0 and 1, got {beta}")
+    if not 0 <= share <= 1 or 0 < share < SMALLEST:
+        raise ValueError(f"`beta` must be 0 or between {SMALLEST} and 1, got {beta}")
     return share

@@ -14,7 +14,7 @@ import numpy as np
 from ..._arrays.rows import Rows
 from ..._parallel import pool
 from ..interface import Request, State, Teacher
-from . import scratch
+from . import plan, scratch
 from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
@@ -91,7 +91,8 @@ def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
     """Let `take` have the divergences of the rows of x, some after the other."""
     if x.m == 0:
         return
-    n_threads = pool.resolve(n_threads)
+    flops = 2 * x.m * layer.n_classes * max(layer.n_features + teacher.layer.n_features, 16)
+    n_threads = max(1, min(pool.resolve(n_threads), flops // plan.FLOPS_PER_THREAD))
     rows, window, size = _cut(x.m, layer.n_classes, dtype, workspace_bytes, n_threads)
     student = LinearScoring(layer, _whole(x), Request(dtype), n_threads, rows)
     pair = Pair(student, teacher, n_threads, rows)

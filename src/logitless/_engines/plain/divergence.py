@@ -49,8 +49,8 @@ class Pair:
         if b == 1:
             return np.array([none, _exp_gap(p, q, -d).sum(axis=1)])
         return np.array([
-            _log_gap(q, (1 - b) * (p - q), (1 - b) * _expm1(d)).sum(axis=1),
-            _log_gap(p, b * (q - p), b * _expm1(-d)).sum(axis=1),
+            _log_gap(q, (1 - b) * (p - q), *_share(1 - b, b, d)).sum(axis=1),
+            _log_gap(p, b * (q - p), *_share(b, 1 - b, -d)).sum(axis=1),
         ])
 
     def slopes(self, lo: int, hi: int) -> np.ndarray:
@@ -61,7 +61,7 @@ class Pair:
             return np.where(np.abs(d) < 0.34, q * _expm1(d), p - q)
         if self._beta == 1:
             return _times(p, d - mean)
-        log = np.log1p(self._beta * _expm1(-d))
+        log = _log1p(*_share(self._beta, 1 - self._beta, -d))
         return (1 - self._beta) * _times(p, -log - mean)
 
 
@@ -115,8 +115,17 @@ def _exp_gap(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.where(np.abs(d) < 0.34, a * (d * d * _curve(_EXP, d)), (b - a) - _times(a, d))
 
 
-def _log_gap(a: np.ndarray, b: np.ndarray, u: np.ndarray) -> np.ndarray:
+def _share(a: float, rest: float, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``u = a (e^d - 1)`` and ``1 + u = a e^d + rest``, each with its digits."""
+    return a * _expm1(d), a * np.exp(np.minimum(d, 700)) + rest
+
+
+def _log1p(u: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(u) < 0.28, np.log1p(u), np.log(whole))
+
+
+def _log_gap(a: np.ndarray, b: np.ndarray, u: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """``a (u - log(1 + u))``, where a u = b."""
     half, s = u * u / 2, u / (2 + u)
     near = a * (half - s * (s * s * _curve(_LOG, s * s) + half))
-    return np.where(np.abs(u) < 0.28, near, b - _times(a, np.log1p(u)))
+    return np.where(np.abs(u) < 0.28, near, b - _times(a, np.log(whole)))
