@@ -92,16 +92,17 @@ def test_weights_that_are_not_numbers(x, w, t, name, kind):
 @pytest.mark.parametrize(("name", "bad"), [
     ("label_smoothing", -0.1), ("label_smoothing", 1.5), ("label_smoothing", np.nan),
     ("label_smoothing", np.inf), ("z_loss", -1e-4), ("z_loss", np.nan), ("z_loss", np.inf),
+    ("entropy_weight", np.nan), ("entropy_weight", np.inf), ("entropy_weight", -np.inf),
 ])
-def test_smoothing_and_z_loss_out_of_range(x, w, t, name, bad):
+def test_amounts_out_of_range(x, w, t, name, bad):
     for call in all_losses(x, w, t, **{name: bad}):
         with says(ValueError, name, bad):
             call()
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "z_loss"])
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "entropy_weight"])
 @pytest.mark.parametrize("bad", ["much", None, True, 1j, [0.1]])
-def test_smoothing_and_z_loss_are_numbers(x, w, t, name, bad):
+def test_amounts_are_numbers(x, w, t, name, bad):
     for call in all_losses(x, w, t, **{name: bad}):
         with says(TypeError, name, type(bad).__name__):
             call()
@@ -167,10 +168,11 @@ def test_options_that_do_not_exist_are_refused(x, w, t):
         with says(TypeError, "smoothing"):
             call()
     # What knows no weights refuses them.
-    for option in "sample_weight", "label_smoothing", "z_loss", "shift":
+    for option in "sample_weight", "label_smoothing", "z_loss", "entropy_weight", "shift":
         with says(TypeError, option):
             ll.nll(np.ones((M, N)), t, **{option: 1})
-    for option in "class_weight", "sample_weight", "label_smoothing", "z_loss", "shift":
+    for option in ("class_weight", "sample_weight", "label_smoothing", "z_loss", "entropy_weight",
+                   "shift"):
         with says(TypeError, option):
             ll.LinearHead(w).target_log_prob(x, t, **{option: 1})
 

@@ -45,7 +45,7 @@ def problems(draw, least_rows=1):
     target = labels(m, n, seed + 3)
     if draw(st.booleans()):
         target = distributions(m, n, seed + 4, dtype)
-    options = any_options(m, n, seed + 5, dtype, draw(st.integers(0, 15)))
+    options = any_options(m, n, seed + 5, dtype, draw(st.integers(0, 31)))
     if target.ndim == 1 and m > 1 and draw(st.booleans()):
         target[::5] = -100
     filter_eps = draw(st.sampled_from([0.0, 0.0, 2.0**-10, 2.0**-6]))

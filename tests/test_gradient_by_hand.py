@@ -26,6 +26,7 @@ def test_a_row_by_hand():
     assert grad.x.tolist() == [[0, 0]]
 
 
+ENTROPY = math.log(6) / 6 + math.log(3) / 3 + math.log(2) / 2
 BY_HAND = {
     "class weight": ({"class_weight": [5.0, 0.5, 7.0]}, 1, [1 / 12, -1 / 3, 1 / 4]),
     "sample weight": ({"sample_weight": [-3.0]}, 1, [-1 / 2, 2, -3 / 2]),
@@ -36,7 +37,11 @@ BY_HAND = {
     "z-loss": (
         {"z_loss": 0.5, "class_weight": [0.0, 0.0, 0.0]}, 1, np.log(6) / np.array([6, 3, 2])
     ),
-    "ignored": ({"z_loss": 1.0, "ignore_index": 1}, 1, [0, 0, 0]),
+    "entropy": (
+        {"entropy_weight": -0.5, "class_weight": [0.0, 0.0, 0.0]}, 1,
+        np.array([1, 2, 3]) / 12 * (ENTROPY - np.log([6, 3, 2]))
+    ),
+    "ignored": ({"z_loss": 1.0, "entropy_weight": 1.0, "ignore_index": 1}, 1, [0, 0, 0]),
     "probabilities": ({}, [0.5, 0.25, 0.25], [-1 / 3, 1 / 12, 1 / 4]),
     "masses": ({}, [2.0, 0.0, 4.0], [-1, 2, -1]),
     "masses and class weights": (
@@ -63,7 +68,7 @@ def test_digits_of_mpmath(soft):
     x, w = np.array([[0.5, -1.25], [2.0, 0.75]]), np.array([[1.0, 0.5], [-0.25, 2.0], [0.0, -1.5]])
     bias, cw, s = np.array([0.125, -0.5, 1.0]), np.array([1.0, 0.5, 2.0]), np.array([0.75, 1.5])
     t = np.array([[0.5, 0.25, 0.25], [0.0, 1.5, 0.125]]) if soft else np.eye(3)[[2, 1]]
-    cap, temperature, smoothing, z_loss = 3.0, 0.75, 0.125, 0.0625
+    cap, temperature, smoothing, z_loss, of_entropy = 3.0, 0.75, 0.125, 0.0625, -0.375
 
     def loss(*parameters):
         value = iter(parameters)
@@ -77,7 +82,8 @@ def test_digits_of_mpmath(soft):
             ce = mpmath.fsum(
                 cw[c] * ((1 - smoothing) * t[i, c] + mpmath.mpf(smoothing) / 3) * (lse - z[c])
                 for c in range(3))
-            total += s[i] * (ce + z_loss * lse**2)
+            entropy = mpmath.fsum(mpmath.e ** (v - lse) * (lse - v) for v in z)
+            total += s[i] * (ce + z_loss * lse**2 + of_entropy * entropy)
         return total
 
     at = [*x.ravel(), *w.ravel(), *bias]
@@ -89,7 +95,8 @@ def test_digits_of_mpmath(soft):
     target = t if soft else [2, 1]
     value, grad = gradients_of(
         (x, w, bias), target, {"softcap": cap, "temperature": temperature}, reduction="sum",
-        class_weight=cw, sample_weight=s, label_smoothing=smoothing, z_loss=z_loss)
+        class_weight=cw, sample_weight=s, label_smoothing=smoothing, z_loss=z_loss,
+        entropy_weight=of_entropy)
     assert value == pytest.approx(exact, rel=1e-15)
     ours = np.concatenate([grad.x.ravel(), grad.weight.ravel(), grad.bias])
     np.testing.assert_allclose(ours, slopes, rtol=1e-13, atol=1e-15)
@@ -149,6 +156,47 @@ def test_sure_rows(data):
     truth[np.arange(3), best] = -rest / (1 + rest)
     _, grad = gradients_of((z, np.eye(n, dtype=dtype), None), best, reduction="sum")
     assert_relative(grad.x, truth, 2e-6 if dtype == np.float32 else 2e-14)
+
+
+@pytest.mark.parametrize("weight", [1.0, -0.5])
+def test_the_entropy_of_a_sure_row_keeps_its_digits(weight, dtype):
+    """Alone, where nothing of the loss is left beside it, down to 1e-28.
+
+    One class cannot happen: its derivative is 0.
+    """
+    gap = np.arange(10, 70, 2).astype(dtype)
+    z = np.stack([-gap, np.zeros_like(gap), -gap - 1, np.full_like(gap, -np.inf)], axis=1)
+    truth, entropies = np.zeros(z.shape), np.zeros(len(z))
+    with mpmath.workdps(60):
+        for i, row in enumerate(z):
+            e = [mpmath.e ** mpmath.mpf(float(v)) for v in row[:3]]
+            log_p = [mpmath.log(v / mpmath.fsum(e)) for v in e]
+            h = -mpmath.fsum(v / mpmath.fsum(e) * u for v, u in zip(e, log_p, strict=True))
+            entropies[i] = weight * h
+            truth[i, :3] = [-weight * v / mpmath.fsum(e) * (u + h)
+                            for v, u in zip(e, log_p, strict=True)]
+    assert np.abs(truth[:, :3]).min() < 1e-28
+    few = 2e-6 if dtype == np.float32 else 1e-14
+    nothing = np.zeros((len(z), 4), dtype)
+    # A logit of -inf is no product of finite numbers: it comes from the bias.
+    bias = np.array([0, 0, 0, -np.inf], dtype)
+    x = np.where(np.isinf(z), 0, z)
+    loss, grad = gradients_of((x, np.eye(4, dtype=dtype), bias), nothing, reduction="none",
+                              entropy_weight=weight)
+    assert_relative(loss, entropies, few)
+    assert_relative(grad.x[:, :3], truth[:, :3], few)
+    assert not grad.x[:, 3].any()
+
+
+def test_the_entropy_of_classes_that_cannot_happen():
+    """Of equal logits it is at its most; with one class there is none."""
+    for possible in 1, 2, 5:
+        bias = np.full(20, -np.inf)
+        bias[:possible] = 0
+        loss, grad = gradients_of((np.ones((1, 2)), np.zeros((20, 2)), bias), np.zeros((1, 20)),
+                                  reduction="none", entropy_weight=1.0)
+        np.testing.assert_allclose(loss, [math.log(possible)], rtol=1e-15)
+        np.testing.assert_allclose(grad.bias, 0, atol=1e-15)
 
 
 def test_a_wrong_but_sure_row(dtype):

@@ -26,7 +26,8 @@ def peaked(m, n, k, dtype):
     {"reduction": "sum", "sample_weight": np.linspace(-1, 2, 50)},
     {"reduction": "none", "grad_output": np.linspace(-1, 2, 50), "class_weight": np.ones(2000)},
     {"reduction": "mean", "z_loss": 1e-4},
-], ids=["mean", "sum", "none", "z-loss"])
+    {"reduction": "sum", "entropy_weight": -0.01},
+], ids=["mean", "sum", "none", "z-loss", "entropy"])
 def test_filter_leaves_out_what_is_small(eps, options, dtype):
     inputs, target = peaked(50, 2000, 60, dtype)
     x, w, _ = inputs

@@ -24,7 +24,8 @@ def test_rows_left_out_may_hold_anything(why, dtype):
         target[out] = -100
     if why != "ignored":
         s[out] = 0
-    options = {"label_smoothing": 0.1, "z_loss": 0.01, "class_weight": np.linspace(0, 2, 70)}
+    options = {"label_smoothing": 0.1, "z_loss": 0.01, "class_weight": np.linspace(0, 2, 70),
+               "entropy_weight": -0.1}
     for reduction in "sum", "mean":
         loss, grad = gradients_of(
             (x, w, bias), target, sample_weight=s, reduction=reduction, **options)

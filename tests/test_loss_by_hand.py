@@ -23,6 +23,7 @@ def test_cats_cars_and_frogs(dtype):
 
 # Logits log 1, log 2, log 3 make probabilities 1/6, 1/3, 1/2, and lse = log 6.
 LOG6 = math.log(6)
+ENTROPY = LOG6 / 6 + math.log(3) / 3 + math.log(2) / 2
 BY_HAND = {
     "plain": ({}, 1, math.log(3)),
     "class weight": ({"class_weight": [5.0, 0.5, 7.0]}, 1, math.log(3) / 2),
@@ -41,7 +42,13 @@ BY_HAND = {
     "z-loss knows no class weight": (
         {"z_loss": 0.25, "class_weight": [0.0, 0.0, 0.0]}, 2, LOG6**2 / 4
     ),
-    "ignored": ({"z_loss": 0.25, "label_smoothing": 0.5, "ignore_index": 2}, 2, 0.0),
+    "entropy": ({"entropy_weight": -0.25}, 2, math.log(2) - ENTROPY / 4),
+    "entropy knows no class weight": (
+        {"entropy_weight": 0.25, "class_weight": [0.0, 0.0, 0.0]}, 2, ENTROPY / 4
+    ),
+    "ignored": (
+        {"z_loss": 0.25, "entropy_weight": 1.0, "label_smoothing": 0.5, "ignore_index": 2}, 2, 0.0
+    ),
     "probabilities": ({}, [0.5, 0.25, 0.25], LOG6 / 2 + math.log(3) / 4 + math.log(2) / 4),
     "masses": ({}, [2.0, 0.0, 4.0], 2 * LOG6 + 4 * math.log(2)),
     "masses and class weights": (
@@ -49,9 +56,9 @@ BY_HAND = {
     ),
     "probabilities, all": (
         {"class_weight": [1.0, 2.0, 0.0], "sample_weight": [2.0], "label_smoothing": 0.3,
-         "z_loss": 0.5},
+         "z_loss": 0.5, "entropy_weight": 2.0},
         [0.5, 0.5, 0.0],
-        2 * ((0.35 + 0.1) * LOG6 + 2 * (0.35 + 0.1) * math.log(3) + LOG6**2 / 2),
+        2 * ((0.35 + 0.1) * LOG6 + 2 * (0.35 + 0.1) * math.log(3) + LOG6**2 / 2 + 2 * ENTROPY),
     ),
 }
 

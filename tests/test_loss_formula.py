@@ -98,7 +98,9 @@ def naive_rows(x, w, bias, target, **options):
     lse = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
     formula = Formula(z, target, **options)
     z_term = z.dtype.type(options.get("z_loss", 0)) * lse[:, 0] ** 2
-    return formula.weight * ((formula.taken * (lse - z)).sum(axis=1) + z_term)
+    entropy = (np.exp(z - lse) * (lse - z)).sum(axis=1)
+    entropy *= z.dtype.type(options.get("entropy_weight", 0))
+    return formula.weight * ((formula.taken * (lse - z)).sum(axis=1) + z_term + entropy)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ def test_rows_of_weight_zero_have_loss_zero(rng, dtype):
     good = [0, 2, 4]
     soft = rng.dirichlet(np.ones(4), 5)
     for target in t, soft:
-        for options in {}, {"z_loss": 0.1}, {"label_smoothing": 0.1, "class_weight": [1, 2, 0, 3]}:
+        for options in ({}, {"z_loss": 0.1}, {"entropy_weight": 0.1},
+                        {"label_smoothing": 0.1, "class_weight": [1, 2, 0, 3]}):
             loss = head.loss(x, target, sample_weight=s, **options)
             assert loss[[1, 3]].tolist() == [0, 0]
             assert not np.signbit(loss[[1, 3]]).any()
@@ -44,7 +45,7 @@ def test_a_nan_row_that_counts_is_nan(rng, dtype):
     z = rng.standard_normal((3, 4)).astype(dtype)
     z[1, 2] = np.nan
     for options in ({"class_weight": np.ones(4)}, {"sample_weight": [1, 2, 3]},
-                    {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+                    {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"entropy_weight": -0.1}):
         loss = ll.cross_entropy(z, [0, 0, 0], **options)
         assert np.isnan(loss).tolist() == [False, True, False]
 

@@ -37,7 +37,7 @@ OTHERS = {
     "linear_argmax": lambda **given: ll.linear_argmax(X, W, **given),
 }
 GOOD = {"ignore_index": 1, "class_weight": [1.0, 2.0, 3.0], "sample_weight": [1.0, 2.0, 3.0],
-        "label_smoothing": 0.1, "z_loss": 0.1, "shift": 1,
+        "label_smoothing": 0.1, "z_loss": 0.1, "entropy_weight": -0.1, "shift": 1,
         "softcap": 9.0, "temperature": 2.0, "pack": True, "screen": None, "n_threads": 1}
 
 

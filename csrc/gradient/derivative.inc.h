@@ -66,6 +66,30 @@ static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff
     }
 }
 
+/* The mean of d = z - max under the softmax of row i, whose entropy has been found. */
+static inline real mean_gap(const ll_state *state, ptrdiff_t i)
+{
+    return field(state, LL_REST)[i] - field(state, LL_MOMENT)[i];
+}
+
+/* The softmax of a row times what it has for a coefficient: a, from which the entropy takes b times
+ * log p + entropy. That is d - mean, as the norm's logarithm cancels. The floor is as in sum_exp. */
+static void weigh_softmax(const segment *s, real max, real norm, real a, real b, real mean, real *g)
+{
+    const vec m = vset(max), scale = vset(a / norm), slope = vset(b / norm), floor = vset(R(-1e4));
+
+    if (b == 0) {
+        for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
+            vstore(g + c, vmul(scale, vexp_nonpositive(vsub(vload(s->z + c), m))));
+        return;
+    }
+    for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES) {
+        vec d = vmax(floor, vsub(vload(s->z + c), m));
+        vec weight = vnfma(slope, vsub(d, vset(mean)), scale);
+        vstore(g + c, vmul(weight, vexp_nonpositive(d)));
+    }
+}
+
 /* G of row i in one block. Where the row is sure its largest class has p = 1 - rest / (1 + rest);
  * the 1 meets the target before the small quotient is taken off, so that no digit is lost. */
 static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
@@ -74,18 +98,20 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
     const ll_state *state = &job->output.state;
     real max = field(state, LL_MAX)[i], rest = field(state, LL_OTHERS)[i];
     real a = coefficient(grad, LL_SOFTMAX, i) + (max - max); /* NaN where max is not finite */
+    real b = coefficient(grad, LL_ENTROPY, i), mean = b == 0 ? 0 : mean_gap(state, i);
     ptrdiff_t held = (ptrdiff_t)(state->ints[LL_ARGMAX * state->stride + i] - s->first);
-    vec m = vset(max), scale = vset(a / (1 + rest));
 
-    for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
-        vstore(g + c, vmul(scale, vexp_nonpositive(vsub(vload(s->z + c), m))));
+    weigh_softmax(s, max, 1 + rest, a, b, mean, g);
     if (held < 0 || held >= s->width || !(rest < 1))
         held = -1;
     else
         g[held] = a;
     subtract_targets(job, grad, i, s, g);
-    if (held >= 0)
+    if (held >= 0) {
         g[held] -= a * (rest / (1 + rest));
+        if (b != 0) /* whose d is 0 */
+            g[held] += b * (mean / (1 + rest));
+    }
 }
 
 /* G of row i in one block, of a divergence. */

@@ -52,7 +52,7 @@ def linear_cross_entropy(
     **options
         Options of `LinearHead`, `pack` being False unless given, and of
         `LinearHead.loss`: `ignore_index`, `class_weight`, `sample_weight`,
-        `label_smoothing`, `z_loss`, `shift`.
+        `label_smoothing`, `z_loss`, `entropy_weight`, `shift`.
 
     Returns
     -------

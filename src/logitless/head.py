@@ -426,7 +426,8 @@ class LinearHead:
         all options, class weights ``w``, sample weight ``s`` and label smoothing
         ``e``, the loss of a row is::
 
-            s * (sum(w * ((1 - e) * t + e / n) * (lse(z) - z)) + z_loss * lse(z)**2)
+            s * (sum(w * ((1 - e) * t + e / n) * (lse(z) - z)) + z_loss * lse(z)**2
+                 + entropy_weight * entropy(softmax(z)))
 
         where for a class index ``y`` the sum is ``(1 - e) * w[y] * (lse(z) - z[y])
         + e / n * sum(w * (lse(z) - z))``.
@@ -453,6 +454,10 @@ class LinearHead:
             In [0, 1]: this part of each target is spread over all classes.
         z_loss : float, default 0.0
             Not negative: adds this times the square of the log-sum-exp.
+        entropy_weight : float, default 0.0
+            Finite, of either sign: adds this times the entropy of the softmax. A negative
+            one is a bonus for rows that are unsure, as in reinforcement learning, a
+            positive one a penalty.
         shift : int, default 0
             For causal models: with `x` of shape (..., t, k) and `target` (..., t),
             position i is scored against the target (and the sample weight) of
@@ -552,15 +557,16 @@ class LinearHead:
             (about 0.5 MiB) is used.
         filter_eps : float, default 0.0
             Leave out tiles of 12 rows by 256 classes in which no entry of
-            ``softmax(z) - target`` reaches this size: faster where most classes
-            are out of the question. 0 is exact. Above 0 a row's gradient depends on
-            the rows beside it: what is left out of it is decided for all 12.
+            ``softmax(z) - target``, or what the options make of that, reaches this size:
+            faster where most classes are out of the question. 0 is exact. Above 0 a
+            row's gradient depends on the rows beside it: what is left out of it is
+            decided for all 12.
         out : Gradients, optional
             Where the gradients go: C-contiguous arrays of the right shape and
             dtype for all of `wrt`, which overlap none of the inputs.
         accumulate : bool, default False
             Add to what `out` holds.
-        ignore_index, class_weight, sample_weight, label_smoothing, z_loss
+        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight
             As for `loss`.
         shift : int, default 0
             As for `loss`; ``grad.x`` has the shape of `x`.
@@ -1030,7 +1036,7 @@ class LinearHead:
             How many of the best classes to give.
         entropy : bool, default False
             Give the entropy of the softmax.
-        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift
+        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight, shift
             As for `loss`.
 
         Returns

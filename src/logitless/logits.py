@@ -145,7 +145,8 @@ def cross_entropy(
         Any leading shape and layout; dtypes as for `LinearHead`.
     target : array_like
         Class indices (m,) or class probabilities (m, n).
-    reduction, ignore_index, class_weight, sample_weight, label_smoothing, z_loss, shift, out
+    reduction, ignore_index, class_weight, sample_weight, label_smoothing, z_loss
+    entropy_weight, shift, out
         As `LinearHead.loss`.
 
     Returns

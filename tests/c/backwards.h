@@ -57,6 +57,8 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
         job.question.class_weight = in->class_weight;
         job.question.fields |= LL_FIELD(SMOOTH_SUM) | LL_FIELD(SMOOTH_GAP);
     }
+    if (b->options & ENTROPIC)
+        job.question.fields |= LL_FIELD(MOMENT);
     make_state(&job, 1);
     return job;
 }

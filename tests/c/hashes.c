@@ -117,6 +117,12 @@ static void gradients(void)
         { { "filtered, added", 17, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED | ADDED },
         { { "filtered, softcap", 25, 1100, 5, 1, 0, 30, 1, ORDINARY }, FILTERED },
         { { "filtered, weighted", 25, 1100, 5, 1, 0, 0, 1, ORDINARY }, FILTERED | WEIGHTED },
+        { { "entropy", 25, 9, 7, 1, 0, 0, 1, ORDINARY }, ENTROPIC },
+        { { "entropy", 13, 530, 7, 1, 0, 0, 1, ORDINARY }, ENTROPIC | WEIGHTED },
+        { { "entropy", 3, 4097, 2, 1, 0, 3, 0.7, ORDINARY }, ENTROPIC | MIXED },
+        { { "entropy, sure", 25, 37, 17, 64, 0, 0, 1, ORDINARY }, ENTROPIC },
+        { { "entropy, special", 25, 37, 17, 1, 0, 0, 1, SPECIAL }, ENTROPIC },
+        { { "entropy, filtered", 25, 1100, 5, 1, 0, 0, 1, ORDINARY }, ENTROPIC | FILTERED },
     };
     problem p = { "classes", 13, 0, 7, 1, 0, 0, 1, ORDINARY };
 

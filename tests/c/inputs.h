@@ -208,7 +208,8 @@ enum {
     WEIGHTED = 1, /* classes have weights, and every class a part of the target */
     MIXED = 2,    /* rows without a target have probabilities; else they do not count */
     FILTERED = 4, /* small derivatives are left out */
-    ADDED = 8     /* to what is there */
+    ADDED = 8,    /* to what is there */
+    ENTROPIC = 16 /* the entropy has a part in the loss */
 };
 
 /* The probabilities again, without zeros. */
@@ -267,6 +268,7 @@ static inline void make_gradient_inputs(inputs *in, int options)
         part[LL_TARGET] = soft ? 0 : factor * (1 - smooth);
         part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
         part[LL_SMOOTH] = factor * smooth / (double)p->n;
+        part[LL_ENTROPY] = options & ENTROPIC ? factor * (i % 3 - 1) / 4 : 0;
         /* A row that does not count has a limit, too. */
         part[LL_LIMIT] = (counts ? factor < 0 ? -factor : factor : 1) * 0x1p-9;
         for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)

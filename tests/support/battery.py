@@ -156,6 +156,7 @@ def objectives(dtype):
     yield "weights", losses(head, x, t, soft, **weights)
     yield "label smoothing", losses(head, x, t, soft, label_smoothing=0.125)
     yield "z-loss", losses(head, x, t, soft, z_loss=0.0078125)
+    yield "entropy", losses(head, x, t, soft, entropy_weight=-0.0078125)
     yield "all options", losses(ll.LinearHead(w, bias, softcap=3.0), x, t, soft, **every)
 
     yield "gradients of means", gradients(head, x, t, reduction="mean")
@@ -164,6 +165,8 @@ def objectives(dtype):
     capped = ll.LinearHead(w, bias, softcap=3.0, temperature=0.7)
     for name, target in {"index": t, "soft": soft, "sparse": Sparse(soft)}.items():
         yield f"gradients, all options, {name}", gradients(capped, x, target, **every)
+    yield "gradients, entropy", gradients(capped, x, t, entropy_weight=-0.25, **every)
+    yield "gradients, entropy alone", gradients(head, x, np.zeros_like(soft), entropy_weight=1.0)
     sure = x.copy()
     sure[:12] *= 1024
     best = head.predict(sure)
@@ -209,6 +212,7 @@ GOLDEN = [
     *("plain losses", "weights", "label smoothing", "z-loss", "all options"),
     *("gradients of means", "gradients, weights", "gradients, all options, index"),
     *("gradients, all options, soft", "gradients, all options, sparse", "gradients, filtered"),
+    *("entropy", "gradients, entropy", "gradients, entropy alone"),
     *("gradients, special", *(f"gradients {m}x{n}x{k}" for m, n, k in GRADIENT_SHAPES)),
 ]
 

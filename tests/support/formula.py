@@ -12,8 +12,9 @@ from . import oracle
 class Formula:
     """Loss of each row and its derivatives by the logits, in the precision of `z` (m, n).
 
-    ``s * (sum(w * ((1 - e) * t + e / n) * -log(p)) + z_loss * lse**2)``. What has weight 0
-    counts as 0, whatever it is multiplied with.
+    ``s * (sum(w * ((1 - e) * t + e / n) * -log(p)) + z_loss * lse**2 + entropy_weight * h)``
+    with the entropy ``h = sum(p * -log(p))``. What has weight 0 counts as 0, whatever it is
+    multiplied with.
 
     Attributes
     ----------
@@ -26,10 +27,12 @@ class Formula:
         What `rows` is the sum of, without signs.
     taken : (m, n)
         What is subtracted from the softmax.
+    entropic, unsure : (m, n)
+        What the entropy adds to that, and what it is a multiple of: the softmax times its weight.
     """
 
     def __init__(self, z, target, *, class_weight=None, sample_weight=None, label_smoothing=0.0,
-                 z_loss=0.0, ignore_index=-100):
+                 z_loss=0.0, entropy_weight=0.0, ignore_index=-100):
         m, n = z.shape
         real, target = z.dtype.type, np.asarray(target)
         rest = np.arange(n) != z.argmax(axis=1)[:, None]  # all but the largest
@@ -53,10 +56,16 @@ class Formula:
         with np.errstate(all="ignore"):
             terms = np.where(self.taken == 0, 0, self.taken * minus_log_p)
             z_term = real(z_loss) * lse**2 if z_loss else np.zeros(m, z.dtype)
-            self.rows = np.where(counts, s * (terms.sum(axis=1) + z_term), 0)
-            self.size = np.where(counts, np.abs(s) * (np.abs(terms).sum(axis=1) + z_term), 0)
+            p, weight = np.exp(-minus_log_p), real(entropy_weight)
+            parts = np.where(p == 0, 0, p * minus_log_p)
+            h = parts.sum(axis=1) if entropy_weight else np.zeros(m, z.dtype)
+            self.rows = np.where(counts, s * (terms.sum(axis=1) + z_term + weight * h), 0)
+            self.size = np.where(counts, np.abs(s) * (
+                np.abs(terms).sum(axis=1) + z_term + np.abs(weight) * h), 0)
             mass = self.taken.sum(axis=1) + (2 * real(z_loss) * lse if z_loss else 0)
-            d = s[:, None] * (mass[:, None] * np.exp(-minus_log_p) - self.taken)
+            self.entropic = weight * (parts - p * h[:, None]) if entropy_weight else 0 * p
+            self.unsure = np.abs(weight) * p
+            d = s[:, None] * (mass[:, None] * p - self.taken + self.entropic)
         self.d_logits = np.where(counts[:, None], d, 0)
         self.lse, self.weight = lse, np.where(counts, s, 0)
         self.m = m
@@ -86,7 +95,7 @@ def loss_error(formula, slack, eps):
     n = formula.taken.shape[1]
     weight = np.abs(formula.weight).astype(np.float64)
     size = formula.size.astype(np.float64)
-    per_class = np.abs(formula.taken).sum(axis=1).astype(np.float64)
+    per_class = (np.abs(formula.taken) + np.abs(formula.entropic)).sum(axis=1).astype(np.float64)
     z_part = 4 * np.abs(formula.lse).astype(np.float64) + 1
     return (2 * weight * (per_class + z_part) * slack
             + (32 + 8 * math.log2(n)) * eps * size + 4 * np.finfo(np.float32).tiny)

@@ -28,6 +28,8 @@ def any_options(m, n, seed, dtype, which):
         options["label_smoothing"] = 0.125
     if which & 8:
         options["z_loss"] = 0.0078125
+    if which & 16:
+        options["entropy_weight"] = -0.0625
     return options
 
 

@@ -58,11 +58,14 @@ def gradient_errors(truth, inputs, of_head):
     slack = logits_error(x, w, bias, t)
     f, scale = truth.formula, np.abs(truth.scale * truth.formula.weight)
     # How far a derivative by a logit may be off: a probability is as a logit times itself, the
-    # slope of the cap changes with its argument, everything is rounded some times.
+    # slope of the cap changes with its argument, everything is rounded some times. The entropy
+    # is multiplied with a logit's way to the mean, of which both ends are off.
     plus = np.abs(f.d_logits) / np.where(f.weight == 0, 1, np.abs(f.weight))[:, None] + f.taken
+    plus += np.abs(f.entropic)
     bend = 0 if of_head.get("softcap") is None else 2 * t / of_head["softcap"]
     off = scale[:, None] * (plus * (3 * slack + 32 * eps) * truth.slope + plus * bend * slack)
     off += scale[:, None] * 4 * eps  # a slope near 0 comes from 1 - h
+    off += scale[:, None] * f.unsure * (4 * slack + 8 * eps * math.log(2 * n)) * truth.slope
     off, g = off.astype(np.float64), np.abs(truth.by_logit).astype(np.float64)
     wide_x, wide_w = np.abs(x).astype(np.float64), np.abs(w).astype(np.float64)
     over_n, over_m = (eps * (4 * math.sqrt(length) + 8) for length in (n, m))

@@ -44,6 +44,7 @@ def losses(draw, most_rows=20):
         ]),
         "label_smoothing": st.sampled_from([0.0, 0.1, 0.625, 1.0]),
         "z_loss": st.sampled_from([0.0, 1e-4, 0.5]),
+        "entropy_weight": st.sampled_from([0.0, -0.01, 1.0]),
     }))
     if target.ndim == 1 and draw(st.booleans()):
         options["ignore_index"] = draw(st.sampled_from([-100, -1, n, 0]))
@@ -69,7 +70,9 @@ OPTIONS = {
     "sample weights": {"sample_weight": True},
     "smoothing": {"label_smoothing": 0.1},
     "z-loss": {"z_loss": 1e-3},
-    "all": {"class_weight": True, "sample_weight": True, "label_smoothing": 0.2, "z_loss": 0.01},
+    "entropy": {"entropy_weight": -0.1},
+    "all": {"class_weight": True, "sample_weight": True, "label_smoothing": 0.2, "z_loss": 0.01,
+            "entropy_weight": 0.3},
 }
 
 

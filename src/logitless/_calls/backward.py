@@ -7,7 +7,7 @@ import numpy as np
 from .._engines.interface import COEFFICIENTS, State
 from .objective import F64, Objective
 
-SOFTMAX, TARGET, PROBS, SMOOTH, LIMIT = range(len(COEFFICIENTS))
+SOFTMAX, TARGET, PROBS, SMOOTH, ENTROPY, LIMIT = range(len(COEFFICIENTS))
 
 
 class Backward:
@@ -76,6 +76,7 @@ class Backward:
         if o.options.z_loss > 0:
             mass = mass + _times(2 * o.options.z_loss * weight, state.lse.astype(F64))
         c[SOFTMAX] = mass
+        c[ENTROPY] = weight * o.options.entropy_weight
 
 
 def _times(weight: np.ndarray | float, value: np.ndarray) -> np.ndarray:

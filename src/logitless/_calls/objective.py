@@ -4,12 +4,14 @@ The loss of row i, with `z` its logits, `lse` their log-sum-exp, `w` the class w
 sample weights and `e` the label smoothing, is
 
     class index y          s * [(1 - e) w[y] (lse - z[y]) + e / n * sum_c w[c] (lse - z[c])
-                                + z_loss * lse^2]
-    probabilities t        s * [sum_c w[c] ((1 - e) t[c] + e / n) (lse - z[c]) + z_loss * lse^2]
+                                + z_loss * lse^2 + entropy_weight * H]
+    probabilities t        s * [sum_c w[c] ((1 - e) t[c] + e / n) (lse - z[c])
+                                + z_loss * lse^2 + entropy_weight * H]
 
-and its gradient with respect to z[c]
+with H = -sum_c p[c] log p[c], and its gradient with respect to z[c]
 
-    mass * p[c] - w[c] ((1 - e) t[c] + e / n),   mass = sum of what is subtracted + 2 z_loss lse
+    mass * p[c] - w[c] ((1 - e) t[c] + e / n) - entropy_weight * p[c] (log p[c] + H),
+    mass = sum of what is subtracted first + 2 z_loss lse
 
 times s, with t[c] = (c == y) for an index.
 """
@@ -61,8 +63,8 @@ class Objective:
         self.options, self.plain = options, True
         if options is not DEFAULTS:
             amounts: dict[str, Any] = {}
-            for name, most in AMOUNTS.items():
-                amounts[name] = _check_amount(getattr(options, name), name, most)
+            for name, limits in AMOUNTS.items():
+                amounts[name] = _check_amount(getattr(options, name), name, *limits)
             class_weight = _check_class_weight(options.class_weight, n, dtype)
             sample_weight = check_sample_weight(options.sample_weight, lead)
             self.plain = class_weight is sample_weight is None and not any(amounts.values())
@@ -89,6 +91,7 @@ class Objective:
             weight = np.ones(self.n, self.dtype)
         if not smooth and probs is None:
             weight = None
+        also["entropy"] = self.options.entropy_weight != 0 or also.get("entropy", False)
         return Request(self.dtype, targets=self.targets.index, probs=probs, class_weight=weight,
                        smooth=smooth, **also)
 
@@ -111,6 +114,8 @@ class Objective:
                 loss += o.label_smoothing / self.n * state.smooth_loss.astype(F64)
             if o.z_loss > 0:
                 loss += o.z_loss * np.square(state.lse, dtype=F64)
+            if o.entropy_weight != 0:
+                loss += o.entropy_weight * state.entropy.astype(F64)
             if o.sample_weight is not None:
                 loss *= o.sample_weight[rows]
             counts = self.counts(rows)
@@ -248,14 +253,14 @@ def check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | N
     return flat
 
 
-def _check_amount(value: object, name: str, most: float) -> float:
-    if type(value) is float and 0 <= value <= most < math.inf:  # sparing most callers the rest
+def _check_amount(value: object, name: str, least: float, most: float) -> float:
+    if type(value) is float and value == 0:  # sparing most callers the rest
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
     number = float(value)
-    if most < math.inf and not 0 <= number <= most:
-        raise ValueError(f"`{name}` must be between 0 and {most}, got {value}")
-    if not 0 <= number < math.inf:
-        raise ValueError(f"`{name}` must be at least 0 and finite, got {value}")
-    return number
+    if math.isfinite(number) and least <= number <= most:
+        return number
+    limits = (f"between {least} and {most}" if math.isfinite(most) else
+              f"at least {least} and finite" if math.isfinite(least) else "finite")
+    raise ValueError(f"`{name}` must be {limits}, got {value}")

@@ -23,12 +23,13 @@ class LossKeywords(TypedDict, total=False):
     sample_weight: ArrayLike | None
     label_smoothing: float
     z_loss: float
+    entropy_weight: float
     shift: int
 
 
-def amount(most: float) -> Any:
-    """A number from 0, which is none of it, up to `most` and finite."""
-    return field(default=0.0, metadata={"most": most})
+def amount(least: float, most: float) -> Any:
+    """A finite number from `least` to `most`; 0 is none of it."""
+    return field(default=0.0, metadata={"limits": (least, most)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,9 @@ class LossOptions:
     ignore_index: int = -100
     class_weight: Any = None
     sample_weight: Any = None
-    label_smoothing: float = amount(1)
-    z_loss: float = amount(math.inf)
+    label_smoothing: float = amount(0, 1)
+    z_loss: float = amount(0, math.inf)
+    entropy_weight: float = amount(-math.inf, math.inf)
     shift: int = 0
 
     @property
@@ -78,7 +80,7 @@ class HeadAndLossKeywords(HeadKeywords, LossKeywords, total=False):
 
 DEFAULTS = LossOptions()
 LOSS = tuple(option.name for option in fields(LossOptions))
-AMOUNTS = {option.name: option.metadata["most"] for option in fields(LossOptions)
+AMOUNTS = {option.name: option.metadata["limits"] for option in fields(LossOptions)
            if option.metadata}
 HEAD = tuple(HeadKeywords.__annotations__)
 

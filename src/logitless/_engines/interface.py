@@ -223,9 +223,10 @@ class FewRows(Protocol):
 
 
 # Of a row of G = d loss / d logits, times 1 / temperature:
-# G[c] = softmax * p[c] - target * (c == y) - class_weight[c] * (probs * t[c] + smooth),
-# where what is smaller than the limit may be left out.
-COEFFICIENTS = ("softmax", "target", "probs", "smooth", "limit")
+# G[c] = softmax * p[c] - target * (c == y) - class_weight[c] * (probs * t[c] + smooth)
+#        - entropy * p[c] * (log p[c] + H),
+# where what is smaller than the limit may be left out. H is the entropy, which is asked for then.
+COEFFICIENTS = ("softmax", "target", "probs", "smooth", "entropy", "limit")
 
 
 class Backward(Protocol):
@@ -241,7 +242,7 @@ class Backward(Protocol):
     def filters(self) -> bool: ...
 
     def take(self, state: State, rows: slice) -> np.ndarray:
-        """Note the losses of some rows and give their COEFFICIENTS, (5, rows)."""
+        """Note the losses of some rows and give their COEFFICIENTS, (6, rows)."""
         ...
 
 

@@ -73,11 +73,18 @@ def _logit_gradient(
     z: np.ndarray, lo: int, hi: int, state: State, request: Request, coef: np.ndarray,
 ) -> np.ndarray:
     """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
-    softmax, target, probs, smooth, _ = coef[:, :, None]
+    softmax, target, probs, smooth, entropy, _ = coef[:, :, None]
     row = np.arange(len(z))
     tile = z[:, lo:hi]
-    g = np.exp(tile - state.max[:, None])
-    g *= softmax / (1 + state.rest[:, None])
+    gap = tile - state.max[:, None]
+    g = np.exp(gap)
+    if request.entropy:
+        # log p + entropy, without the norm that cancels; a class that cannot happen has none.
+        mean = state.log_norm - state.entropy
+        gap[g == 0] = 0
+        g *= (softmax - entropy * (gap - mean[:, None])) / (1 + state.rest[:, None])
+    else:
+        g *= softmax / (1 + state.rest[:, None])
     # What is taken off the softmax. Where a row is sure, the largest class has
     # p = 1 - rest / (1 + rest), and no digit of what is left may be lost.
     taken = np.zeros_like(g)
@@ -98,6 +105,8 @@ def _logit_gradient(
     at = row[here], best[here]
     q = state.rest[here] / (1 + state.rest[here])
     g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
+    if request.entropy:
+        g[at] += entropy[here, 0] * (mean[here] / (1 + state.rest[here]))
     return g
 
 
