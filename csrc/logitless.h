@@ -79,6 +79,7 @@ typedef struct {
     ptrdiff_t z_row, z_col;
     double softcap;            /* logit -> c * tanh(logit / c), 0 for none */
     double temperature;        /* then logit -> logit / t */
+    const double *temperatures; /* or a t for each of the rows; or NULL */
 } ll_product;
 
 /* What is asked about them. */

@@ -16,7 +16,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
         if (r == rows)
             return;
         if (transformed)
-            transform(&job->product, s.z, vecs);
+            transform(&job->product, vset((real)temperature_of(&job->product, i + r)), s.z, vecs);
         if (s.width % LL_LANES)
             mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
         epilogue(job, &w->span, i + r, &s);

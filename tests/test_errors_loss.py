@@ -80,7 +80,43 @@ def test_sample_weights_are_finite(x, w, t, bad):
             call()
 
 
-@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize("shape", [(1,), (M - 1,), (M + 1,), (M, 1), (1, M), (N,)])
+def test_temperatures_of_another_shape(x, w, t, shape):
+    for call in (*all_losses(x, w, t, temperature=np.ones(shape)), *all_scores(x, w, t, shape)):
+        with says(ValueError, "temperature", (M,), shape):
+            call()
+
+
+def all_scores(x, w, t, shape):
+    head, temperature = ll.LinearHead(w), np.ones(shape)
+    yield lambda: head.score(x, temperature=temperature)
+    yield lambda: head.target_log_prob(x, t, temperature=temperature)
+    yield lambda: head.target_log_prob(x, t[:, None], temperature=temperature)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-310])
+def test_temperatures_are_positive_and_finite(x, w, t, bad):
+    temperature = np.ones(M)
+    temperature[[3, 5]] = bad, np.nan
+    head = ll.LinearHead(w)
+    for call in (
+        *all_losses(x, w, t, temperature=temperature),
+        lambda: head.score(x, temperature=temperature),
+        lambda: head.target_log_prob(x, t[:, None], temperature=temperature),
+    ):
+        with says(ValueError, "temperature", "row 3", bad):
+            call()
+
+
+def test_temperatures_fit_the_precision_of_the_logits(x, w, t):
+    for small, large in (1e-40, 1e300), (1e-46, 1e39):
+        for bad in small, large:
+            for call in all_losses(x.astype("f4"), w.astype("f4"), t, temperature=np.full(M, bad)):
+                with says(ValueError, "temperature", "row 0", "float32", bad):
+                    call()
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight", "temperature"])
 @pytest.mark.parametrize("kind", ["c16", "O", "U3", "M8[s]"])
 def test_weights_that_are_not_numbers(x, w, t, name, kind):
     weight = np.zeros(N if name == "class_weight" else M, kind)
@@ -144,9 +180,10 @@ def test_shift_and_other_shapes(x, w, t):
     for call in all_losses(x, w, t[1:], shift=1):
         with says(ValueError, "target", (M,), (M - 1,)):
             call()
-    for call in all_losses(x, w, t, shift=1, sample_weight=np.ones(M - 1)):
-        with says(ValueError, "sample_weight", (M,), (M - 1,)):
-            call()
+    for name in "sample_weight", "temperature":
+        for call in all_losses(x, w, t, shift=1, **{name: np.ones(M - 1)}):
+            with says(ValueError, name, (M,), (M - 1,)):
+                call()
 
 
 def test_label_outside_after_a_shift(x, w, t):
@@ -168,7 +205,7 @@ def test_options_that_do_not_exist_are_refused(x, w, t):
         with says(TypeError, "smoothing"):
             call()
     # What knows no weights refuses them.
-    for option in "sample_weight", "label_smoothing", "z_loss", "entropy_weight", "shift":
+    for option in "sample_weight", "label_smoothing", "z_loss", "temperature", "shift":
         with says(TypeError, option):
             ll.nll(np.ones((M, N)), t, **{option: 1})
     for option in ("class_weight", "sample_weight", "label_smoothing", "z_loss", "entropy_weight",

@@ -45,7 +45,7 @@ def problems(draw, least_rows=1):
     target = labels(m, n, seed + 3)
     if draw(st.booleans()):
         target = distributions(m, n, seed + 4, dtype)
-    options = any_options(m, n, seed + 5, dtype, draw(st.integers(0, 31)))
+    options = any_options(m, n, seed + 5, dtype, draw(st.integers(0, 63)))
     if target.ndim == 1 and m > 1 and draw(st.booleans()):
         target[::5] = -100
     filter_eps = draw(st.sampled_from([0.0, 0.0, 2.0**-10, 2.0**-6]))
@@ -111,7 +111,8 @@ def test_layouts_and_packing(problem, layout):
     lay = partial(as_layout, layout=layout)
     usual = results(ll.LinearHead(w, bias, **of_head), x, target, **options)
     laid_bias = None if bias is None else lay(bias)
-    laid = options | {name: lay(options[name]) for name in ("class_weight", "sample_weight")
+    laid = options | {name: lay(options[name])
+                      for name in ("class_weight", "sample_weight", "temperature")
                       if name in options}
     for pack in True, False:
         head = ll.LinearHead(lay(w), laid_bias, pack=pack, **of_head)
@@ -156,7 +157,8 @@ def test_batch_may_be_cut_anywhere(problem, data):
 
     def part(rows):
         cut_options = options | {name: options[name][rows]
-                                 for name in ("sample_weight", "grad_output") if name in options}
+                                 for name in ("sample_weight", "temperature", "grad_output")
+                                 if name in options}
         return results(head, x[rows], target[rows], **cut_options)["x"]
 
     assert_same_bits(np.concatenate([part(slice(cut)), part(slice(cut, None))]), whole, "cut")

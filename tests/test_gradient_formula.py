@@ -17,7 +17,7 @@ from support.gradients import (
     gradients_of,
     problem,
 )
-from support.losses import KINDS, OF_HEAD, OPTIONS, ROWS, losses, targets_of, with_weights
+from support.losses import KINDS, OF_HEAD, OPTIONS, ROWS, in_force, losses, targets_of, with_weights
 from support.oracle import assert_same, ulp
 
 import logitless as ll
@@ -67,6 +67,7 @@ def test_each_option(name, kind, of_head, reduction):
     inputs, _ = problem(1, m, n, k, np.float64, 3.0)
     target = targets_of(kind, m, n, np.float64)
     options = with_weights(OPTIONS[name], m, n, np.float64)
+    of_head = in_force(of_head, options)
     grad_output = np.linspace(-1, 2, m) if reduction == "none" else 0.5
     truth = TrueGradients(inputs, target, of_head, options, reduction, grad_output)
     _, grad = gradients_of(

@@ -134,8 +134,8 @@ def test_layouts(case, layout):
         return as_layout(a, layout)
 
     plain_loss, plain = gradients_of((x, w, bias), target, of_head, **options)
-    if "sample_weight" in options:
-        options["sample_weight"] = lay(options["sample_weight"])
+    for name in {"sample_weight", "temperature"} & options.keys():
+        options[name] = lay(options[name])
     laid_bias = None if bias is None else lay(bias, False)
     laid_x, laid_target = lay(x), lay(target)
     for pack in False, True:

@@ -73,8 +73,8 @@ def test_layouts(case, layout):
         return as_layout(a, layout)
 
     laid = dict(options)
-    if "sample_weight" in options:
-        laid["sample_weight"] = lay(options["sample_weight"])
+    for name in {"sample_weight", "temperature"} & options.keys():
+        laid[name] = lay(options[name])
     if "class_weight" in options and layout != "lead":
         laid["class_weight"] = lay(options["class_weight"])
     ours = head.loss(lay(x), lay(target), **laid)
@@ -105,12 +105,13 @@ def test_inputs_are_left_alone(rng):
     x, w = rng.standard_normal((4, 3)), rng.standard_normal((5, 3))
     arrays = {
         "x": x, "w": w, "target": rng.integers(0, 5, 4), "class_weight": rng.random(5),
-        "sample_weight": rng.random(4), "soft": rng.random((4, 5)),
+        "sample_weight": rng.random(4), "temperature": rng.random(4) + 0.5,
+        "soft": rng.random((4, 5)),
     }
     before = {name: a.copy() for name, a in arrays.items()}
     for a in arrays.values():
         a.flags.writeable = False
-    options = {name: arrays[name] for name in ("class_weight", "sample_weight")}
+    options = {name: arrays[name] for name in ("class_weight", "sample_weight", "temperature")}
     for target in arrays["target"], arrays["soft"]:
         for shift in 0, 1:
             ll.linear_cross_entropy(
@@ -123,8 +124,8 @@ def test_score_keeps_what_options_do_not_change(rng, dtype):
     x = rng.standard_normal((9, 6)).astype(dtype)
     t = rng.integers(0, 20, 9)
     head = ll.LinearHead(rng.standard_normal((20, 6)).astype(dtype))
-    plain = head.score(x, t, k=3, entropy=True)
     options = with_weights(OPTIONS["all"], 9, 20, dtype)
+    plain = head.score(x, t, k=3, entropy=True, temperature=options["temperature"])
     ours = head.score(x, t, k=3, entropy=True, **options)
     for name in ("lse", "target_logit", "target_rank", "predicted", "max_logit", "entropy"):
         assert_same(getattr(ours, name), getattr(plain, name), name)

@@ -39,6 +39,7 @@ OTHERS = {
 GOOD = {"ignore_index": 1, "class_weight": [1.0, 2.0, 3.0], "sample_weight": [1.0, 2.0, 3.0],
         "label_smoothing": 0.1, "z_loss": 0.1, "entropy_weight": -0.1, "shift": 1,
         "softcap": 9.0, "temperature": 2.0, "pack": True, "screen": None, "n_threads": 1}
+GOOD_OF_LOSS = GOOD | {"temperature": [1.0, 2.0, 3.0]}  # for each row
 
 
 def test_there_is_one_list():
@@ -51,10 +52,10 @@ def test_there_is_one_list():
 @pytest.mark.parametrize("name", LOSS)
 @pytest.mark.parametrize("function", LOSSES)
 def test_every_loss_takes_every_option(function, name):
-    LOSSES[function](**{name: GOOD[name]})
+    LOSSES[function](**{name: GOOD_OF_LOSS[name]})
 
 
-@pytest.mark.parametrize("name", HEAD)
+@pytest.mark.parametrize("name", [name for name in HEAD if name not in LOSS])
 @pytest.mark.parametrize("function", [*LOSSES, *OTHERS])
 def test_functions_of_weights_take_those_of_the_head(function, name):
     call = {**LOSSES, **OTHERS}[function]
@@ -68,12 +69,26 @@ def test_functions_of_weights_take_those_of_the_head(function, name):
 
 
 @pytest.mark.parametrize("function", OTHERS)
-@pytest.mark.parametrize("name", LOSS)
+@pytest.mark.parametrize("name", [name for name in LOSS if name not in HEAD])
 def test_others_are_told_that_it_is_of_losses(function, name):
     with pytest.raises(TypeError) as error:
         OTHERS[function](**{name: GOOD[name]})
     assert str(error.value) == (
         f"{function}() got an unexpected keyword argument {name!r}: it is an option of losses")
+
+
+@pytest.mark.parametrize("function", [name for name in LOSSES if name.startswith("linear_")])
+def test_temperature_is_a_number_or_one_for_each_row(function):
+    for value in 2.0, 2, np.float32(2), GOOD_OF_LOSS["temperature"], np.array([1, 2, 3]):
+        LOSSES[function](temperature=value)
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0, 3.0], (2.0,), np.ones(3), np.ones((1, 1))], ids=repr)
+@pytest.mark.parametrize("function", ["LinearHead", *OTHERS])
+def test_a_head_has_one_temperature(function, bad):
+    make = OTHERS.get(function, lambda **given: ll.LinearHead(W, **given))
+    with pytest.raises(TypeError, match=r"of a head must be a number, .*one for each row"):
+        make(temperature=bad)
 
 
 @pytest.mark.parametrize("function", [*LOSSES, *OTHERS])
@@ -95,10 +110,11 @@ def test_signatures_list_the_options(function):
     assert parameters.keys() >= {*(LOSS if function in LOSSES else ()),
                                  *(HEAD if function.startswith("linear_") else ())}
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    of_head = HEAD if function.startswith("linear_") else ()
     for name, p in parameters.items():
-        if name in LOSS:
+        if name in LOSS and name not in of_head:
             assert (p.kind, p.default) == (p.KEYWORD_ONLY, getattr(LossOptions(), name))
-        elif name in HEAD:
+        elif name in of_head:
             own = inspect.signature(ll.LinearHead).parameters[name].default
             assert (p.kind, p.default) == (p.KEYWORD_ONLY, False if name == "pack" else own)
 

@@ -20,28 +20,32 @@ def test_shift_pairs_rows_with_later_targets(shift, soft, rng, dtype):
     if not soft:
         t[1, 3] = -100
     cut_x, cut_t, cut_s = x[:, : 5 - shift], t[:, shift:], s[:, shift:]
+    temperature = rng.uniform(0.5, 2, lead)
+    paired = {"sample_weight": s, "temperature": temperature}
+    cut_paired = {"sample_weight": cut_s, "temperature": temperature[:, shift:]}
     options = {"class_weight": rng.random(n), "label_smoothing": 0.1, "z_loss": 0.1}
-    ours = head.loss(x, t, shift=shift, sample_weight=s, **options)
+    ours = head.loss(x, t, shift=shift, **paired, **options)
     assert ours.shape == (3, 5 - shift)
-    assert_same(ours, head.loss(cut_x, cut_t, sample_weight=cut_s, **options), "loss")
-    score = head.score(x, t, shift=shift, sample_weight=s, k=2, **options)
-    cut = head.score(cut_x, cut_t, sample_weight=cut_s, k=2, **options)
+    assert_same(ours, head.loss(cut_x, cut_t, **cut_paired, **options), "loss")
+    score = head.score(x, t, shift=shift, k=2, **paired, **options)
+    cut = head.score(cut_x, cut_t, k=2, **cut_paired, **options)
+    assert_same(head.score(x, shift=shift, temperature=temperature).lse, cut.lse, "without target")
     for name in "loss", "lse", "predicted", "max_logit", "target_logit", "target_rank":
         a, b = getattr(score, name), getattr(cut, name)
         if a is not None:
             assert_same(a, b, name)
     assert score.top.index.shape == (3, 5 - shift, 2)
     z = head.logits(x)
-    assert_same(ll.cross_entropy(z, t, shift=shift, sample_weight=s, **options), ours, "logits")
+    assert_same(ll.cross_entropy(z, t, shift=shift, **paired, **options), ours, "logits")
     assert_same(
         ll.linear_cross_entropy(x, head.logits(np.eye(k)).T.astype(dtype), t, shift=shift,
-                                sample_weight=s, **options), ours, "linear_cross_entropy")
+                                **paired, **options), ours, "linear_cross_entropy")
     if shift < 5:
-        mean = head.loss(x, t, shift=shift, sample_weight=s, reduction="mean", **options)
-        cut = head.loss(cut_x, cut_t, sample_weight=cut_s, reduction="mean", **options)
+        mean = head.loss(x, t, shift=shift, reduction="mean", **paired, **options)
+        cut = head.loss(cut_x, cut_t, reduction="mean", **cut_paired, **options)
         assert_same(mean, cut, "mean")
         out = np.empty((3, 5 - shift), dtype)
-        assert head.loss(x, t, shift=shift, sample_weight=s, out=out, **options) is out
+        assert head.loss(x, t, shift=shift, out=out, **paired, **options) is out
         assert_same_bits(out, ours)
 
 

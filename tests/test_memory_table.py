@@ -180,14 +180,15 @@ def test_a_million_rows(n, n_threads):
     x, w = rng.standard_normal((m, 4), np.float32), rng.standard_normal((n, 4), np.float32)
     t, narrow = rng.integers(0, n, m), rng.integers(0, n, m).astype(np.int32)
     weights = {"class_weight": np.ones(n), "sample_weight": np.ones(m, np.float32),
-               "label_smoothing": 0.1, "z_loss": 0.1, "entropy_weight": 0.1}
+               "label_smoothing": 0.1, "z_loss": 0.1, "entropy_weight": 0.1,
+               "temperature": np.full(m, 2, np.float32)}
     head = ll.LinearHead(w, n_threads=n_threads)
     z = head.logits(x)
     for bytes_a_row, call in (
         (4, partial(head.loss, x, t)),
         (4, partial(head.logsumexp, x)),
         (12, partial(head.loss, x, narrow)),
-        (28, partial(head.loss, x, narrow, **weights)),
+        (36, partial(head.loss, x, narrow, **weights)),
         (4, partial(ll.cross_entropy, z, t)),
         (8, partial(head.target_log_prob, x, t)),
         (4, partial(head.loss, x, t, reduction="mean")),

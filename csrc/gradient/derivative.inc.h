@@ -127,9 +127,9 @@ static void divergence_gradient(const ll_job *job, const ll_gradient *grad, ptrd
 }
 
 /* The softcap's part: with h = z / softcap, tanh' = 1 - h^2. A logit of -inf has not been capped. */
-static void through_softcap(const ll_product *p, const segment *s, real *g)
+static void through_softcap(const ll_product *p, ptrdiff_t i, const segment *s, real *g)
 {
-    vec one = vset(1), by_cap = vset((real)(p->temperature / p->softcap));
+    vec one = vset(1), by_cap = vset((real)(temperature_of(p, i) / p->softcap));
 
     for (ptrdiff_t c = 0; c < s->width; c += LL_LANES) {
         vec z = vload(s->z + c), h = vmul(z, by_cap);
@@ -238,7 +238,7 @@ static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i
     for (ptrdiff_t r = 0; job->product.softcap > 0 && r < rows; r++) {
         s.z = tile + (i + r) * w->g_row;
         if (!left_out(grad, i + r)) /* whose logits may be anything */
-            through_softcap(&job->product, &s, w->g + r * w->g_row);
+            through_softcap(&job->product, i + r, &s, w->g + r * w->g_row);
     }
     for (ptrdiff_t r = 0, height; r < rows; r += height) {
         height = panel_height(r, rows);

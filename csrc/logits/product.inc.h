@@ -184,21 +184,26 @@ static void tile_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
 
 static inline int is_transformed(const ll_product *p)
 {
-    return p->softcap > 0 || p->temperature != 1;
+    return p->softcap > 0 || p->temperature != 1 || p->temperatures;
 }
 
-/* Softcap and temperature on `count` vectors. A class that cannot happen stays so through the
- * cap. */
-static void transform(const ll_product *p, real *z, ptrdiff_t count)
+static inline double temperature_of(const ll_product *p, ptrdiff_t i)
 {
-    const vec cap = vset((real)p->softcap), t = vset((real)p->temperature);
-    const vec impossible = vset(-LL_INF);
+    return p->temperatures ? p->temperatures[i] : p->temperature;
+}
+
+/* Softcap and temperature t on `count` vectors. A class that cannot happen stays so through the
+ * cap. */
+static void transform(const ll_product *p, vec t, real *z, ptrdiff_t count)
+{
+    const vec cap = vset((real)p->softcap), impossible = vset(-LL_INF);
+    const int divides = p->temperature != 1 || p->temperatures;
 
     for (ptrdiff_t v = 0; v < count; v++, z += LL_LANES) {
         vec a = vload(z);
         if (p->softcap > 0)
             a = vselect(veq(a, impossible), a, vmul(cap, vtanh(vdiv(a, cap))));
-        if (p->temperature != 1)
+        if (divides)
             a = vdiv(a, t);
         vstore(z, a);
     }

@@ -119,7 +119,7 @@ static void target_logits(const ll_job *job)
 
     for (ptrdiff_t i = 0; i < job->rows; i += LL_LANES) {
         int64_t c[LL_LANES];
-        real logit[LL_LANES], shift[LL_LANES];
+        real logit[LL_LANES], shift[LL_LANES], temperature[LL_LANES];
 
         for (ptrdiff_t r = 0; r < LL_LANES; r++) {
             const ptrdiff_t row = least(i + r, job->rows - 1);
@@ -127,11 +127,12 @@ static void target_logits(const ll_job *job)
 
             c[r] = target < 0 ? 0 : target;
             shift[r] = bias ? bias[c[r]] : 0;
+            temperature[r] = (real)temperature_of(p, row);
             logit[r] = logits ? logits[row * p->z_row + c[r] * p->z_col] : 0;
         }
         if (!logits)
             pair_products(job, i, c, shift, logit);
-        transform(p, logit, 1);
+        transform(p, vload(temperature), logit, 1);
         for (ptrdiff_t r = 0; r < least(LL_LANES, job->rows - i); r++)
             ((real *)job->output.state.target_logit)[(i + r) * q->n_targets] = logit[r];
     }

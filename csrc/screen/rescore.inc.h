@@ -77,7 +77,7 @@ static void narrow_logits(const ll_job *job, const void *x, ptrdiff_t panel, rea
     else
         vstore(logit, vadd(narrow_panel_logits(from, x, weight), vload(bias)));
     if (is_transformed(from))
-        transform(from, logit, 1);
+        transform(from, vset((real)from->temperature), logit, 1);
 #else
     (void)job, (void)x, (void)panel, (void)logit;
 #endif
@@ -111,7 +111,7 @@ static void pair_logits(const ll_job *job, const real *const *x, const int32_t *
         panel_bias(job, panel[j], bias);
         vstore(logit[j], vadd(total[j], vload(bias)));
         if (is_transformed(from))
-            transform(from, logit[j], 1);
+            transform(from, vset((real)from->temperature), logit[j], 1);
     }
 }
 

@@ -52,7 +52,8 @@ def linear_cross_entropy(
     **options
         Options of `LinearHead`, `pack` being False unless given, and of
         `LinearHead.loss`: `ignore_index`, `class_weight`, `sample_weight`,
-        `label_smoothing`, `z_loss`, `entropy_weight`, `shift`.
+        `label_smoothing`, `z_loss`, `entropy_weight`, `shift`. `temperature` is a number,
+        or has one for each row, (m,).
 
     Returns
     -------

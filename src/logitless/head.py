@@ -24,8 +24,8 @@ from ._calls.batch import Batch, screen_stats, top_of
 from ._calls.coefficients import head_arrays, module_arrays
 from ._calls.divergence import WORKSPACE_BYTES as DIVERGENCE_BYTES
 from ._calls.divergence import Divergence, kl_div, kl_div_value_and_grad
-from ._calls.objective import Objective, shifted
-from ._calls.options import DEFAULTS, LossOptions, spelled_out
+from ._calls.objective import Objective, check_temperature, shifted
+from ._calls.options import DEFAULTS, LossOptions, has_axes, spelled_out
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates, check_taken
 from ._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
@@ -65,7 +65,8 @@ class LinearHead:
         Positive bound of the logits. A logit of -inf stays what it is.
     temperature : float, default 1.0
         Positive. Neither it nor the cap may be smaller than the smallest normal number
-        of the weights' precision, 1.2e-38 in float32.
+        of the weights' precision, 1.2e-38 in float32. `loss`, `value_and_grad`, `score`
+        and `target_log_prob` take one for each row.
     pack : bool, default True
         Hold a copy of the weights laid out for speed: later changes of
         `weight` have no effect. It takes as long as reading them a few times, and
@@ -141,6 +142,10 @@ class LinearHead:
         weight, bias = check_weight(weight, bias)
         if softcap is not None:
             softcap = check_positive(softcap, "softcap")
+        if has_axes(temperature):
+            raise TypeError("`temperature` of a head must be a number, got "
+                            f"{type(temperature).__name__}: `loss`, `value_and_grad`, `score` and "
+                            "`target_log_prob` take one for each row")
         temperature = check_positive(temperature, "temperature")
         _check_scale(softcap, temperature, compute_dtype(weight.dtype, "weight"))
         _check_screen(screen, pack)
@@ -458,10 +463,14 @@ class LinearHead:
             Finite, of either sign: adds this times the entropy of the softmax. A negative
             one is a bonus for rows that are unsure, as in reinforcement learning, a
             positive one a penalty.
+        temperature : array_like, shape (m,), optional
+            What the logits of each row are divided by, in place of the temperature of the
+            head: positive, and as large as that must be. A row has the bits that a head
+            of its temperature gives.
         shift : int, default 0
             For causal models: with `x` of shape (..., t, k) and `target` (..., t),
-            position i is scored against the target (and the sample weight) of
-            position i + shift; results have t - shift positions.
+            position i is scored against the target (with the sample weight and the
+            temperature) of position i + shift; results have t - shift positions.
         out : ndarray, optional
             Where the result goes: in its shape and dtype. Written last, so it
             may overlap the inputs.
@@ -567,6 +576,7 @@ class LinearHead:
         accumulate : bool, default False
             Add to what `out` holds.
         ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight
+        temperature
             As for `loss`.
         shift : int, default 0
             As for `loss`; ``grad.x`` has the shape of `x`.
@@ -932,7 +942,8 @@ class LinearHead:
         return rows.shaped(rows.each(Request(rows.dtype), lambda state, _: state.lse))
 
     def target_log_prob(
-        self, x: ArrayLike, target: TargetLike, *, ignore_index: int = -100
+        self, x: ArrayLike, target: TargetLike, *, ignore_index: int = -100,
+        temperature: ArrayLike | None = None,
     ) -> Values:
         """``log(softmax(z)[target])``: minus the loss.
 
@@ -944,6 +955,8 @@ class LinearHead:
             for each row.
         ignore_index : int, default -100
             Rows of targets (m,) with this index give 0. No candidate is ignored.
+        temperature : array_like, shape (m,), optional
+            As for `loss`.
 
         Returns
         -------
@@ -968,9 +981,11 @@ class LinearHead:
         rows = self._batch(x)
         candidates = check_candidates(target, rows.rows.lead, self._n_classes)
         if candidates is None:
-            losses = rows.loss(target, None, "none", LossOptions(ignore_index=ignore_index))
+            options = LossOptions(ignore_index=ignore_index, temperature=temperature)
+            losses = rows.loss(target, None, "none", options)
         else:
-            request = Request(rows.dtype, targets=candidates)
+            of_rows = check_temperature(temperature, rows.rows.lead, rows.dtype)
+            request = Request(rows.dtype, targets=candidates, temperature=of_rows)
             losses = rows.shaped(rows.each(request, lambda state, _: state.target_loss))
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
 
@@ -1036,7 +1051,8 @@ class LinearHead:
             How many of the best classes to give.
         entropy : bool, default False
             Give the entropy of the softmax.
-        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight, shift
+        ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight
+        temperature, shift
             As for `loss`.
 
         Returns
@@ -1068,7 +1084,8 @@ class LinearHead:
         rows, target, of_loss = self._paired(x, target, of_loss)
         loss = target_logit = target_rank = None
         if target is None:
-            state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy)))
+            of_rows = check_temperature(of_loss.temperature, rows.rows.lead, rows.dtype)
+            state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy), temperature=of_rows))
         else:
             objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss)
             ranks = objective.targets.probs is None

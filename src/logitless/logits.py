@@ -146,7 +146,7 @@ def cross_entropy(
     target : array_like
         Class indices (m,) or class probabilities (m, n).
     reduction, ignore_index, class_weight, sample_weight, label_smoothing, z_loss
-    entropy_weight, shift, out
+    entropy_weight, temperature, shift, out
         As `LinearHead.loss`.
 
     Returns

@@ -33,6 +33,8 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
 
     job.rows = rows;
     job.product.x = at(b->x, lo * in->x_row);
+    if (in->temperatures)
+        job.product.temperatures = in->temperatures + lo;
     if (job.n > LL_SMALL_N) {
         void *packed = reals(rows * job.product.k + table->lanes);
         table->pack_x(job.product.x, rows, job.product.k, in->x_row, packed);

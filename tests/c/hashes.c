@@ -64,6 +64,10 @@ static void problems(void)
         { "given", 32, 37, 1, 1, 0, 0, 1, SPOILT },
         { "given", 32, 600, 1, 16, 0, 0, 1, SPOILT },
         { "given", 32, 4611, 1, 64, 0, 0, 1, SPOILT },
+        { "temperatures", 9, 131, 40, 1, 0, 0, 0.37, TEMPERED },
+        { "temperatures", 33, 7, 40, 1, 0, 0, 0.37, TEMPERED },
+        { "softcap and temperatures", 149, 33, 40, 8, 0, 30, 1.7, TEMPERED },
+        { "softcap and temperatures", 5, 4099, 5, 8, 0, 30, 1.7, TEMPERED },
     };
     problem p = { "classes", 3, 0, 7, 1, 0, 0, 1, ORDINARY };
 
@@ -122,6 +126,8 @@ static void gradients(void)
         { { "entropy", 3, 4097, 2, 1, 0, 3, 0.7, ORDINARY }, ENTROPIC | MIXED },
         { { "entropy, sure", 25, 37, 17, 64, 0, 0, 1, ORDINARY }, ENTROPIC },
         { { "entropy, special", 25, 37, 17, 1, 0, 0, 1, SPECIAL }, ENTROPIC },
+        { { "temperatures", 250, 37, 17, 1, 0, 0, 0.37, TEMPERED }, MIXED | ENTROPIC },
+        { { "softcap and temperatures", 25, 9, 17, 8, 0, 30, 1.7, TEMPERED }, WEIGHTED },
         { { "entropy, filtered", 25, 1100, 5, 1, 0, 0, 1, ORDINARY }, ENTROPIC | FILTERED },
     };
     problem p = { "classes", 13, 0, 7, 1, 0, 0, 1, ORDINARY };

@@ -126,7 +126,7 @@ typedef struct {
     ptrdiff_t m, n, k;
     double scale, offset;         /* of the weights; of the bias */
     double softcap, temperature;
-    enum { ORDINARY, SPECIAL, SPOILT } kind;
+    enum { ORDINARY, SPECIAL, SPOILT, TEMPERED } kind; /* the last: rows have one each */
 } problem;
 
 typedef struct {
@@ -134,6 +134,7 @@ typedef struct {
     ptrdiff_t x_row, w_row, w_col, p_row;
     void *x, *packed_x, *weight, *columns, *panels, *bias, *probs, *prob_columns;
     void *logits, *logit_columns; /* filled by the first run */
+    double *temperatures;         /* or NULL */
     int64_t *targets;
     /* Of gradients alone. */
     void *class_weight, *sparse_prob, *coefficients, *x_with_nan;
@@ -192,6 +193,10 @@ static inline inputs make_inputs(const problem *p)
         put(in.x, 4 * in.x_row + p->k - 1, infinity());
         put(in.x, 5 * in.x_row, -infinity());
     }
+    if (p->kind == TEMPERED)
+        in.temperatures = array(p->m, sizeof(double));
+    for (ptrdiff_t i = 0; p->kind == TEMPERED && i < p->m; i++)
+        in.temperatures[i] = i % 3 ? p->temperature + (double)i / 16 : 1;
     if (p->n > LL_SMALL_N) {
         in.panels = reals(whole_vectors(p->n) * p->k);
         table->pack_weight(in.weight, p->n, p->k, in.w_row, 1, in.panels);

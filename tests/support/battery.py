@@ -157,6 +157,8 @@ def objectives(dtype):
     yield "label smoothing", losses(head, x, t, soft, label_smoothing=0.125)
     yield "z-loss", losses(head, x, t, soft, z_loss=0.0078125)
     yield "entropy", losses(head, x, t, soft, entropy_weight=-0.0078125)
+    of_rows = {"temperature": exact((m,), 39, np.float64) / 2 + 1}
+    yield "temperatures", losses(head, x, t, soft, **of_rows)
     yield "all options", losses(ll.LinearHead(w, bias, softcap=3.0), x, t, soft, **every)
 
     yield "gradients of means", gradients(head, x, t, reduction="mean")
@@ -167,6 +169,8 @@ def objectives(dtype):
         yield f"gradients, all options, {name}", gradients(capped, x, target, **every)
     yield "gradients, entropy", gradients(capped, x, t, entropy_weight=-0.25, **every)
     yield "gradients, entropy alone", gradients(head, x, np.zeros_like(soft), entropy_weight=1.0)
+    options = every | of_rows
+    yield "gradients, temperatures", gradients(capped, x, t, entropy_weight=0.25, **options)
     sure = x.copy()
     sure[:12] *= 1024
     best = head.predict(sure)
@@ -213,6 +217,7 @@ GOLDEN = [
     *("gradients of means", "gradients, weights", "gradients, all options, index"),
     *("gradients, all options, soft", "gradients, all options, sparse", "gradients, filtered"),
     *("entropy", "gradients, entropy", "gradients, entropy alone"),
+    *("temperatures", "gradients, temperatures"),
     *("gradients, special", *(f"gradients {m}x{n}x{k}" for m, n, k in GRADIENT_SHAPES)),
 ]
 

@@ -13,8 +13,8 @@ class Formula:
     """Loss of each row and its derivatives by the logits, in the precision of `z` (m, n).
 
     ``s * (sum(w * ((1 - e) * t + e / n) * -log(p)) + z_loss * lse**2 + entropy_weight * h)``
-    with the entropy ``h = sum(p * -log(p))``. What has weight 0 counts as 0, whatever it is
-    multiplied with.
+    with the entropy ``h = sum(p * -log(p))``, of logits ``z / temperature``. What has weight 0
+    counts as 0, whatever it is multiplied with.
 
     Attributes
     ----------
@@ -32,8 +32,10 @@ class Formula:
     """
 
     def __init__(self, z, target, *, class_weight=None, sample_weight=None, label_smoothing=0.0,
-                 z_loss=0.0, entropy_weight=0.0, ignore_index=-100):
+                 z_loss=0.0, entropy_weight=0.0, temperature=None, ignore_index=-100):
         m, n = z.shape
+        t_of_row = np.ones(m, z.dtype) if temperature is None else np.asarray(temperature, z.dtype)
+        z = z / t_of_row[:, None]
         real, target = z.dtype.type, np.asarray(target)
         rest = np.arange(n) != z.argmax(axis=1)[:, None]  # all but the largest
         with np.errstate(all="ignore"):
@@ -66,8 +68,9 @@ class Formula:
             self.entropic = weight * (parts - p * h[:, None]) if entropy_weight else 0 * p
             self.unsure = np.abs(weight) * p
             d = s[:, None] * (mass[:, None] * p - self.taken + self.entropic)
+            d /= t_of_row[:, None]
         self.d_logits = np.where(counts[:, None], d, 0)
-        self.lse, self.weight = lse, np.where(counts, s, 0)
+        self.lse, self.weight, self.temperature = lse, np.where(counts, s, 0), t_of_row
         self.m = m
 
     def reduced(self, reduction):

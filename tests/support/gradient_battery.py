@@ -30,6 +30,8 @@ def any_options(m, n, seed, dtype, which):
         options["z_loss"] = 0.0078125
     if which & 16:
         options["entropy_weight"] = -0.0625
+    if which & 32:
+        options["temperature"] = exact((m,), seed + 2, np.float64) / 2 + 1
     return options
 
 

@@ -55,12 +55,14 @@ def gradient_errors(truth, inputs, of_head):
     m, n = truth.by_logit.shape
     eps = np.finfo(np.result_type(x, w)).eps
     t = of_head.get("temperature", 1.0)
-    slack = logits_error(x, w, bias, t)
     f, scale = truth.formula, np.abs(truth.scale * truth.formula.weight)
+    slack = logits_error(x, w, bias, t) / float(f.temperature.min(initial=1))
+    scale = scale / f.temperature
     # How far a derivative by a logit may be off: a probability is as a logit times itself, the
     # slope of the cap changes with its argument, everything is rounded some times. The entropy
     # is multiplied with a logit's way to the mean, of which both ends are off.
-    plus = np.abs(f.d_logits) / np.where(f.weight == 0, 1, np.abs(f.weight))[:, None] + f.taken
+    plus = np.abs(f.d_logits) * (f.temperature / np.where(f.weight == 0, 1, np.abs(f.weight)))[
+        :, None] + f.taken
     plus += np.abs(f.entropic)
     bend = 0 if of_head.get("softcap") is None else 2 * t / of_head["softcap"]
     off = scale[:, None] * (plus * (3 * slack + 32 * eps) * truth.slope + plus * bend * slack)

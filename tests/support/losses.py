@@ -46,6 +46,8 @@ def losses(draw, most_rows=20):
         "z_loss": st.sampled_from([0.0, 1e-4, 0.5]),
         "entropy_weight": st.sampled_from([0.0, -0.01, 1.0]),
     }))
+    if "temperature" not in of_head and draw(st.booleans()):
+        options["temperature"] = rng.choice([0.3, 1.0, 2.5], m)
     if target.ndim == 1 and draw(st.booleans()):
         options["ignore_index"] = draw(st.sampled_from([-100, -1, n, 0]))
         target[rng.random(m) < 0.3] = options["ignore_index"]
@@ -71,8 +73,9 @@ OPTIONS = {
     "smoothing": {"label_smoothing": 0.1},
     "z-loss": {"z_loss": 1e-3},
     "entropy": {"entropy_weight": -0.1},
+    "temperatures": {"temperature": True},
     "all": {"class_weight": True, "sample_weight": True, "label_smoothing": 0.2, "z_loss": 0.01,
-            "entropy_weight": 0.3},
+            "entropy_weight": 0.3, "temperature": True},
 }
 
 
@@ -83,7 +86,14 @@ def with_weights(options, m, n, dtype, seed=5):
         options["class_weight"] = (rng.random(n) * 2).astype(dtype)
     if options.get("sample_weight") is True:
         options["sample_weight"] = rng.random(m).astype(dtype)
+    if options.get("temperature") is True:
+        options["temperature"] = rng.uniform(0.4, 2.5, m)
     return options
+
+
+def in_force(of_head, options):
+    """Options of a head that none of the loss takes the place of."""
+    return {name: value for name, value in of_head.items() if name not in options}
 
 
 def targets_of(kind, m, n, dtype, seed=6):

@@ -28,8 +28,10 @@ class Backward:
         self.filters = filter_eps > 0
         self.losses = np.empty(objective.targets.rows, objective.dtype)
         divisor = objective.divisor()
+        by = temperature if objective.options.temperature is None else objective.options.temperature
         # Of each row, or of all that count; nothing is reduced where none counts.
-        self._weight = grad_output / (divisor * temperature) if divisor else 0.0
+        with np.errstate(all="ignore"):
+            self._weight = grad_output / (divisor * by) if divisor else 0.0
         self._class_total: float = objective.n
         if objective.options.class_weight is not None:
             self._class_total = float(objective.options.class_weight.sum(dtype=F64))

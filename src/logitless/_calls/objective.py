@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.checks import as_array, check_integer, compute_dtype, plain
+from .._arrays.checks import as_array, check_divisor, check_integer, compute_dtype, plain
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows, checked_csr, is_sparse
 from .._engines.interface import Request, State
@@ -48,7 +48,8 @@ class Objective:
     dtype : dtype
         Of the computation.
     options : LossOptions
-        Checked: `class_weight` (n,) in `dtype`, `sample_weight` (m,) in float64, or None.
+        Checked: `class_weight` (n,) in `dtype`, `sample_weight` and `temperature` (m,) in
+        float64, or None.
     plain : bool
         No option changes the loss of a row that counts.
     reduction : str
@@ -68,13 +69,16 @@ class Objective:
             class_weight = _check_class_weight(options.class_weight, n, dtype)
             sample_weight = check_sample_weight(options.sample_weight, lead)
             self.plain = class_weight is sample_weight is None and not any(amounts.values())
-            self.options = LossOptions(options.ignore_index, class_weight, sample_weight, **amounts)
+            temperature = check_temperature(options.temperature, lead, dtype)
+            self.options = LossOptions(options.ignore_index, class_weight, sample_weight,
+                                       temperature=temperature, **amounts)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
     def arrays(self) -> list[np.ndarray | None]:
         """All that is read while gradients are written."""
         targets = self.targets
-        arrays = [targets.index, self.options.class_weight, self.options.sample_weight]
+        options = self.options
+        arrays = [targets.index, options.class_weight, options.sample_weight, options.temperature]
         if isinstance(targets.probs, Rows):
             arrays.append(targets.probs.array)
         elif targets.probs is not None:
@@ -93,7 +97,7 @@ class Objective:
             weight = None
         also["entropy"] = self.options.entropy_weight != 0 or also.get("entropy", False)
         return Request(self.dtype, targets=self.targets.index, probs=probs, class_weight=weight,
-                       smooth=smooth, **also)
+                       smooth=smooth, temperature=self.options.temperature, **also)
 
     def losses(self, state: State, rows: slice = ALL) -> np.ndarray:
         """Find the loss of each row of those with this state."""
@@ -218,7 +222,9 @@ def shifted(
 
     target = later(target, "target")
     weight = later(options.sample_weight, "sample_weight")
-    return x[..., :keep, :], target, replace(options, sample_weight=weight)
+    temperature = later(options.temperature, "temperature")
+    options = replace(options, sample_weight=weight, temperature=temperature)
+    return x[..., :keep, :], target, options
 
 
 def _check_class_weight(weight: object, n: int, dtype: np.dtype) -> np.ndarray | None:
@@ -250,6 +256,25 @@ def check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | N
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"`sample_weight` must be finite, got {flat[row]} in row {row}")
+    return flat
+
+
+def check_temperature(
+    temperature: object, lead: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray | None:
+    """Temperatures of the rows, float64 (m,), for logits in `dtype`."""
+    if temperature is None:
+        return None
+    temperature = as_array(temperature, "temperature")
+    compute_dtype(temperature.dtype, "temperature")
+    if temperature.shape != lead:
+        raise ValueError(f"`temperature` must have shape {lead}, got {temperature.shape}")
+    flat = plain(temperature, F64).reshape(-1)
+    least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
+    bad = ~((flat >= least) & (flat <= most))
+    if bad.any():
+        row = int(bad.argmax())
+        check_divisor(float(flat[row]), f"`temperature` of row {row}", dtype)
     return flat
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -15,9 +17,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class LossKeywords(TypedDict, total=False):
-    """Keywords of every function of a loss; `LinearHead.loss` says what they mean."""
-
+class _OfLoss(TypedDict, total=False):
     ignore_index: int
     class_weight: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -25,6 +25,12 @@ class LossKeywords(TypedDict, total=False):
     z_loss: float
     entropy_weight: float
     shift: int
+
+
+class LossKeywords(_OfLoss, total=False):
+    """Keywords of every function of a loss; `LinearHead.loss` says what they mean."""
+
+    temperature: ArrayLike | None
 
 
 def amount(least: float, most: float) -> Any:
@@ -43,6 +49,7 @@ class LossOptions:
     z_loss: float = amount(0, math.inf)
     entropy_weight: float = amount(-math.inf, math.inf)
     shift: int = 0
+    temperature: Any = None
 
     @property
     def change_nothing(self) -> bool:
@@ -64,18 +71,23 @@ class LossOptions:
         return cls(**given)
 
 
-class HeadKeywords(TypedDict, total=False):
-    """Keywords of `LinearHead`, which the functions that make one for a call take, too."""
-
+class _OfHead(TypedDict, total=False):
     softcap: float | None
-    temperature: float
     pack: bool
     screen: str | None
     n_threads: int | None
 
 
-class HeadAndLossKeywords(HeadKeywords, LossKeywords, total=False):
-    """Both."""
+class HeadKeywords(_OfHead, total=False):
+    """Keywords of `LinearHead`, which the functions that make one for a call take, too."""
+
+    temperature: float
+
+
+class HeadAndLossKeywords(_OfHead, _OfLoss, total=False):
+    """Both: a number as `temperature` is the head's, an array has one for each row."""
+
+    temperature: ArrayLike
 
 
 DEFAULTS = LossOptions()
@@ -98,12 +110,19 @@ def check_keywords(function: str, given: Iterable[str], known: tuple[str, ...]) 
 
 
 def parted(function: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the head and those of the loss."""
+    """Options of the head and those of the loss; temperatures of the rows are of the loss."""
     if not given:
         return {}, {}
     check_keywords(function, given, HEAD + LOSS)
-    return ({name: given[name] for name in given if name in HEAD},
-            {name: given[name] for name in given if name in LOSS})
+    of_rows = "temperature" in given and has_axes(given["temperature"])
+    of_head = {name for name in HEAD if name != "temperature" or not of_rows}
+    return ({name: given[name] for name in given if name in of_head},
+            {name: given[name] for name in given if name not in of_head})
+
+
+def has_axes(value: object) -> bool:
+    """Whether this is an array, or a list of what becomes one, and not a number."""
+    return isinstance(value, (list, tuple)) or np.ndim(value) > 0  # type: ignore[arg-type]
 
 
 def spelled_out(*lists: Callable[..., Any], **defaults: Any) -> Callable[[F], F]:
@@ -115,13 +134,14 @@ def spelled_out(*lists: Callable[..., Any], **defaults: Any) -> Callable[[F], F]
     def spell_out(function: F) -> F:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        more = [
-            p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default))
+        more = {  # the head's temperature comes after the rows'
+            p.name: p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default))
             for one in lists for p in inspect.signature(one).parameters.values()
             if p.default is not p.empty and p.name not in ("bias", *signature.parameters)
-        ]
+        }
+        parameters = [*own, *more.values()]
         # An attribute that inspect reads and typing does not know.
-        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return function
 
     return spell_out

@@ -43,6 +43,9 @@ class Request:
         Keep the k best classes.
     entropy : bool
         Entropy of the softmax.
+    temperature : ndarray of float64, shape (m,), or None
+        What the logits of each row are divided by, in place of the temperature of the layer,
+        C-contiguous.
     write : {None, "logits", "log_proba", "proba"}
         What to put in `out`.
     out : ndarray, shape (m, n), or None
@@ -58,6 +61,7 @@ class Request:
     smooth: bool = False
     k: int = 0
     entropy: bool = False
+    temperature: np.ndarray | None = None
     write: str | None = None
     out: np.ndarray | None = None
 
@@ -74,6 +78,7 @@ class Request:
             self,
             targets=None if self.targets is None else self.targets[block],
             probs=None if self.probs is None else self.probs[block],
+            temperature=None if self.temperature is None else self.temperature[block],
             out=None if self.out is None else self.out[block],
         )
 

@@ -232,6 +232,11 @@ cdef class Job:
         state.top_logit = data(top_logit)
         state.top_index = <int64_t *>data(top_index)
 
+    def temperatures(self, cnp.ndarray t):
+        """Temperatures of these rows, float64 and contiguous, in place of the one of all."""
+        self.job.product.temperatures = <const double *>data(t)
+        self.owners["temperatures"] = t
+
     def rows(self, cnp.ndarray x):
         """Rows of x as they are, columns contiguous."""
         self.job.product.x = data(x)

@@ -47,6 +47,7 @@ cdef extern from "logitless.h" nogil:
         const void *logits
         ptrdiff_t z_row, z_col
         double softcap, temperature
+        const double *temperatures
     ctypedef struct ll_question:
         unsigned fields
         int rank

@@ -48,8 +48,7 @@ class Kept:
         if self.block.kept is not None:
             return None
         scoring, block = self.scoring, self.block
-        job = Job(scoring.kernels, block.m, scoring.n, scoring.k, scoring.softcap,
-                  scoring.temperature)
+        job = scoring.product(block.first, block.first + block.m)
         values, ints = block.values[:1], block.ints[:1]
         job.remember(np.empty_like(values), None, np.empty_like(ints), None, None, None)
         job.init()

@@ -87,10 +87,17 @@ class Scoring:
         return (np.empty((*more, values, stride), self.dtype),
                 np.empty((*more, RANK + self.request.rank, stride), np.int64))
 
+    def product(self, lo: int, hi: int) -> Job:
+        """A job of rows [lo, hi) that asks nothing yet."""
+        job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
+        if self.request.temperature is not None:
+            job.temperatures(self.request.temperature[lo:hi])
+        return job
+
     def job(self, block: Block, lo: int, hi: int) -> Job:
         """What is to be found out about rows [lo, hi) of a block, and where it goes."""
         q, first = self.request, block.first
-        job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
+        job = self.product(lo, hi)
         if block.probs is not None:
             job.probs(block.probs[lo - first : hi - first], 0)
         elif isinstance(q.probs, SparseRows):
@@ -286,7 +293,7 @@ class LinearScoring(Scoring):
         return np.empty(count * self.k + self.kernels.lanes, self.dtype)
 
     def share(self, lo: int, hi: int) -> np.ndarray | None:
-        job = Job(self.kernels, hi - lo, self.n, self.k, self.softcap, self.temperature)
+        job = self.product(lo, hi)
         packed = self.room_for_rows(hi - lo)
         self.read(job, lo, hi)
         job.pack_rows(packed)

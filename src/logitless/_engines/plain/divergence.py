@@ -65,14 +65,16 @@ class Pair:
         return (1 - self._beta) * _times(p, -log - mean)
 
 
-def logits_of(layer: Layer, x: np.ndarray, step: int = 1) -> np.ndarray:
+def logits_of(
+    layer: Layer, x: np.ndarray, step: int = 1, temperature: np.ndarray | None = None
+) -> np.ndarray:
     """Logits (r, n) of rows x, made of so many classes at a time, a multiple of `step`."""
     n = layer.n_classes
     z = np.empty((len(x), n), x.dtype)
     classes = max(TILE // max(len(x), layer.n_features, 1) // step, 1) * step
     with np.errstate(all="ignore"):
         for lo, hi in spans(n, classes):
-            z[:, lo:hi] = layer.logits(x, lo, hi)
+            z[:, lo:hi] = layer.logits(x, lo, hi, temperature)
     return z
 
 

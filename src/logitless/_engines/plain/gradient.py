@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..._arrays.checks import plain
@@ -9,7 +11,7 @@ from ..._arrays.rows import Rows
 from ...results import Gradients
 from ..interface import COEFFICIENTS, Backward, Request, State, Teacher
 from .divergence import Pair, logits_of
-from .layer import Layer
+from .layer import Layer, as_column
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
 
 SOFTMAX, LIMIT = map(COEFFICIENTS.index, ("softmax", "limit"))
@@ -42,8 +44,8 @@ def _block_gradients(
     n, dtype = layer.n_classes, x.dtype
     classes = TILE // max(len(x), layer.n_features, 1)
     classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
-    z = logits_of(layer, x, FILTER_CLASSES)
-    state = score_logits(z, request, n_threads)
+    z = logits_of(layer, x, FILTER_CLASSES, request.temperature)
+    state = score_logits(z, replace(request, temperature=None), n_threads)
     pair = None if teacher is None else Pair(z, state, teacher, block, n_threads)
     coef = backward.take(state, block)
     live = np.logical_or.reduce(coef[:-1])
@@ -57,7 +59,7 @@ def _block_gradients(
                 g = (coef[SOFTMAX][:, None] * pair.slopes(lo, hi)).astype(dtype)
             if backward.filters:
                 _filter(g, coef[LIMIT][:, None], live)
-            _through_softcap(g, z[:, lo:hi], layer)
+            _through_softcap(g, z[:, lo:hi], layer, request.temperature)
             g[~live] = 0
             if grads.x is not None:
                 d_x += g @ layer.classes(lo, hi, dtype)
@@ -110,10 +112,16 @@ def _logit_gradient(
     return g
 
 
-def _through_softcap(g: np.ndarray, z: np.ndarray, layer: Layer) -> None:
-    if layer.softcap is not None:
-        h = z * (layer.temperature / layer.softcap)
-        g *= np.where(np.isneginf(z), 1, (1 - h) * (1 + h))
+def _through_softcap(
+    g: np.ndarray, z: np.ndarray, layer: Layer, temperature: np.ndarray | None
+) -> None:
+    if layer.softcap is None:
+        return
+    by_cap: float | np.ndarray = layer.temperature / layer.softcap
+    if temperature is not None:
+        by_cap = as_column(temperature / layer.softcap, z.dtype)
+    h = z * by_cap
+    g *= np.where(np.isneginf(z), 1, (1 - h) * (1 + h))
 
 
 def _filter(g: np.ndarray, limit: np.ndarray, live: np.ndarray) -> None:

@@ -51,8 +51,13 @@ class Layer:
         """Whether weights are used where they are in computations of `dtype`."""
         return is_plain(self._weight, dtype)
 
-    def logits(self, x: np.ndarray, lo: int, hi: int) -> np.ndarray:
-        """Logits (r, hi - lo) of classes lo to hi, in the dtype of x."""
+    def logits(
+        self, x: np.ndarray, lo: int, hi: int, temperature: np.ndarray | None
+    ) -> np.ndarray:
+        """Logits (r, hi - lo) of classes lo to hi, in the dtype of x.
+
+        Rows have the `temperature` (r,) that the layer has else.
+        """
         z = x @ plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
             z += plain(self._bias[lo:hi], x.dtype)
@@ -62,13 +67,20 @@ class Layer:
             np.tanh(z, out=z)
             z *= self.softcap
             z[impossible] = -math.inf  # and stays so
-        if self.temperature != 1:
+        if temperature is not None:
+            z /= as_column(temperature, z.dtype)
+        elif self.temperature != 1:
             z /= self.temperature
         return z
 
     def classes(self, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
         """Weights of classes lo to hi."""
         return plain(self._weight[lo:hi], dtype)
+
+
+def as_column(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A number for each row."""
+    return values.astype(dtype)[:, None]
 
 
 def is_plain(array: np.ndarray | Windows, dtype: np.dtype) -> bool:

@@ -18,7 +18,7 @@ from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import Request, State, gathered
-from .layer import Layer, is_plain
+from .layer import Layer, as_column, is_plain
 from .order import before, best_columns
 
 TILE = 1 << 18  # logits in a tile, and values converted at a time
@@ -235,7 +235,8 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
 
     def tile_of(rows: slice) -> Tile:
         block = plain(x[rows], dtype)
-        return lambda lo, hi: layer.logits(block, lo, hi)
+        t = None if request.temperature is None else request.temperature[rows]
+        return lambda lo, hi: layer.logits(block, lo, hi, t)
 
     k = max(1, layer.n_features)
     row_limit = len(x) if is_plain(x, dtype) else max(1, TILE // k)
@@ -248,6 +249,9 @@ def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) ->
     m, n = logits.shape
 
     def tile_of(rows: slice) -> Tile:
-        return lambda lo, hi: plain(logits[rows, lo:hi], request.dtype)
+        if request.temperature is None:
+            return lambda lo, hi: plain(logits[rows, lo:hi], request.dtype)
+        t = as_column(request.temperature[rows], request.dtype)
+        return lambda lo, hi: plain(logits[rows, lo:hi], request.dtype) / t
 
     return _score(m, n, tile_of, request, m, n, n_threads)
