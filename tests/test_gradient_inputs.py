@@ -53,6 +53,24 @@ def test_shift(shift, soft, rng, dtype):
     assert (out.x[:, cut:] == 3).all()
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("n", [5, 3000])
+def test_shift_of_many_rows(n, accumulate, rng):
+    """Threads share out blocks, or the classes of a block; each goes where its rows are."""
+    x, t = rng.standard_normal((40, 31, 16)), rng.integers(0, n, (40, 31))
+    w = rng.standard_normal((n, 16))
+    options = {"reduction": "sum", "workspace_bytes": 1 << 20}
+    ours, cut = (ll.LinearHead(w, n_threads=threads) for threads in (4, 1))
+    out = ll.Gradients(np.ones_like(x), np.ones_like(w), np.ones(n))
+    ours.value_and_grad(x, t, shift=1, out=out, accumulate=accumulate, **options)
+    expected = ll.Gradients(np.ones((40, 30, 16)), np.ones_like(w), np.ones(n))
+    cut.value_and_grad(x[:, :-1].copy(), t[:, 1:], out=expected, accumulate=accumulate, **options)
+    assert_same_bits(out.x[:, :-1].copy(), expected.x)
+    assert (out.x[:, -1] == accumulate).all()
+    assert_same_bits(out.weight, expected.weight)
+    assert_same_bits(out.bias, expected.bias)
+
+
 def test_shift_of_one_sequence(rng, dtype):
     x, t = rng.standard_normal((6, 3)).astype(dtype), rng.integers(0, 4, 6)
     head = ll.LinearHead(rng.standard_normal((4, 3)).astype(dtype))

@@ -49,8 +49,14 @@ class Rows:
         """Rows start to stop: a view, or a copy where there is no view of all."""
         if self.whole is not None:
             return self.whole[rows]
-        where = np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
-        return self.array[where].reshape(-1, self.n)
+        return self.array[self._where(rows)].reshape(-1, self.n)
+
+    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+        """Write rows start to stop, of which there is no view of all."""
+        self.array[self._where(rows)] = values.reshape(-1, *self.array.shape[len(self.lead) :])
+
+    def _where(self, rows: slice) -> tuple[np.ndarray, ...]:
+        return np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
 
     @property
     def row_bytes(self) -> int:

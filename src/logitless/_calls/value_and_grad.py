@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -49,31 +48,25 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
     grads = gradient_arrays(out, wanted, x, layer, dtype, accumulate, objective)
 
     backward = Backward(objective, factor, eps, layer.temperature)
-    d_x = _rows_of(grads.x, used.shape, accumulate)
-    engine.gradients(
-        layer, rows, objective.request(), backward, Gradients(d_x, grads.weight, grads.bias),
-        bool(accumulate), workspace_bytes, n_threads,
-    )
-    if d_x is not None and grads.x is not None and not np.may_share_memory(d_x, grads.x):
-        # Positions without a target further along have no gradient.
-        if accumulate:
-            grads.x[..., : used.shape[-2], :] += d_x.reshape(used.shape)
-        else:
-            grads.x[..., : used.shape[-2], :] = d_x.reshape(used.shape)
+    into = Gradients(_rows_of(grads.x, used.shape, accumulate), grads.weight, grads.bias)
+    engine.gradients(layer, rows, objective.request(), backward, into, bool(accumulate),
+                     workspace_bytes, n_threads)
     return given_loss(backward.losses, objective, rows.lead, None), grads
 
 
-def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate: bool) -> np.ndarray | None:
-    """Where the engine writes the gradient of the rows in use, (m, k)."""
+def _rows_of(grad: np.ndarray | None, used: tuple[int, ...], accumulate: bool) -> Any:
+    """Where the engine writes the gradient of the rows in use: (m, k), or Rows if they are apart.
+
+    Positions without a target further along have no gradient.
+    """
     if grad is None:
         return None
-    if grad.shape == used:
-        return grad.reshape(math.prod(used[:-1]), used[-1])
-    if not accumulate:
-        grad[..., used[-2] :, :] = 0
-    if grad.ndim == 2:
-        return grad[: used[0]]
-    return np.zeros((math.prod(used[:-1]), used[-1]), grad.dtype)
+    if grad.shape != used:
+        if not accumulate:
+            grad[..., used[-2] :, :] = 0
+        grad = grad[..., : used[-2], :]
+    rows = Rows(grad)
+    return rows if rows.whole is None else rows.whole
 
 
 def check_workspace(workspace_bytes: object) -> int:

@@ -308,8 +308,9 @@ class Engine(Protocol[L]):
     ) -> None:
         """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`.
 
-        With a teacher, the states that `backward` takes have divergences, and what "softmax" of its
-        coefficients multiplies is their derivative; the other coefficients are 0.
+        ``grads.x`` is Rows where there is no view of all of them. With a teacher, the states that
+        `backward` takes have divergences, and what "softmax" of its coefficients multiplies is
+        their derivative; the other coefficients are 0.
         """
         ...
 

@@ -107,12 +107,12 @@ class _Call:
                                      rows)
         self.pair = None if teacher is None else Pair(self.scoring, teacher, threads, rows)
 
-    def gradient(self, coefficients: np.ndarray, lo: int, hi: int,
+    def gradient(self, coefficients: np.ndarray, d_x: np.ndarray | None, lo: int,
                  apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> Gradient:
-        """Say where the gradients of rows [lo, hi) go."""
+        """Say where the gradients of a block go, whose rows begin at `lo`."""
         gradient = Gradient(coefficients, self.backward.filters)
-        if self.grads.x is not None:
-            gradient.into_x(self.grads.x[lo:hi], self.accumulate)
+        if d_x is not None:
+            gradient.into_x(d_x, self.accumulate)
         if apart is None:
             add = self.accumulate or lo > 0
             gradient.into_weight(self.grads.weight, self.grads.bias, add, False)
@@ -203,11 +203,12 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
             lo, hi, memory.teachers if whole else None, memory.teachers_scratch)
         state = call.pair.state(block, other, memory.logits, memory.teachers, call.window,
                                 n_threads)
-    gradient = call.gradient(call.backward.take(state, slice(lo, hi)), lo, hi, apart)
+    d_x = None if call.grads.x is None else call.grads.x[lo:hi]
+    gradient = call.gradient(call.backward.take(state, slice(lo, hi)), d_x, lo, apart)
     if call.grads.weight is not None:
         scoring.job(block, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi),
                                                 memory.columns)
-    to_x = call.grads.x is not None and scoring.k > 0
+    to_x = d_x is not None and scoring.k > 0
     for first in range(0, scoring.n, call.window):
         last = min(first + call.window, scoring.n)
         kept = Kept(scoring, block, memory.logits, first, last)
@@ -220,6 +221,8 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
             window.alone(kept.job(), to_x)
         else:
             window.side_by_side(n_threads, to_x)
+    if d_x is not None and isinstance(call.grads.x, Rows):
+        call.grads.x[lo:hi] = d_x
 
 
 class _Window:
