@@ -155,7 +155,7 @@ def test_signatures(ours, theirs):
     own = [name for name, *_ in described(ours)[common:]]
     assert sorted(described(ours)[:common]) == sorted(described(theirs))
     assert described(ours)[:3] == described(theirs)[:3]
-    assert own == ["softcap", "temperature", "z_loss", "filter_eps"]
+    assert own == ["shift", "softcap", "temperature", "z_loss", "filter_eps", "loss_dtype"]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -221,3 +221,29 @@ def test_autocast(gen, dtype):
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=0)
     ours.backward()
     assert args[0].grad.dtype == dtype
+
+
+@pytest.mark.parametrize("wide", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtype_of_the_loss(gen, dtype, reduction, wide):
+    """Not rounded to that of the tensors, which their gradients have."""
+    args, kwargs = case(gen, dtype=dtype, reduction=reduction)
+    factor = torch.ones((M,) if reduction == "none" else (), dtype=wide)
+    loss, gradients = results(
+        lambda *args, **kwargs: linear_cross_entropy(*args, loss_dtype=wide, **kwargs),
+        args, kwargs, factor)
+    exact = results(F.linear_cross_entropy, *converted(args, kwargs, F64), factor.to(F64))
+    assert loss.dtype == wide
+    torch.testing.assert_close(loss.to(F64), exact[0], rtol=1e-6, atol=0)
+    for ours, theirs in zip(gradients, exact[1], strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.to(F64), theirs, rtol=8 * torch.finfo(dtype).eps,
+                                   atol=1e-6)
+
+
+def test_dtype_of_the_loss_that_is_none(gen):
+    args, _ = case(gen)
+    for dtype in (torch.bfloat16, torch.int64, "float32"):
+        with pytest.raises(TypeError, match=f"`loss_dtype` must be .* got {dtype}"):
+            linear_cross_entropy(*args, loss_dtype=dtype)

@@ -7,7 +7,15 @@ import math
 import torch
 
 from ._call import apply, found_along
-from ._checks import Options, check_options, check_shapes, check_target, check_tensors, loss_dtype
+from ._checks import (
+    Options,
+    check_loss_dtype,
+    check_options,
+    check_shapes,
+    check_shift,
+    check_target,
+    check_tensors,
+)
 
 __all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
@@ -23,16 +31,18 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: object = None,
+    shift: int = 0,
     softcap: float | None = None,
     temperature: float = 1.0,
     z_loss: float = 0.0,
     filter_eps: float = 0.0,
+    loss_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """``cross_entropy(input @ linear_weight.T + linear_bias, target)`` without the logits.
 
     Takes what ``torch.nn.functional.linear_cross_entropy`` takes and gives what it
-    gives, for tensors on the CPU. The last four options are this package's own, and
-    so are more axes of `input` before the last.
+    gives, for tensors on the CPU. The options after `options` are this package's own,
+    and so are more axes of `input` before the last.
 
     Parameters
     ----------
@@ -58,6 +68,11 @@ def linear_cross_entropy(
         In [0, 1]: this part of each target is spread over all classes.
     options : object, optional
         Accepted, without effect: there is nothing to choose between.
+    shift : int, default 0
+        For causal models: with `input` of shape (..., t, k), position i is scored
+        against the target of position i + shift, which makes t - shift losses.
+        Nothing is copied for it: no gradient goes to the last positions of `input`,
+        nor to the first of class probabilities.
     softcap : float, optional
         Logits become ``softcap * tanh(logits / softcap)``.
     temperature : float, default 1.0
@@ -68,14 +83,16 @@ def linear_cross_entropy(
         What may be left out of the gradients, as in
         `logitless.LinearHead.value_and_grad`; 0 is exact, and above it a sample's
         gradient depends on the samples beside it.
+    loss_dtype : torch.float32 or torch.float64, optional
+        The dtype of the loss, whatever that of the tensors; gradients have theirs.
 
     Returns
     -------
     Tensor
         In nats: a scalar; with "none" of shape (...,) or (..., d1, ..., dK). Its
-        dtype is that of `input` and `linear_weight`, the wider of the two; class
-        probabilities and the weights beside them widen it, and so does autocast, to
-        float32. "mean" of no target that counts is NaN.
+        dtype is `loss_dtype`, else that of `input` and `linear_weight`, the wider of
+        the two; class probabilities and the weights beside them widen it, and so does
+        autocast, to float32. "mean" of no target that counts is NaN.
 
     Raises
     ------
@@ -99,9 +116,8 @@ def linear_cross_entropy(
 
     Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
     layout are read where they are, those of 16 bits too; but class probabilities of
-    bfloat16 are copied to float32. Losses are computed in float32 at least: to have
-    that of 16-bit tensors before it is rounded to their dtype, call under
-    ``torch.autocast("cpu", dtype)``.
+    bfloat16 are copied to float32. Losses are computed in float32 at least:
+    `loss_dtype` gives that of 16-bit tensors before it is rounded to their dtype.
 
     Gradients of 16-bit tensors are sums in float32, 4 bytes an entry, until they have
     been scaled. Then they are rounded, once, in the memory they have, and half of it is
@@ -122,6 +138,16 @@ def linear_cross_entropy(
     >>> loss.backward()
     >>> loss.detach(), x.grad
     (tensor(0.4076), tensor([[ 0.0900,  0.2447, -0.3348]]))
+
+    Of a language model in bfloat16, the hidden states of 4 tokens, whose targets are
+    the tokens that come next:
+
+    >>> tokens = torch.tensor([[0, 2, 1, 2]])
+    >>> hidden = torch.eye(3, dtype=torch.bfloat16)[tokens]
+    >>> weight = torch.eye(3, dtype=torch.bfloat16)
+    >>> linear_cross_entropy(hidden, weight, tokens, shift=1, reduction="none",
+    ...                      loss_dtype=torch.float32)
+    tensor([[1.5514, 1.5514, 1.5514]])
     """
     check_tensors(input=input, linear_weight=linear_weight, target=target,
                   linear_bias=linear_bias, weight=weight)
@@ -130,11 +156,12 @@ def linear_cross_entropy(
     if not lead and target.shape == (1,) != (n_classes,):
         target = target[0]
     soft = check_target(target, lead, n_classes, places, ignore_index)
-    checked = check_options(Options(reduction, ignore_index, label_smoothing, softcap, temperature,
-                                    z_loss, filter_eps))
+    checked = check_options(Options(reduction, ignore_index, label_smoothing, shift, softcap,
+                                    temperature, z_loss, filter_eps))
+    check_shift(checked.shift, input)
     return apply(
         input, linear_weight, linear_bias, target, weight, *checked,
-        loss_dtype(input, linear_weight, *((target, weight) if soft else ())),
+        check_loss_dtype(loss_dtype, input, linear_weight, *((target, weight) if soft else ())),
         found_along(reduction, input, linear_weight, linear_bias),
     )
 
@@ -158,7 +185,9 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         Of the layer, which must be on the CPU when the loss is computed.
     weight : Tensor, shape (C,), optional
         Weight of each class.
-    reduction, ignore_index, label_smoothing, options, softcap, temperature, z_loss, filter_eps
+    reduction, ignore_index, label_smoothing, options
+        As for `linear_cross_entropy`.
+    shift, softcap, temperature, z_loss, filter_eps, loss_dtype
         As for `linear_cross_entropy`.
 
     Attributes
@@ -198,10 +227,12 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         options: object = None,
+        shift: int = 0,
         softcap: float | None = None,
         temperature: float = 1.0,
         z_loss: float = 0.0,
         filter_eps: float = 0.0,
+        loss_dtype: torch.dtype | None = None,
     ):
         if weight is not None and weight.shape != (num_classes,):
             raise ValueError(f"`weight` must have shape ({num_classes},), "
@@ -212,8 +243,9 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         self.num_classes = num_classes
         self.out_features = tuple(out_features)
         self.options = options
-        given = Options(reduction, ignore_index, label_smoothing, softcap, temperature, z_loss,
-                        filter_eps)
+        self.loss_dtype = loss_dtype
+        given = Options(reduction, ignore_index, label_smoothing, shift, softcap, temperature,
+                        z_loss, filter_eps)
         for name, value in given._asdict().items():
             setattr(self, name, value)
         self.register_buffer("weight", weight)
@@ -226,10 +258,11 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         return linear_cross_entropy(
             input, self.linear.weight.reshape(*shape, self.linear.in_features), target,
             linear_bias=None if bias is None else bias.reshape(shape), weight=self.weight,
-            options=self.options, **{name: getattr(self, name) for name in Options._fields},
+            options=self.options, loss_dtype=self.loss_dtype,
+            **{name: getattr(self, name) for name in Options._fields},
         )
 
     def extra_repr(self) -> str:
         """Describe the options in the module's repr."""
-        names = ("num_classes", "out_features", *Options._fields)
+        names = ("num_classes", "out_features", *Options._fields, "loss_dtype")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -17,7 +17,7 @@ from .._calls.options import HEAD, LOSS
 from .._calls.value_and_grad import WORKSPACE_BYTES
 from ..head import LinearHead
 from ..results import Gradients
-from ._checks import Options
+from ._checks import Options, scored_shape
 
 _BLOCK = 1 << 18  # entries of a gradient that are rounded at a time
 
@@ -37,6 +37,7 @@ class Problem:
         self.soft = tensors[3].is_floating_point()
         self.n_classes, *places, self.n_features = self.weight.shape
         self.places = tuple(places)
+        self.shape = scored_shape(input, weight, options.shift)  # of losses, the places at the end
         self.dtype = np.result_type(compute_dtype(self.x.dtype, "input"),
                                     compute_dtype(self.weight.dtype, "linear_weight"))
         self.options = options
@@ -52,8 +53,8 @@ class Problem:
         of_classes = *self.places, self.n_classes
         shapes = {"x": self.x.shape, "weight": (*of_classes, self.n_features), "bias": of_classes}
         found = {name: np.zeros(shapes[name], self.dtype) for name in wrt}
-        losses = np.empty((*self.x.shape[:-1], *self.places), self.dtype)
-        factor = np.broadcast_to(factor, losses.shape)
+        losses = np.empty(self.shape, self.dtype)
+        factor = np.broadcast_to(factor, self.shape)
         options: dict[str, Any] = {"reduction": "none", "class_weight": self.class_weight,
                                    **self.of_head, **self.of_loss}
         for place in np.ndindex(self.places):
@@ -77,14 +78,17 @@ class Problem:
 
         Weight 0 makes 0 of anything.
         """
-        lead, n = self.x.shape[:-1], self.n_classes
-        rows = Rows(self.x)
-        gradient = torch.empty((rows.m, n, *self.places), dtype=dtype, device="cpu")
-        factor = np.broadcast_to(factor, (*lead, *self.places)).reshape(rows.m, *self.places)
+        n, shift = self.n_classes, self.options.shift
+        rows = Rows(self.x[..., : self.x.shape[-2] - shift, :] if shift else self.x)
+        gradient = torch.empty(self.target.shape, dtype=dtype, device="cpu")
+        if shift:  # the first targets are those of no row
+            gradient.narrow(self.x.ndim - 2, 0, shift).zero_()
+        by_row = gradient.view(math.prod(self.x.shape[:-1]), n, *self.places)
+        factor = np.broadcast_to(factor, self.shape).reshape(rows.m, *self.places)
         of_class = np.full(n, self.options.label_smoothing - 1, self.dtype)
         if self.class_weight is not None:
             of_class *= self.class_weight
-        step = max(1, WORKSPACE_BYTES // (n * self.dtype.itemsize))
+        step = max(1, WORKSPACE_BYTES // (n * (self.dtype.itemsize + dtype.itemsize)))
         memory = np.empty((min(step, rows.m), n), self.dtype)
         for place in np.ndindex(self.places):
             head = LinearHead(*self._classifier(place), **self.of_head, pack=False)
@@ -99,9 +103,12 @@ class Problem:
                     block *= of_row[:, None]
                 block[of_row == 0] = 0
                 block[:, of_class == 0] = 0
-                here = some, slice(None), *place
-                gradient[here] = torch.from_numpy(block)
-        return gradient.view(*lead, n, *self.places)
+                row = torch.arange(some.start, some.stop, device="cpu")
+                if shift:
+                    row += shift * (1 + row // rows.lead[-1])
+                where: tuple[Any, ...] = row, slice(None), *place
+                by_row[where] = torch.from_numpy(block).to(dtype)
+        return gradient
 
     def _classifier(self, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
         of_classes: tuple[Any, ...] = slice(None), *place
@@ -112,8 +119,11 @@ class Problem:
         if self.options.reduction != "mean":
             return np.float64(1)
         if self.soft:
-            return np.float64(self.target.size / self.n_classes or math.nan)
-        counted = self.target[self.target != self.options.ignore_index]
+            return np.float64(math.prod(self.shape) or math.nan)
+        target = self.target
+        if self.options.shift:
+            target = np.moveaxis(target, self.x.ndim - 2, 0)[self.options.shift :]
+        counted = target[target != self.options.ignore_index]
         if self.class_weight is None:
             return np.float64(counted.size or math.nan)
         # The losses find what is out of range.

@@ -15,14 +15,14 @@ import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ._arrays import Problem, as_numbers, narrowed
-from ._checks import Options, requires_grad
+from ._checks import Options, requires_grad, scored_shape
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
 _HELD = _NAMES[:3]  # those that can be found along with the loss
 
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
 _TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
-_KINDS = {str: "str", int | None: "int", float: "float", float | None: "float?"}
+_KINDS = {str: "str", int: "int", int | None: "int", float: "float", float | None: "float?"}
 _OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
 _N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)
 
@@ -82,7 +82,8 @@ def _found(*args: Any) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
 def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
     tensors, options, dtype, wrt = _parted(args)
     input, linear_weight = tensors[:2]
-    shape = (*input.shape[:-1], *linear_weight.shape[1:-1]) if options.reduction == "none" else ()
+    shape = scored_shape(input, linear_weight, options.shift)
+    shape = shape if options.reduction == "none" else ()
     wide = torch.promote_types(torch.promote_types(input.dtype, linear_weight.dtype),
                                torch.float32)
     return (input.new_empty(shape, dtype=dtype),

@@ -17,6 +17,7 @@ class Options(NamedTuple):
     reduction: str = "mean"
     ignore_index: int | None = None
     label_smoothing: float = 0.0
+    shift: int = 0
     softcap: float | None = None
     temperature: float = 1.0
     z_loss: float = 0.0
@@ -32,7 +33,13 @@ def requires_grad(tensor: torch.Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad and torch.is_grad_enabled()
 
 
-def loss_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+def check_loss_dtype(given: object, *tensors: torch.Tensor | None) -> torch.dtype:
+    """The dtype of the loss: as given, or the widest of the tensors."""
+    if given is not None:
+        if given not in (torch.float32, torch.float64):
+            raise TypeError("`loss_dtype` must be torch.float32, torch.float64 or None, "
+                            f"got {given}")
+        return given
     dtypes = [tensor.dtype for tensor in tensors if tensor is not None]
     if torch.is_autocast_enabled("cpu"):
         dtypes.append(torch.float32)
@@ -83,6 +90,22 @@ def check_shapes(
     return shape[1:-1]
 
 
+def scored_shape(
+    input: torch.Tensor, linear_weight: torch.Tensor, shift: int
+) -> tuple[int, ...]:
+    """The shape of losses that are not reduced."""
+    lead = tuple(input.shape[:-1])
+    if shift:
+        lead = (*lead[:-1], lead[-1] - shift)
+    return *lead, *linear_weight.shape[1:-1]
+
+
+def check_shift(shift: int, input: torch.Tensor) -> None:
+    if shift and (input.ndim < 2 or shift > input.shape[-2]):
+        raise ValueError("`shift` must be at most the length of the last axis but one of `input`, "
+                         f"got {shift} for shape {tuple(input.shape)}")
+
+
 def check_target(
     target: torch.Tensor, lead: tuple[int, ...], n_classes: int, places: tuple[int, ...],
     ignore_index: int | None,
@@ -115,6 +138,7 @@ def check_options(options: Options) -> Options:
     for name in _NUMBERS:
         checked[name] = _number(getattr(options, name), name)
     checked["ignore_index"] = -100 if index is None else check_integer(index, "ignore_index")
+    checked["shift"] = check_integer(options.shift, "shift", 0)
     checked["softcap"] = None if softcap is None else check_positive(softcap, "softcap")
     checked["temperature"] = check_positive(options.temperature, "temperature")
     return Options(**checked)
