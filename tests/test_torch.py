@@ -155,7 +155,8 @@ def test_signatures(ours, theirs):
     own = [name for name, *_ in described(ours)[common:]]
     assert sorted(described(ours)[:common]) == sorted(described(theirs))
     assert described(ours)[:3] == described(theirs)[:3]
-    assert own == ["shift", "softcap", "temperature", "z_loss", "filter_eps", "loss_dtype"]
+    assert own == ["shift", "softcap", "temperature", "z_loss", "filter_eps", "return_scores",
+                   "loss_dtype"]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -284,7 +284,7 @@ def test_fakes_of_the_operators(gen, dtypes):
     loss_dtype = torch.promote_types(*dtypes)
     factor = torch.ones(len(x), dtype=loss_dtype)
     for operator, args in (
-        (_call.linear_cross_entropy, (*tensors, *options, loss_dtype, "x weight")),
+        (_call.linear_cross_entropy, (*tensors, *options, loss_dtype, True, "x weight")),
         (_call.linear_cross_entropy_backward, (factor, *tensors, *options, "x weight bias")),
     ):
         torch.library.opcheck(operator.of_library, args, test_utils="test_faketensor")

@@ -272,12 +272,14 @@ OPERANDS = [(form, soft, wrt) for form in ("rows", "2-d") for soft in (False, Tr
 def test_opcheck(gen, form, soft, wrt, reduction):
     (x, weight, target), kwargs = case(gen, form, soft, weight=True, linear_bias=True)
     tensors = x, weight, kwargs["linear_bias"], target, kwargs["weight"]
-    options = reduction, -100, 0.1, 2.0, 0.7, 0.0, 0.0
+    shift = int(len(wrt) == 1)
+    options = reduction, -100, 0.1, shift, 2.0, 0.7, 0.0, 0.0
     if reduction == "mean" or not wrt:
         torch.library.opcheck(_call.linear_cross_entropy.of_library,
-                              (*tensors, *options, F64, wrt))
-    factor = torch.randn(linear_cross_entropy(x, weight, target, reduction=reduction).shape,
-                         dtype=F64, generator=gen)
+                              (*tensors, *options, F64, soft, wrt))
+    factor = torch.randn(
+        linear_cross_entropy(x, weight, target, reduction=reduction, shift=shift).shape,
+        dtype=F64, generator=gen)
     torch.library.opcheck(
         _call.linear_cross_entropy_backward.of_library,
         (factor, *(t.detach() for t in tensors), *options, wrt + " target" * soft),

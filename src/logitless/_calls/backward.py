@@ -10,6 +10,27 @@ from .objective import F64, Objective
 SOFTMAX, TARGET, PROBS, SMOOTH, ENTROPY, LIMIT = range(len(COEFFICIENTS))
 
 
+class RowScores:
+    """What a pass finds out about m rows beside their losses.
+
+    Attributes
+    ----------
+    lse, entropy : ndarray, shape (m,)
+    predicted : ndarray of intp, shape (m,)
+    """
+
+    def __init__(self, m: int, dtype: np.dtype):
+        self.lse, self.entropy = np.empty((2, m), dtype)
+        self.predicted = np.empty(m, np.intp)
+
+    def take(self, state: State, rows: slice) -> None:
+        """Note the scores of some rows."""
+        with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
+            self.lse[rows] = state.lse
+        self.entropy[rows] = state.entropy
+        self.predicted[rows] = state.argmax
+
+
 class Backward:
     """What turns the states of rows into their losses and the coefficients of their gradients.
 
@@ -22,8 +43,8 @@ class Backward:
     """
 
     def __init__(self, objective: Objective, grad_output: np.ndarray | float, filter_eps: float,
-                 temperature: float):
-        self._objective = objective
+                 temperature: float, scores: RowScores | None = None):
+        self._objective, self._scores = objective, scores
         self._filter_eps = filter_eps
         self.filters = filter_eps > 0
         self.losses = np.empty(objective.targets.rows, objective.dtype)
@@ -40,6 +61,8 @@ class Backward:
         """Note the losses of some rows and give their coefficients, 0 for rows left out."""
         o = self._objective
         self.losses[rows] = o.losses(state, rows)
+        if self._scores is not None:
+            self._scores.take(state, rows)
         counts = o.counts(rows)
         weight = self._weight[rows] if isinstance(self._weight, np.ndarray) else self._weight
         coefficients = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), o.dtype)

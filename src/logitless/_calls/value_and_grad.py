@@ -19,7 +19,7 @@ from .._arrays.rows import Rows
 from .._engines.choice import engine
 from .._engines.interface import Layer
 from ..results import Gradients
-from .backward import Backward
+from .backward import Backward, RowScores
 from .batch import given_loss
 from .objective import F64, Objective, shifted
 from .options import DEFAULTS, LossOptions
@@ -34,8 +34,12 @@ NAMES = ("x", "weight", "bias")
 def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: object,
                    dtype: np.dtype, *, reduction: str, wrt: object, grad_output: object,
                    workspace_bytes: int, filter_eps: object, out: object, accumulate: bool,
-                   options: LossOptions) -> tuple[Values, Gradients]:
-    """Loss and Gradients of a layer for checked rows; see `LinearHead.value_and_grad`."""
+                   options: LossOptions, scores: RowScores | None = None
+                   ) -> tuple[Values, Gradients]:
+    """Loss and Gradients of a layer for checked rows; see `LinearHead.value_and_grad`.
+
+    The same pass fills in `scores`.
+    """
     wanted = check_wrt(wrt)
     workspace_bytes = check_workspace(workspace_bytes)
     eps = _check_eps(filter_eps)
@@ -47,10 +51,11 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
     factor = check_factor(grad_output, rows.lead, reduction)
     grads = gradient_arrays(out, wanted, x, layer, dtype, accumulate, objective)
 
-    backward = Backward(objective, factor, eps, layer.temperature)
+    request = objective.request(entropy=scores is not None)
+    backward = Backward(objective, factor, eps, layer.temperature, scores)
     into = Gradients(_rows_of(grads.x, used.shape, accumulate), grads.weight, grads.bias)
-    engine.gradients(layer, rows, objective.request(), backward, into, bool(accumulate),
-                     workspace_bytes, n_threads)
+    engine.gradients(layer, rows, request, backward, into, bool(accumulate), workspace_bytes,
+                     n_threads)
     return given_loss(backward.losses, objective, rows.lead, None), grads
 
 

@@ -13,8 +13,9 @@ from .. import functional
 from .._arrays.bfloat16 import BFLOAT16, widened
 from .._arrays.checks import compute_dtype
 from .._arrays.rows import Rows
-from .._calls.options import HEAD, LOSS
-from .._calls.value_and_grad import WORKSPACE_BYTES
+from .._calls.backward import RowScores
+from .._calls.options import HEAD, LOSS, LossOptions
+from .._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
 from ..head import LinearHead
 from ..results import Gradients
 from ._checks import Options, scored_shape
@@ -47,29 +48,57 @@ class Problem:
         )
 
     def losses(
-        self, wrt: Sequence[str], factor: np.ndarray | np.floating
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Each loss; gradients of their sum times `factor`, with the classes after the places."""
+        self, wrt: Sequence[str], factor: np.ndarray | np.floating, with_scores: bool = False
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[np.ndarray]]:
+        """Each loss; gradients of their sum times `factor`, with the classes after the places.
+
+        With scores also, from the same pass: the log-sum-exp, the entropy and the prediction.
+        """
         of_classes = *self.places, self.n_classes
         shapes = {"x": self.x.shape, "weight": (*of_classes, self.n_features), "bias": of_classes}
         found = {name: np.zeros(shapes[name], self.dtype) for name in wrt}
         losses = np.empty(self.shape, self.dtype)
+        scores = [np.empty(self.shape, kind) for kind in (self.dtype, self.dtype, np.int64)]
         factor = np.broadcast_to(factor, self.shape)
-        options: dict[str, Any] = {"reduction": "none", "class_weight": self.class_weight,
-                                   **self.of_head, **self.of_loss}
+        of_loss = {**self.of_loss, "class_weight": self.class_weight}
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
             here: tuple[Any, ...] = (..., *place)
-            arrays = self.x, weight, self.target[here], bias
-            if wrt:
-                out = {name: g if name == "x" else g[place] for name, g in found.items()}
+            target = self.target[here]
+            out = {name: g if name == "x" else g[place] for name, g in found.items()}
+            of_gradients: dict[str, Any] = {
+                "wrt": tuple(wrt), "grad_output": factor[here], "out": Gradients(**out),
+                "accumulate": any(place), "filter_eps": self.options.filter_eps,
+                "reduction": "none",
+            }
+            if with_scores:
+                head = LinearHead(weight, bias, **self.of_head, pack=False)
+                losses[here], *more = self._scored(head, target, of_loss, of_gradients)
+                for score, values in zip(scores, more, strict=True):
+                    score[here] = values
+            elif wrt:
                 losses[here], _ = functional.linear_cross_entropy_value_and_grad(
-                    *arrays, wrt=tuple(wrt), grad_output=factor[here], out=Gradients(**out),
-                    accumulate=any(place), filter_eps=self.options.filter_eps, **options,
-                )
+                    self.x, weight, target, bias, **self.of_head, **of_loss, **of_gradients)
             else:
-                losses[here] = functional.linear_cross_entropy(*arrays, **options)
-        return losses, found
+                losses[here] = functional.linear_cross_entropy(
+                    self.x, weight, target, bias, **self.of_head, **of_loss)
+        return losses, found, scores if with_scores else []
+
+    def _scored(
+        self, head: LinearHead, target: np.ndarray, of_loss: dict[str, Any],
+        of_gradients: dict[str, Any],
+    ) -> tuple[Any, ...]:
+        """Losses and scores of one place, in the shape of its losses."""
+        if not of_gradients["wrt"]:
+            found = head.score(self.x, target, entropy=True, **of_loss)
+            return found.loss, found.lse, found.entropy, found.predicted
+        lead = self.shape[: self.x.ndim - 1]
+        scores = RowScores(math.prod(lead), self.dtype)
+        losses, _ = value_and_grad(
+            head._layer, None, self.x, target, self.dtype, workspace_bytes=WORKSPACE_BYTES,
+            options=LossOptions(**of_loss), scores=scores, **of_gradients)
+        rows = scores.lse, scores.entropy, scores.predicted
+        return losses, *(values.reshape(lead) for values in rows)
 
     def target_gradient(
         self, dtype: torch.dtype, factor: np.ndarray | np.floating

@@ -19,6 +19,7 @@ from ._checks import Options, requires_grad, scored_shape
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
 _HELD = _NAMES[:3]  # those that can be found along with the loss
+_N_SCORES = 3  # lse, entropy, prediction
 
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
 _TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
@@ -26,13 +27,12 @@ _KINDS = {str: "str", int: "int", int | None: "int", float: "float", float | Non
 _OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
 _N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)
 
-
-_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, int, float, torch.dtype}
+_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, bool, int, float, torch.dtype}
 _in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad` is one
 
 
 def _parted(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Tensors, options, the dtype of the loss if there is one, names of gradients."""
+    """Tensors, options, names of gradients; before these what there is of a loss alone."""
     last = _N_TENSORS + _N_OPTIONS
     options = Options(*args[_N_TENSORS:last])
     return args[:_N_TENSORS], options, *args[last:-1], args[-1].split()
@@ -61,33 +61,35 @@ def _seen(args: Iterable[Any]) -> bool:
 
 
 def _loss(*args: Any) -> tuple[torch.Tensor, ...]:
-    loss, found = _found(*args)
-    return loss, *_as_tensors(found, _HELD)
+    loss, found, scores = _found(*args)
+    none = [torch.empty(0, dtype=torch.float32, device="cpu") for _ in range(_N_SCORES)]
+    return loss, *_as_tensors(found, _HELD), *(scores or none)
 
 
-def _found(*args: Any) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """The loss, and the gradients found along with it."""
-    tensors, options, dtype, wrt = _parted(args)
+def _found(*args: Any) -> tuple[torch.Tensor, dict[str, np.ndarray], list[torch.Tensor]]:
+    """The loss, and the gradients and the scores found along with it."""
+    tensors, options, dtype, with_scores, wrt = _parted(args)
     problem = Problem(tensors, options)
     divisor = problem.divisor()
-    losses, found = problem.losses(wrt, 1 / divisor)
+    losses, found, scores = problem.losses(wrt, 1 / divisor, with_scores)
     if options.reduction == "none":
         loss = torch.from_numpy(losses).to(dtype)
     else:
         total = losses.sum(dtype=np.float64) / divisor
         loss = torch.tensor(total, dtype=dtype, device="cpu")
-    return loss, found
+    return loss, found, list(map(torch.from_numpy, scores))
 
 
 def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
-    tensors, options, dtype, wrt = _parted(args)
+    tensors, options, dtype, with_scores, wrt = _parted(args)
     input, linear_weight = tensors[:2]
     shape = scored_shape(input, linear_weight, options.shift)
-    shape = shape if options.reduction == "none" else ()
     wide = torch.promote_types(torch.promote_types(input.dtype, linear_weight.dtype),
                                torch.float32)
-    return (input.new_empty(shape, dtype=dtype),
-            *_fake_gradients(tensors, wrt, dict.fromkeys(_HELD, wide)))
+    kinds = (wide, wide, torch.int64) if with_scores else (torch.float32,) * _N_SCORES
+    return (input.new_empty(shape if options.reduction == "none" else (), dtype=dtype),
+            *_fake_gradients(tensors, wrt, dict.fromkeys(_HELD, wide)),
+            *(input.new_empty(shape if with_scores else 0, dtype=kind) for kind in kinds))
 
 
 def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
@@ -156,7 +158,8 @@ def _fake_gradients(
 
 linear_cross_entropy = _Operator(
     "linear_cross_entropy",
-    f"({_TENSORS}, {_OPTIONS}, ScalarType dtype, str wrt) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"({_TENSORS}, {_OPTIONS}, ScalarType dtype, bool with_scores, str wrt) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _loss, _fake_loss,
 )
 linear_cross_entropy_backward = _Operator(
@@ -186,20 +189,25 @@ def _named(wanted: Iterable[bool]) -> list[str]:
     return [name for name, want in zip(_NAMES, wanted, strict=False) if want]
 
 
-def apply(*args: Any) -> torch.Tensor:
-    """The loss, differentiable."""
+def apply(*args: Any) -> tuple[torch.Tensor, ...]:
+    """The loss, differentiable, and the scores, which are not."""
     if not torch.compiler.is_compiling():
         return _applied(*args)
     # Compilers know what an operator is; what `torch.func` makes of functions, they don't.
     if _in_transform():
         return torch.compiler.disable(_applied)(*args)
-    return linear_cross_entropy.of_library(*args)[0]
+    return _without_gradients(linear_cross_entropy.of_library(*args))
 
 
-def _applied(*args: Any) -> torch.Tensor:
+def _applied(*args: Any) -> tuple[torch.Tensor, ...]:
     if _seen(args):
-        return LinearCrossEntropyOperator.apply(*args)[0]
+        return _without_gradients(LinearCrossEntropyOperator.apply(*args))
     return LinearCrossEntropy.apply(*args)
+
+
+def _without_gradients(results: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    loss, *others = results
+    return loss, *others[len(_HELD) :]
 
 
 # Autograd
@@ -209,16 +217,17 @@ class LinearCrossEntropy(torch.autograd.Function):
     """The kernel by itself: nobody sees its gradients, which are arrays until they are taken."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> torch.Tensor:
-        tensors, ctx.options, _, _ = _parted(args)
+    def forward(ctx: Any, *args: Any) -> tuple[torch.Tensor, ...]:
+        tensors, ctx.options, *_ = _parted(args)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.dtypes = _dtypes(tensors)
-        loss, ctx.held = _found(*args)
-        return loss
+        loss, ctx.held, scores = _found(*args)
+        ctx.mark_non_differentiable(*scores)
+        return loss, *scores
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
         return _backward(ctx, grad_output, partial(_finished, dtypes=ctx.dtypes))
 
 
@@ -246,12 +255,11 @@ class LinearCrossEntropyOperator(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tensors, ctx.options, _, wrt = _parted(inputs)
+        tensors, ctx.options, *_, wrt = _parted(inputs)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        gradients = output[1:]
-        ctx.mark_non_differentiable(*gradients)
-        ctx.held = {name: g for name, g in zip(_HELD, gradients, strict=True) if name in wrt}
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.held = {name: g for name, g in zip(_HELD, output[1:], strict=False) if name in wrt}
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
