@@ -20,6 +20,8 @@ OPTIONAL = {"logitless.__main__", "logitless._engines.compiled._core"}
 def test_examples(name):
     if "torch" in name:
         pytest.importorskip("torch")
+    if "transformers" in name:
+        pytest.importorskip("transformers")
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
 

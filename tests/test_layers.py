@@ -28,6 +28,7 @@ LAYERS = [
     ["logits", "limits", "head"],
     ["functional", "distillation"],
     ["", "sklearn", "torch"],
+    ["transformers"],
     ["cli"],
     ["__main__"],
 ]

@@ -1,0 +1,18 @@
+"""Models of transformers without their logits: `patch` for the loss, and scores of texts.
+
+Needs transformers: ``pip install "logitless[transformers]"``.
+"""
+
+from __future__ import annotations
+
+try:
+    import transformers as _transformers  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("torch", "transformers"):
+        raise
+    raise ImportError("logitless.transformers needs PyTorch and transformers: "
+                      'pip install "logitless[transformers]"') from error
+
+from ._patch import patch, unpatch
+
+__all__ = ["patch", "unpatch"]
