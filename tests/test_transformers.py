@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+import pathlib
 import pickle
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", minversion="2.13")
 
 import peft  # noqa: E402
+import tokenizers  # noqa: E402
 import transformers  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from logitless.transformers import _check, _deferred, patch, unpatch  # noqa: E402
+from logitless.transformers import (  # noqa: E402
+    _check,
+    _deferred,
+    _scoring,
+    loglikelihood,
+    patch,
+    perplexity,
+    unpatch,
+)
 
 N = 64  # classes
 TINY = {
@@ -309,40 +321,43 @@ def test_generation_is_that_of_stock(gen):
 # Refusals
 
 
-class Scaled(transformers.LlamaForCausalLM):
+class Own(transformers.LlamaForCausalLM):
+    """A model that makes something else of its features."""
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits, loss = self.logits(self.model(input_ids).last_hidden_state), None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size)
+        return transformers.modeling_outputs.CausalLMOutput(loss=loss, logits=logits)
+
+
+class Scaled(Own):
     """Logits with a scale that is learned."""
 
     def __init__(self, config):
         super().__init__(config)
         self.scale = torch.nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, input_ids, labels=None, **kwargs):
-        logits = self.scale * self.lm_head(self.model(input_ids).last_hidden_state)
-        loss = self.loss_function(logits, labels, self.config.vocab_size)
-        return transformers.modeling_outputs.CausalLMOutput(loss=loss, logits=logits)
+    def logits(self, x):
+        return self.scale * self.lm_head(x)
 
 
-class Lifted(Scaled):
+class Lifted(Own):
     """Logits of a product that is no layer of its own."""
 
-    def forward(self, input_ids, labels=None, **kwargs):
-        logits = self.model(input_ids).last_hidden_state @ self.lm_head.weight.T
-        loss = self.loss_function(logits, labels, self.config.vocab_size)
-        return transformers.modeling_outputs.CausalLMOutput(loss=loss, logits=logits)
+    def logits(self, x):
+        return x @ self.lm_head.weight.T
 
 
-class Masked(Scaled):
+class Masked(Own):
     """Logits of which some are ruled out."""
 
-    def forward(self, input_ids, labels=None, **kwargs):
-        logits = self.lm_head(self.model(input_ids).last_hidden_state)
-        logits = logits.masked_fill(torch.arange(N) == 3, -1e9)
-        loss = self.loss_function(logits, labels, self.config.vocab_size)
-        return transformers.modeling_outputs.CausalLMOutput(loss=loss, logits=logits)
+    def logits(self, x):
+        return self.lm_head(x).masked_fill(torch.arange(N) == 3, -1e9)
 
 
-def of_class(cls):
-    return cls(transformers.LlamaConfig(**TINY))
+def of_class(cls, config=TINY):
+    return cls(cls.config_class(**config))
 
 
 def with_lora(*layers, **options):
@@ -544,6 +559,199 @@ def test_trainer_has_the_curve_of_stock(tmp_path, options):
     if not options.get("bf16"):  # Adam's steps are of one size, whatever rounding makes of it
         for one, other in zip(ours[2], parameters, strict=True):
             assert_close(one, other, 1e-4)
+
+
+# Scores of texts
+
+
+CAUSAL = ["Llama", "Gemma2", "Cohere", "Phi"]
+
+
+def word(i):
+    return f"t{i}" if i > 3 else f"<{i}>"
+
+
+def sentence(ids):
+    return " ".join(map(word, ids))
+
+
+@pytest.fixture
+def tokenizer():
+    """Words t4 to t63 and four special tokens; what begins a sequence is 2."""
+    words = {word(i): i for i in range(N)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<0>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<2> $A", special_tokens=[("<2>", 2)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<2>")
+
+
+def stock_perplexity(model, ids, stride, max_length):
+    """The loop of transformers' documentation, its labels moved by one as there."""
+    total, count, before = 0.0, 0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + max_length, len(ids))
+        window = ids[None, begin:end]
+        labels = window.clone()
+        labels[:, : -(end - before)] = -100
+        valid = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += valid * model(input_ids=window, labels=labels).loss.item()
+        count, before = count + valid, end
+        if end == len(ids):
+            return total, count
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(("n", "stride", "max_length"), [(40, 4, 9), (40, 1, 2), (41, 15, 16),
+                                                         (7, 3, 16), (16, 8, 16), (2, 1, 2)])
+def test_perplexity_is_that_of_stock(gen, family, n, stride, max_length):
+    model, ids = model_of(family), torch.randint(4, N, (n,), generator=gen)
+    total, count = stock_perplexity(model, ids, stride, max_length)
+    found = perplexity(model, ids, stride=stride, max_length=max_length, progress=False)
+    assert found.n_tokens == len(found.losses) == count == n - 1
+    assert found.nll == pytest.approx(total, rel=2e-6)
+    assert found.perplexity == pytest.approx(math.exp(total / count), rel=1e-5)
+
+
+def test_perplexity_of_a_text_is_that_of_its_tokens(gen, tokenizer, capsys):
+    ids = torch.randint(4, N, (100,), generator=gen).tolist()
+    model = model_of("Llama").train()
+    found = perplexity(model, tokenizer, sentence(ids))
+    assert model.training
+    assert "100/100" in capsys.readouterr().err  # the beginning of the sequence is one more
+    by_ids = perplexity(model.eval(), [[2, *ids]], stride=32, max_length=64, progress=False)
+    assert capsys.readouterr().err == ""
+    assert found.n_tokens == 100
+    np.testing.assert_array_equal(found.losses, by_ids.losses)
+
+
+def test_patched_and_peft_models_have_scores_too(gen):
+    ids = torch.randint(4, N, (20,), generator=gen)
+    model = with_lora("q_proj", modules_to_save=["lm_head"])
+    losses = perplexity(model, ids, max_length=8, progress=False).losses
+    again = perplexity(patch(model), ids, max_length=8, progress=False).losses
+    np.testing.assert_array_equal(losses, again)
+
+
+def test_perplexity_packs_the_head_once(gen, monkeypatch):
+    made = []
+    monkeypatch.setattr(_scoring.LinearHead, "from_module", classmethod(
+        lambda cls, module, **options: made.append(1) or cls(module.weight.detach(), **options)))
+    ids = torch.randint(4, N, (40,), generator=gen)
+    perplexity(model_of("Llama"), ids, max_length=8, progress=False)
+    assert made == [1]
+
+
+def stock_loglikelihood(model, context, continuation):
+    """Of token ids, with all logits."""
+    ids = torch.tensor([context + continuation])
+    with torch.no_grad():
+        z = model(input_ids=ids[:, :-1]).logits[0, -len(continuation):].double()
+    hits = z.argmax(-1).tolist() == continuation
+    return torch.log_softmax(z, -1)[range(len(continuation)), continuation].sum().item(), hits
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_loglikelihood_is_that_of_stock(gen, tokenizer, family):
+    model = model_of(family)
+    draw = torch.randint(4, N, (200,), generator=gen).tolist()
+    encoded, pairs = [], []
+    for i in range(12):
+        context, continuation = draw[: 3 * i], draw[60 + i : 60 + 2 * i + 1]
+        if i % 3 == 1:  # the likeliest
+            ids = torch.tensor([context or [2]])
+            continuation = model.generate(ids, max_new_tokens=2, do_sample=False, eos_token_id=0)
+            continuation = continuation[0, -2:].tolist()
+        encoded.append((context or [2], continuation))
+        pairs.append((sentence(context), " " + sentence(continuation)))
+    theirs = [stock_loglikelihood(model, *pair) for pair in encoded]
+    assert [hit for _, hit in theirs].count(True) >= 4
+    for batch_size in (1, 5, 100):
+        ours = loglikelihood(model, tokenizer, pairs, batch_size=batch_size, progress=False)
+        assert [hit for _, hit in ours] == [hit for _, hit in theirs]
+        assert [total for total, _ in ours] == pytest.approx([t for t, _ in theirs], rel=5e-6)
+
+
+def test_loglikelihood_cuts_contexts_from_the_left(tokenizer):
+    model = model_of("Llama")
+    pair = ("t9 t8 t7 t6 t5", " t10 t11")
+    ours = loglikelihood(model, tokenizer, [pair], max_length=4, progress=False)
+    theirs = stock_loglikelihood(model, [7, 6, 5], [10, 11])
+    assert ours[0] == pytest.approx(theirs, rel=5e-6)
+    assert ours != loglikelihood(model, tokenizer, [pair], progress=False)
+
+
+def test_spaces_and_special_tokens_of_a_context(tokenizer):
+    model = model_of("Llama")
+    options = {"progress": False}
+    one, two = (loglikelihood(model, tokenizer, [pair], **options)
+                for pair in [("t9 ", "t8"), ("t9", " t8")])
+    assert one == two
+    begun = loglikelihood(model, tokenizer, [("t9", " t8")], add_special_tokens=True, **options)
+    assert begun[0] == pytest.approx(stock_loglikelihood(model, [2, 9], [8]), rel=5e-6)
+    assert loglikelihood(model, tokenizer, [("  ", "t8"), ("", "t8")], **options) == [
+        pytest.approx(stock_loglikelihood(model, [2], [8]), rel=5e-6)] * 2
+    assert loglikelihood(model, tokenizer, [], **options) == []
+
+
+def test_without_a_beginning_an_end_takes_the_place_of_an_empty_context(tokenizer):
+    tokenizer.bos_token, tokenizer.eos_token = None, "<3>"
+    found = loglikelihood(model_of("Llama"), tokenizer, [("", "t8")], progress=False)
+    assert found[0] == pytest.approx(stock_loglikelihood(model_of("Llama"), [3], [8]), rel=5e-6)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="needs a `bos_token` or `eos_token`"):
+        loglikelihood(model_of("Llama"), tokenizer, [("", "t8")], progress=False)
+
+
+def test_scores_of_16_bit_models_have_float32_logits(gen, tokenizer):
+    model = model_of("Llama").to(torch.bfloat16)
+    ids = torch.randint(4, N, (20,), generator=gen)
+    x = model.model(ids[None]).last_hidden_state[0, :-1].double()
+    truth = F.cross_entropy(x @ model.lm_head.weight.double().T, ids[1:], reduction="none")
+    found = perplexity(model, ids, progress=False)
+    np.testing.assert_allclose(found.losses, truth.detach(), rtol=2e-6)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda m, t: perplexity(m, [5]), "two tokens at least.*shape .1,"),
+    (lambda m, t: perplexity(m, [[5, 6], [7, 8]]), "in one row.*shape .2, 2"),
+    (lambda m, t: perplexity(m, [5, 6, 7], stride=0), "`stride` must be at least 1, got 0"),
+    (lambda m, t: perplexity(m, [5, 6, 7], stride=8, max_length=8),
+     "`stride` must be less than `max_length`, 8, got 8"),
+    (lambda m, t: perplexity(m, [5, 6, 7], max_length=1), "`max_length` must be at least 2"),
+    (lambda m, t: loglikelihood(m, t, [("t5", "")]), "must have 1 to 64 tokens.*got 0: ''"),
+    (lambda m, t: loglikelihood(m, t, [("t5", " t6 t7")], max_length=1), "1 to 1 tokens.*got 2"),
+    (lambda m, t: loglikelihood(m, t, [("t5", "t6")], batch_size=0), "`batch_size` must be at"),
+    (lambda m, t: perplexity(model_of("BertForMaskedLM"), [5, 6]),
+     "BertForMaskedLM is no causal language model"),
+    (lambda m, t: perplexity(model_of("BartForConditionalGeneration"), [5, 6]),
+     "BartForConditionalGeneration is no causal"),
+    (lambda m, t: perplexity(of_class(transformers.BloomForCausalLM, {"vocab_size": N}), [5, 6]),
+     "`max_length` must be given: BloomForCausalLM has no"),
+])
+def test_scores_that_cannot_be(tokenizer, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model_of("Llama"), tokenizer)
+
+
+def test_scores_need_a_text_for_a_tokenizer_and_a_linear_head(tokenizer):
+    with pytest.raises(TypeError, match="`text` must be given along with a tokenizer"):
+        perplexity(model_of("Llama"), tokenizer)
+    with pytest.raises(TypeError, match=r"must be a transformers.PreTrainedModel.*got Linear"):
+        perplexity(torch.nn.Linear(2, 2), [1, 2])
+    with pytest.raises(TypeError, match="logits of Lifted are not those of one linear layer"):
+        perplexity(of_class(Lifted), [1, 2], progress=False)
+
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "transformers_perplexity.py"
+
+
+@pytest.mark.slow
+def test_perplexity_example(run_python):
+    """It holds what it finds against stock itself."""
+    out = run_python(f"import runpy; runpy.run_path({str(EXAMPLE)!r})", OMP_NUM_THREADS="1")
+    assert float(out.rpartition(" ")[2]) < 1e-5
 
 
 def test_the_check_leaves_what_else_runs_in_evaluation():

@@ -14,5 +14,6 @@ except ModuleNotFoundError as error:
                       'pip install "logitless[transformers]"') from error
 
 from ._patch import patch, unpatch
+from ._scoring import Perplexity, loglikelihood, perplexity
 
-__all__ = ["patch", "unpatch"]
+__all__ = ["Perplexity", "loglikelihood", "patch", "perplexity", "unpatch"]

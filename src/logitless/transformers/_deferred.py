@@ -160,8 +160,8 @@ class DeferredLogits:
         return other
 
     def unknown(self, what: str) -> TypeError:
-        return TypeError(f"the logits of {vars(self).get('name')} are not computed where there "
-                         f"are labels, and its loss needs them: {what}")
+        return TypeError(f"the logits of {vars(self).get('name')} are not computed, and it needs "
+                         f"them: {what}")
 
     def float(self) -> DeferredLogits:
         return self.replaced(dtype=torch.float32)

@@ -100,7 +100,7 @@ def patch(model: _Model, train_only: bool = False) -> _Model:
     >>> model(input_ids=ids).logits.shape
     torch.Size([1, 10, 64])
     """
-    inner = _inner(model)
+    inner = inner_model(model)
     if "forward" in vars(inner):
         raise ValueError(f"`forward` of this {type(inner).__name__} has been replaced, as "
                          "accelerate's `prepare` does it: patch first")
@@ -138,13 +138,13 @@ def unpatch(model: _Model) -> _Model:
     >>> type(unpatch(patch(model))) is GPT2LMHeadModel
     True
     """
-    inner = _inner(model)
+    inner = inner_model(model)
     if isinstance(inner, Patched):
         inner.__class__ = inner.stock
     return model
 
 
-def _inner(model: Any) -> Any:
+def inner_model(model: Any) -> Any:
     """The model of transformers itself, that peft may have wrapped."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(inner, PreTrainedModel):
