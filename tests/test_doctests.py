@@ -18,10 +18,9 @@ OPTIONAL = {"logitless.__main__", "logitless._engines.compiled._core"}
 
 @pytest.mark.parametrize("name", ["logitless", *sorted(set(MODULES) - OPTIONAL)])
 def test_examples(name):
-    if "torch" in name:
-        pytest.importorskip("torch")
-    if "transformers" in name:
-        pytest.importorskip("transformers")
+    for library in "jax", "torch", "transformers":
+        if library in name:
+            pytest.importorskip(library)
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
 

@@ -27,7 +27,7 @@ LAYERS = [
     ["_calls"],
     ["logits", "limits", "head"],
     ["functional", "distillation"],
-    ["", "sklearn", "torch"],
+    ["", "jax", "sklearn", "torch"],
     ["transformers"],
     ["cli"],
     ["__main__"],
