@@ -44,7 +44,7 @@ class Problem:
         self.options = options
         self.of_head, self.of_loss = (
             {name: value for name, value in options._asdict().items() if name in names}
-            for names in (HEAD, LOSS)
+            for names in (HEAD, set(LOSS) - set(HEAD))
         )
 
     def losses(
