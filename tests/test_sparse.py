@@ -50,7 +50,7 @@ def everything(inputs, target, options, of_head=None):
         "mean": head.loss(x, target, reduction="mean", **options),
         "score": head.score(x, target, **options).loss,
         "linear_cross_entropy": ll.linear_cross_entropy(
-            x, w, target, bias, **(of_head or {}), **options),
+            x, w, target, bias, **((of_head or {}) | options)),
         "cross_entropy": ll.cross_entropy(z, target, **options),
         "nll": ll.nll(ll.softmax(z), target),
         "value": loss,
