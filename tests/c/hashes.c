@@ -6,7 +6,7 @@
  * logits come from a product or are given, on how a pass is cut into spans, on how gradients are
  * cut into classes, features and rows.
  */
-#include "backwards.h"
+#include "divergences.h"
 
 /* ---- lines --------------------------------------------------------------------------------- */
 
@@ -150,6 +150,28 @@ static void gradients(void)
         print_gradients(&rest[i].p, rest[i].options);
 }
 
+static void divergences(void)
+{
+    static const double betas[] = { 0, 1, 0.25 };
+    static const problem of[] = {
+        { "divergence", 13, 1, 7, 1, 0, 0, 1, ORDINARY },
+        { "divergence", 13, 7, 20, 1, 0, 3, 1.7, ORDINARY },
+        { "divergence", 13, 16, 20, 1, 0, 0, 1, ORDINARY },
+        { "divergence", 25, 17, 0, 1, 0, 0, 1, ORDINARY },
+        { "divergence", 250, 33, 9, 8, 0, 0, 1, ORDINARY },
+        { "divergence", 13, 530, 17, 1, 0, 3, 0.7, ORDINARY },
+        { "divergence", 3, 4097, 5, 1, 0, 0, 1, ORDINARY },
+        { "divergence, sure", 13, 37, 17, 64, 0, 0, 1, ORDINARY },
+        { "divergence, special", 13, 37, 17, 1, 0, 0, 1, SPECIAL },
+        { "divergence, temperatures", 13, 37, 17, 1, 0, 0, 1.3, TEMPERED },
+    };
+
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        for (size_t b = 0; b < sizeof betas / sizeof *betas; b++)
+            print_problem(b == 0 ? "forward " : b == 1 ? "reverse " : "mixed ", &of[i],
+                          try_divergence(&of[i], betas[b]));
+}
+
 /* ---- the rest of the interface ------------------------------------------------------------- */
 
 static void packing(void)
@@ -254,6 +276,7 @@ int main(void)
             losses();
             groups();
             gradients();
+            divergences();
         }
         count = n_lines;
     }

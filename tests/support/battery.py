@@ -180,10 +180,32 @@ def objectives(dtype):
     special = bias.copy()
     special[[0, 50, 130]] = -np.inf
     yield "gradients, special", gradients(ll.LinearHead(w, special), bad, t)
+    yield from divergences(dtype)
     for m, n, k in GRADIENT_SHAPES:
         x, w = exact((m, k), 41, dtype), exact((n, k), 42, dtype, 2.0)
         head = ll.LinearHead(w, exact((n,), 43, dtype, 4.0), pack=m % 2 == 0)
         yield f"gradients {m}x{n}x{k}", gradients(head, x, labels(m, n, 44))
+
+
+def divergences(dtype):
+    """Two heads: how far they are apart, and gradients."""
+    for m, n, k in ((25, 131, 40), (13, 7, 20), (13, 4097, 5)):
+        x, y = exact((m, k), 51, dtype), exact((m, 9), 52, dtype)
+        student = ll.LinearHead(exact((n, k), 53, dtype, 2.0), exact((n,), 54, dtype, 4.0))
+        teacher = ll.LinearHead(exact((n, 9), 55, dtype, 2.0), softcap=3.0, temperature=0.7)
+        x[2] = y[3] = np.nan
+        for beta in (0.0, 1.0, 0.25):
+            value, grad = student.kl_div_value_and_grad(
+                x, teacher, y, beta=beta, reduction="none",
+                sample_weight=np.maximum(exact((m,), 56, np.float64, 2.0), -0.5))
+            yield f"divergence {beta}, {m}x{n}x{k}", {
+                "value": value, "apart": student.kl_div(x, teacher, y, beta=beta),
+                "x": grad.x, "weight": grad.weight, "bias": grad.bias,
+            }
+
+
+DIVERGENCES = [f"divergence {beta}, {shape}" for shape in ("25x131x40", "13x7x20", "13x4097x5")
+               for beta in (0.0, 1.0, 0.25)]
 
 
 def values_of(kind, shape, seed):
@@ -218,6 +240,7 @@ GOLDEN = [
     *("gradients, all options, soft", "gradients, all options, sparse", "gradients, filtered"),
     *("entropy", "gradients, entropy", "gradients, entropy alone"),
     *("temperatures", "gradients, temperatures"),
+    *DIVERGENCES,
     *("gradients, special", *(f"gradients {m}x{n}x{k}" for m, n, k in GRADIENT_SHAPES)),
 ]
 
