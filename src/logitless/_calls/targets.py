@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays.bfloat16 import BFLOAT16, is_bfloat16, widened
 from .._arrays.checks import as_array, check_integer, compute_dtype
 from .._arrays.frames import remedy
 from .._arrays.rows import Rows, row_blocks
@@ -159,7 +160,7 @@ def _check_probabilities(
     array: np.ndarray, lead: tuple[int, ...], n: int, dtype: np.dtype
 ) -> Targets:
     shape = (*lead, n)
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    if array.dtype.kind != "f" and not is_bfloat16(array.dtype):
         hint = remedy(array.dtype)
         if array.dtype.kind == "b":
             hint = ("; `.astype(np.int64)` makes class indices of it" if array.shape == lead else
@@ -217,6 +218,8 @@ def _check_distribution(p: np.ndarray, row: int, dtype: np.dtype, index: np.ndar
         found = index[first : first + rows]
         for lo in range(0, n, _BLOCK_VALUES):
             piece = part[:, lo : lo + _BLOCK_VALUES]
+            if piece.dtype == BFLOAT16:
+                piece = widened(piece)
             with np.errstate(all="ignore"):
                 t = np.asarray(piece, dtype)
                 good = t.min() >= 0 and t.max() < math.inf

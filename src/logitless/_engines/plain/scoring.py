@@ -217,7 +217,7 @@ def probs_tile(
     if isinstance(probs, SparseRows):
         return probs.dense(lo, hi, dtype)
     assert isinstance(probs, np.ndarray)  # a block of Rows is one
-    return np.asarray(probs[:, lo:hi], dtype)
+    return plain(probs[:, lo:hi], dtype)
 
 
 def _at(z: np.ndarray, column: np.ndarray) -> np.ndarray:
