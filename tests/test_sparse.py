@@ -345,8 +345,21 @@ def test_another_shape_and_shift(rng):
     head = ll.LinearHead(w, bias)
     with says(ValueError, "target", (5, 30)):
         head.loss(x, sparse.csr_array((5, 30)), shift=1)
-    with says(ValueError, "target"):
-        head.loss(x.reshape(2, 3, 5), sparse.csr_array((6, 30)), shift=1)
+    with says(ValueError, "target", 6, (5, 30)):
+        head.loss(x.reshape(2, 3, 5), sparse.csr_array((5, 30)), shift=1)
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_shift_of_several_sequences(shift, rng):
+    x, w, bias, _ = problem(rng, 6, 30, 5, np.float64)
+    x, head = x.reshape(2, 3, 5), ll.LinearHead(w, bias)
+    t = rng.random((6, 30)) * (rng.random((6, 30)) < 0.2)
+    options = {"shift": shift, "reduction": "sum"}
+    ours = head.value_and_grad(x, sparse.csr_array(t), **options)
+    theirs = head.value_and_grad(x, t.reshape(2, 3, 30), **options)
+    assert_same_bits(ours[0], theirs[0])
+    for name in ("x", "weight", "bias"):
+        assert_same_bits(getattr(ours[1], name), getattr(theirs[1], name))
 
 
 @pytest.mark.parametrize("bad", [-0.25, np.nan, np.inf, -np.inf])

@@ -212,9 +212,11 @@ def shifted(
         if value is None:
             return None
         if is_sparse(value):
-            if len(lead) != 1 or value.shape[0] != lead[0]:
-                raise ValueError(f"`{name}` must have {lead} rows, got shape {value.shape}")
-            return checked_csr(value, name)[shift:]
+            if value.shape[0] != math.prod(lead):
+                raise ValueError(f"`{name}` must have {math.prod(lead)} rows, "
+                                 f"got shape {value.shape}")
+            rows = np.arange(value.shape[0]).reshape(lead)[..., shift:]
+            return checked_csr(value, name)[rows.reshape(-1)]
         array = as_array(value, name)
         if array.shape[: len(lead)] != lead:
             raise ValueError(f"`{name}` must have shape {lead}, got {array.shape}")
