@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.13")
 
-from support.memory import MIB  # noqa: E402
+from support.memory import MIB, peak  # noqa: E402
 from support.narrow import bfloat16  # noqa: E402
 from support.processes import python  # noqa: E402
 from support.torch_cases import F64, calls, case, converted, results  # noqa: E402
@@ -197,6 +197,25 @@ def test_nothing_to_round(wide):
     assert torch.equal(_arrays.narrowed(given, F64), torch.ones(100, 10_000, dtype=F64))
 
 
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_class_probabilities_are_read_where_they_are(gen, dtype, held):
+    """A block of rows at a time, whatever the layout; one-hot rows among them."""
+    m, n = 8000, 2000
+    x, weight = (torch.randn(size, 4, generator=gen).to(dtype) for size in (m, n))
+    weight.requires_grad_(held)
+    target = torch.rand(n, m, generator=gen).to(dtype).T
+    target[0] = 0
+    target[0, 7] = 1
+    losses = []
+    used = peak(lambda: losses.append(linear_cross_entropy(x, weight, target, shift=1,
+                                                           loss_dtype=torch.float32)))
+    assert used < 4 * target.numel() / 2
+    expected = linear_cross_entropy(x, weight, target.float(), shift=1, loss_dtype=torch.float32)
+    assert torch.equal(losses[0], expected)
+
+
 # In autograd
 
 
@@ -279,7 +298,7 @@ def test_surroundings_of_backward(gen, reduction):
 def test_fakes_of_the_operators(gen, dtypes):
     """Gradients beside the loss are wide, those of the backward operator are finished."""
     x, weight, bias, target = problem(gen, *dtypes)
-    tensors = *(t.detach() for t in (x, weight, bias)), target, None
+    tensors = *(t.detach() for t in (x, weight, bias)), target, None, None, None
     options = "none", -100, 0.0, 0, None, 1.0, 0.0, 0.0
     loss_dtype = torch.promote_types(*dtypes)
     factor = torch.ones(len(x), dtype=loss_dtype)

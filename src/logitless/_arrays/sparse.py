@@ -62,6 +62,38 @@ class SparseRows:
         return tile
 
 
+@dataclass(slots=True)
+class Compressed:
+    """Rows (m, n) in compressed sparse row form, with what SciPy's have that is read here."""
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the entries."""
+        return self.data.dtype
+
+    def tocsr(self) -> Compressed:
+        """Already so."""
+        return self
+
+    def __getitem__(self, rows: np.ndarray) -> Compressed:
+        count = np.diff(self.indptr)[rows]
+        entry, _ = self.entries(rows)
+        return Compressed(np.concatenate([[0], np.cumsum(count)]), self.indices[entry],
+                          self.data[entry], (len(rows), self.shape[1]))
+
+    def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the entries of some rows are, and to which of these rows each belongs."""
+        first, count = self.indptr[rows], np.diff(self.indptr)[rows]
+        of = np.repeat(np.arange(len(rows)), count)
+        before = np.cumsum(count) - count
+        return np.arange(len(of)) + (first - before)[of], of
+
+
 def is_sparse(value: object) -> bool:
     """Whether this is one of SciPy's sparse matrices or arrays, or looks like one."""
     return hasattr(value, "tocsr")
@@ -75,7 +107,7 @@ def read_sparse(target: Any, shape: tuple[int, int], dtype: np.dtype) -> SparseR
         )
     compute_dtype(target.dtype, "target")
     csr = checked_csr(target, "target")
-    if not _is_canonical(csr):
+    if not is_canonical(csr):
         csr = csr.copy()
         csr.has_sorted_indices = csr.has_canonical_format = False  # which anybody may set
         csr.sum_duplicates()
@@ -213,7 +245,7 @@ def _check_range(index: np.ndarray, size: int, name: str, what: str,
                      f"{where(entry)}")
 
 
-def _is_canonical(csr: Any) -> bool:
+def is_canonical(csr: Any) -> bool:
     """Whether the columns of each row ascend and none comes twice."""
     start = csr.indptr
     rises = np.ones(int(start[-1]), bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .. import functional
 from .._arrays.bfloat16 import BFLOAT16, widened
 from .._arrays.checks import compute_dtype
 from .._arrays.rows import Rows
+from .._arrays.sparse import Compressed, checked_csr, is_canonical
 from .._calls.backward import RowScores
 from .._calls.options import HEAD, LOSS, LossOptions
 from .._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
@@ -31,8 +32,9 @@ class Problem:
     """
 
     def __init__(self, tensors: Sequence[Any], options: Options):
-        input, weight, bias, target, class_weight = tensors
-        self.x, self.weight, self.target = as_array(input), as_array(weight), as_numbers(target)
+        input, weight, bias, target, class_weight, start, classes = tensors
+        self.x, self.weight = as_array(input), as_array(weight)
+        self.target: Any = as_array(target)
         self.bias = None if bias is None else as_numbers(bias)
         self.class_weight = None if class_weight is None else as_numbers(class_weight)
         self.soft = tensors[3].is_floating_point()
@@ -41,6 +43,8 @@ class Problem:
         self.shape = scored_shape(input, weight, options.shift)  # of losses, the places at the end
         self.dtype = np.result_type(compute_dtype(self.x.dtype, "input"),
                                     compute_dtype(self.weight.dtype, "linear_weight"))
+        if start is not None:
+            self.target = _compressed(start, classes, as_numbers(target), self.n_classes)
         self.options = options
         self.of_head, self.of_loss = (
             {name: value for name, value in options._asdict().items() if name in names}
@@ -64,7 +68,7 @@ class Problem:
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
             here: tuple[Any, ...] = (..., *place)
-            target = self.target[here]
+            target = self.target[here] if place else self.target
             out = {name: g if name == "x" else g[place] for name, g in found.items()}
             of_gradients: dict[str, Any] = {
                 "wrt": tuple(wrt), "grad_output": factor[here], "out": Gradients(**out),
@@ -85,7 +89,7 @@ class Problem:
         return losses, found, scores if with_scores else []
 
     def _scored(
-        self, head: LinearHead, target: np.ndarray, of_loss: dict[str, Any],
+        self, head: LinearHead, target: Any, of_loss: dict[str, Any],
         of_gradients: dict[str, Any],
     ) -> tuple[Any, ...]:
         """Losses and scores of one place, in the shape of its losses."""
@@ -103,28 +107,44 @@ class Problem:
     def target_gradient(
         self, dtype: torch.dtype, factor: np.ndarray | np.floating
     ) -> torch.Tensor:
-        """Gradient by class probabilities: factor * w[c] * (1 - label_smoothing) * -log p[c].
+        """Gradient by class probabilities, or by those that are stored: 0 where no row uses them.
 
-        Weight 0 makes 0 of anything.
+        factor * w[c] * (1 - label_smoothing) * -log p[c]; weight 0 makes 0 of anything.
         """
-        n, shift = self.n_classes, self.options.shift
-        rows = Rows(self.x[..., : self.x.shape[-2] - shift, :] if shift else self.x)
+        blocks = self._target_gradients(factor, self.dtype.itemsize + dtype.itemsize)
+        if isinstance(self.target, Compressed):
+            entries = np.zeros(len(self.target.data), self.dtype)
+            for _, rows, block in blocks:
+                entry, of = self.target.entries(rows)
+                entries[entry] = block[of, self.target.indices[entry]]
+            return torch.from_numpy(entries).to(dtype)
         gradient = torch.empty(self.target.shape, dtype=dtype, device="cpu")
-        if shift:  # the first targets are those of no row
-            gradient.narrow(self.x.ndim - 2, 0, shift).zero_()
-        by_row = gradient.view(math.prod(self.x.shape[:-1]), n, *self.places)
-        factor = np.broadcast_to(factor, self.shape).reshape(rows.m, *self.places)
+        if self.options.shift:
+            gradient.narrow(self.x.ndim - 2, 0, self.options.shift).zero_()
+        by_row = gradient.view(math.prod(self.x.shape[:-1]), self.n_classes, *self.places)
+        for place, rows, block in blocks:
+            here: tuple[Any, ...] = torch.from_numpy(rows), slice(None), *place
+            by_row[here] = torch.from_numpy(block).to(dtype)
+        return gradient
+
+    def _target_gradients(
+        self, factor: np.ndarray | np.floating, item: int
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+        """Places, rows of the targets, and their gradients, of `item` bytes an entry in the end."""
+        n, shift = self.n_classes, self.options.shift
+        x = Rows(self.x[..., : self.x.shape[-2] - shift, :] if shift else self.x)
+        factor = np.broadcast_to(factor, self.shape).reshape(x.m, *self.places)
         of_class = np.full(n, self.options.label_smoothing - 1, self.dtype)
         if self.class_weight is not None:
             of_class *= self.class_weight
-        step = max(1, WORKSPACE_BYTES // (n * (self.dtype.itemsize + dtype.itemsize)))
-        memory = np.empty((min(step, rows.m), n), self.dtype)
+        step = max(1, WORKSPACE_BYTES // (n * item))
+        memory = np.empty((min(step, x.m), n), self.dtype)
         for place in np.ndindex(self.places):
             head = LinearHead(*self._classifier(place), **self.of_head, pack=False)
-            for first in range(0, rows.m, step):
-                some = slice(first, min(first + step, rows.m))
+            for first in range(0, x.m, step):
+                some = slice(first, min(first + step, x.m))
                 block = memory[: some.stop - first]
-                head.predict_log_proba(rows[some], out=block)
+                head.predict_log_proba(x[some], out=block)
                 here: tuple[Any, ...] = some, *place
                 of_row = factor[here].astype(self.dtype)
                 with np.errstate(all="ignore"):
@@ -132,12 +152,8 @@ class Problem:
                     block *= of_row[:, None]
                 block[of_row == 0] = 0
                 block[:, of_class == 0] = 0
-                row = torch.arange(some.start, some.stop, device="cpu")
-                if shift:
-                    row += shift * (1 + row // rows.lead[-1])
-                where: tuple[Any, ...] = row, slice(None), *place
-                by_row[where] = torch.from_numpy(block).to(dtype)
-        return gradient
+                rows = np.arange(some.start, some.stop)
+                yield place, rows + shift * (1 + rows // x.lead[-1]) if shift else rows, block
 
     def _classifier(self, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
         of_classes: tuple[Any, ...] = slice(None), *place
@@ -158,6 +174,16 @@ class Problem:
         # The losses find what is out of range.
         weights = self.class_weight.take(counted, mode="clip")
         return np.float64(weights.sum(dtype=np.float64) or math.nan)
+
+
+def _compressed(start: torch.Tensor, classes: torch.Tensor, values: np.ndarray,
+                n_classes: int) -> Compressed:
+    """Class probabilities that are stored row by row, the classes of each ascending."""
+    target = Compressed(as_array(start), as_array(classes), values, (len(start) - 1, n_classes))
+    checked_csr(target, "target")
+    if not is_canonical(target):
+        raise ValueError("`target.col_indices()` must ascend in each row, and name no class twice")
+    return target
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:

@@ -22,7 +22,9 @@ _HELD = _NAMES[:3]  # those that can be found along with the loss
 _N_SCORES = 3  # lse, entropy, prediction
 
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
-_TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
+# A sparse target comes as its values, with where those of each row begin, and their classes.
+_TENSORS = ("Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, "
+            "Tensor? weight, Tensor? target_start, Tensor? target_classes")
 _KINDS = {str: "str", int: "int", int | None: "int", float: "float", float | None: "float?"}
 _OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
 _N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)
@@ -145,7 +147,7 @@ def _fake_gradients(
     tensors: Sequence[Any], wrt: Sequence[str], dtypes: dict[str, torch.dtype]
 ) -> tuple[torch.Tensor, ...]:
     """Gradients of these names and dtypes, no entries of those that are not wanted."""
-    input, linear_weight, _, target, _ = tensors
+    input, linear_weight, _, target, *_ = tensors
     n_classes, *places, n_features = linear_weight.shape
     shapes = {"x": input.shape, "weight": (*places, n_classes, n_features),
               "bias": (*places, n_classes), "target": target.shape}

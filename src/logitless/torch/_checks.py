@@ -59,9 +59,12 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
         if tensor.device.type != "cpu":
             raise TypeError(f"`{name}` must be on the CPU, where this loss is computed, "
                             f"got a tensor on {tensor.device}")
+        if name == "target" and tensor.layout in (torch.sparse_coo, torch.sparse_csr):
+            continue
         if tensor.is_nested or tensor.layout != torch.strided:
             layout = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
-            raise TypeError(f"`{name}` must be dense, got {layout}")
+            also = ", sparse COO or sparse CSR" if name == "target" else ""
+            raise TypeError(f"`{name}` must be dense{also}, got {layout}")
         if name != "target" and tensor.dtype not in _FLOAT:
             raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
         if name == "weight" and requires_grad(tensor):
@@ -122,10 +125,25 @@ def check_target(
     if shape == probabilities and dtype not in _FLOAT:
         raise TypeError(f"`target` of shape {shape} must be class probabilities of one of "
                         f"{_FLOAT}, got {dtype}")
+    if target.layout != torch.strided:
+        _check_sparse(target, shape == probabilities, places)
     if shape == probabilities and ignore_index is not None:
         raise ValueError(f"`ignore_index` must be None with class probabilities, "
                          f"got {ignore_index}")
     return shape == probabilities
+
+
+def _check_sparse(target: torch.Tensor, is_probabilities: bool, places: tuple[int, ...]) -> None:
+    if not is_probabilities or places:
+        raise ValueError("`target` must be dense, unless it holds class probabilities (..., C), "
+                         f"got layout {target.layout} of shape {tuple(target.shape)}")
+    if target.layout == torch.sparse_csr:
+        dense = target.values().ndim - 1 or target.ndim - 2
+    else:
+        dense = target.dense_dim()
+    if dense:
+        raise ValueError("`target` must have no dense or batch axes where it is sparse, "
+                         f"got layout {target.layout} of shape {tuple(target.shape)}")
 
 
 def check_options(options: Options) -> Options:

@@ -17,6 +17,7 @@ from ._checks import (
     check_tensors,
 )
 from ._scores import scores_of
+from ._sparse import SparseTarget
 
 
 def linear_cross_entropy(
@@ -54,7 +55,8 @@ def linear_cross_entropy(
     target : Tensor
         Class indices: an integer dtype, shape (...,) or (..., d1, ..., dK). Or
         class probabilities: a float dtype, shape (..., C) or (..., C, d1, ..., dK);
-        finite, not negative.
+        finite, not negative. Those of shape (..., C) may be sparse, in COO layout, or
+        of shape (N, C) in CSR layout; no row of them is made dense.
     linear_bias : Tensor, shape (C,) or (C, d1, ..., dK), optional
     weight : Tensor, shape (C,), optional
         Weight of each class; finite, not negative.
@@ -102,8 +104,8 @@ def linear_cross_entropy(
     Raises
     ------
     TypeError
-        Something else than a dense tensor on the CPU in one piece, a dtype that
-        cannot be used, class weights that require grad.
+        Something else than a dense tensor (of `target`, COO or CSR) on the CPU in one
+        piece, a dtype that cannot be used, class weights that require grad.
     ValueError
         Shapes that do not fit, an option out of range.
     IndexError
@@ -114,23 +116,25 @@ def linear_cross_entropy(
     Notes
     -----
     Gradients flow to `input`, `linear_weight`, `linear_bias` and class probabilities,
-    and have their dtypes. With "mean" and "sum" the first three are computed along with
-    the loss, where they are wanted, and held until ``backward``; with "none",
-    ``backward`` computes them, and always that of class probabilities,
-    ``(1 - label_smoothing) * weight * -log(softmax(logits))`` times what comes in.
+    and have their dtypes; of sparse ones to the entries that are stored. With "mean"
+    and "sum" the first three are computed along with the loss, where they are wanted,
+    and held until ``backward``; with "none", ``backward`` computes them, and always
+    that of class probabilities, ``(1 - label_smoothing) * weight *
+    -log(softmax(logits))`` times what comes in.
 
     Beside gradients a call needs up to 64 MiB, without them a few MiB. Tensors of any
-    layout are read where they are, those of 16 bits too; but class probabilities of
-    bfloat16 are copied to float32. Losses are computed in float32 at least:
-    `loss_dtype` gives that of 16-bit tensors before it is rounded to their dtype.
+    layout are read where they are, those of 16 bits too. Losses are computed in
+    float32 at least: `loss_dtype` gives that of 16-bit tensors before it is rounded to
+    their dtype.
 
     Gradients of 16-bit tensors are sums in float32, 4 bytes an entry, until they have
     been scaled. Then they are rounded, once, in the memory they have, and half of it is
     given back; compiled graphs and `torch.func` take new memory for it.
 
     `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
-    ``torch.ops.logitless.linear_cross_entropy``. `torch.func.grad` works; `torch.vmap`
-    and forward-mode derivatives do not. Storages of parameters may be freed and filled
+    ``torch.ops.logitless.linear_cross_entropy``; at a sparse target a compiled graph
+    breaks, and goes on behind it. `torch.func.grad` works; `torch.vmap` and
+    forward-mode derivatives do not. Storages of parameters may be freed and filled
     again between calls, as FSDP2 does it; where the parameters are not gathered, a
     DTensor needs its ``full_tensor()``.
 
@@ -164,11 +168,13 @@ def linear_cross_entropy(
     checked = check_options(Options(reduction, ignore_index, label_smoothing, shift, softcap,
                                     temperature, z_loss, filter_eps))
     check_shift(checked.shift, input)
+    stored = None if target.layout == torch.strided else SparseTarget.of(target)
+    dense, *where = (target, None, None) if stored is None else stored
     loss, *scores = apply(
-        input, linear_weight, linear_bias, target, weight, *checked,
+        input, linear_weight, linear_bias, dense, weight, *where, *checked,
         check_loss_dtype(loss_dtype, input, linear_weight, *((target, weight) if soft else ())),
         bool(return_scores), found_along(reduction, input, linear_weight, linear_bias),
     )
     if not return_scores:
         return loss
-    return loss, scores_of(scores, target, len(lead), soft, checked)
+    return loss, scores_of(scores, target, stored, len(lead), checked)

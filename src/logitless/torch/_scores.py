@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ._checks import Options
+from ._sparse import SparseTarget
 
 
 class Scores(NamedTuple):
@@ -51,15 +52,19 @@ class Scores(NamedTuple):
 
 @torch.no_grad()
 def scores_of(
-    found: Sequence[torch.Tensor], target: torch.Tensor, n_lead: int, soft: bool, options: Options
+    found: Sequence[torch.Tensor], target: torch.Tensor, stored: SparseTarget | None, n_lead: int,
+    options: Options,
 ) -> Scores:
     """Scores against a target with so many leading axes, the last of which may be shifted."""
     lse, entropy, predicted = found
-    if options.shift:
-        axis = n_lead - 1
-        target = target.narrow(axis, options.shift, target.shape[axis] - options.shift)
     z_loss = options.z_loss * lse.square()
-    if soft:
+    if stored is not None:
+        everywhere = predicted.new_full(target.shape[:-1], -1)
+        _scored(everywhere, n_lead, options.shift).copy_(predicted)
+        hits = stored.hits(everywhere.reshape(-1)).view(everywhere.shape)
+        return Scores(lse, entropy, z_loss, predicted, _scored(hits, n_lead, options.shift))
+    target = _scored(target, n_lead, options.shift)
+    if target.is_floating_point():
         best = target.amax(n_lead)
         of_predicted = target.gather(n_lead, predicted.unsqueeze(n_lead)).squeeze(n_lead)
         return Scores(lse, entropy, z_loss, predicted, (of_predicted == best) & (best > 0))
@@ -68,3 +73,10 @@ def scores_of(
     ignored = target.eq(options.ignore_index)
     return Scores(lse, entropy, z_loss.masked_fill(ignored, 0), predicted,
                   (predicted == target) & ~ignored)
+
+
+def _scored(target: torch.Tensor, n_lead: int, shift: int) -> torch.Tensor:
+    """The part of a target that a position is scored against."""
+    if not shift:
+        return target
+    return target.narrow(n_lead - 1, shift, target.shape[n_lead - 1] - shift)
