@@ -53,17 +53,22 @@ def test_gradcheck_of_own_options(gen):
 
     def loss(x, weight, bias):
         return linear_cross_entropy(x, weight, args[2], linear_bias=bias, softcap=2.0,
-                                    temperature=0.7, z_loss=0.1)
+                                    temperature=0.7, z_loss=0.1, entropy_weight=0.2)
 
     assert torch.autograd.gradcheck(loss, (*args[:2], bias))
 
 
-def test_own_options(gen):
+@pytest.mark.parametrize("temperature", [0.7, torch.linspace(0.5, 3, M, dtype=F64)],
+                         ids=["one", "one a row"])
+def test_own_options(gen, temperature):
     args, _ = case(gen)
     x, weight, target = args
-    z = 2 * torch.tanh(x @ weight.T / 2) / 0.7
+    by = temperature if isinstance(temperature, float) else temperature[:, None]
+    z = 2 * torch.tanh(x @ weight.T / 2) / by
     expected = F.cross_entropy(z, target) + 0.1 * z.logsumexp(1).square().mean()
-    loss = linear_cross_entropy(*args, softcap=2.0, temperature=0.7, z_loss=0.1)
+    expected = expected - 0.2 * torch.distributions.Categorical(logits=z).entropy().mean()
+    loss = linear_cross_entropy(*args, softcap=2.0, temperature=temperature, z_loss=0.1,
+                                entropy_weight=-0.2)
     torch.testing.assert_close(loss, expected)
 
 
@@ -155,8 +160,8 @@ def test_signatures(ours, theirs):
     own = [name for name, *_ in described(ours)[common:]]
     assert sorted(described(ours)[:common]) == sorted(described(theirs))
     assert described(ours)[:3] == described(theirs)[:3]
-    assert own == ["shift", "softcap", "temperature", "z_loss", "filter_eps", "return_scores",
-                   "loss_dtype"]
+    assert own == ["shift", "softcap", "temperature", "z_loss", "entropy_weight", "filter_eps",
+                   "return_scores", "loss_dtype"]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -248,3 +253,28 @@ def test_dtype_of_the_loss_that_is_none(gen):
     for dtype in (torch.bfloat16, torch.int64, "float32"):
         with pytest.raises(TypeError, match=f"`loss_dtype` must be .* got {dtype}"):
             linear_cross_entropy(*args, loss_dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+def test_temperatures_of_rows_in_other_dtypes(gen, soft, dtype):
+    """A row has the loss and the gradients that it has by itself."""
+    (x, weight, target), _ = case(gen, soft=soft, dtype=dtype)
+    temperature = torch.tensor([0.5, 1, 2, 1, 0.25, 4], dtype=dtype)
+    leaves = [x, weight] + [target.requires_grad_(soft)] * soft
+    losses = linear_cross_entropy(x, weight, target, temperature=temperature, reduction="none",
+                                  loss_dtype=torch.float32)
+    gradients = torch.autograd.grad(losses.sum(), leaves)
+    alone = [linear_cross_entropy(a, weight, b, temperature=float(t), loss_dtype=torch.float32)
+             for a, b, t in zip(x, target, temperature, strict=True)]
+    assert torch.equal(losses, torch.stack(alone))
+    of_one = torch.autograd.grad(sum(alone), leaves)
+    assert torch.equal(gradients[0], of_one[0])
+    for ours, theirs in zip(gradients, of_one, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_temperature_of_one_sample(gen):
+    args, _ = case(gen, "unbatched")
+    loss = linear_cross_entropy(*args, temperature=torch.tensor(0.7, dtype=F64))
+    assert loss == linear_cross_entropy(*args, temperature=0.7)

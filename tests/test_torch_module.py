@@ -57,7 +57,7 @@ def test_module_trains_as_torch_does(gen):
 
 def test_module_passes_its_options_on(gen, monkeypatch):
     (x, _, target), _ = case(gen)
-    options = {"softcap": 2.0, "temperature": 0.5, "z_loss": 0.1}
+    options = {"softcap": 2.0, "temperature": 0.5, "z_loss": 0.1, "entropy_weight": 0.3}
     module = LinearCrossEntropyLoss(K, C, dtype=F64, **options, filter_eps=0.5)
     expected = linear_cross_entropy(x, module.linear.weight, target, **options)
     seen = calls(monkeypatch)
@@ -138,6 +138,19 @@ ERRORS = [
      changed(label_smoothing=lambda t: 1.5)),
     (ValueError, "`softcap` must be positive", changed(softcap=lambda t: -1.0)),
     (ValueError, "`z_loss` must be at least 0", changed(z_loss=lambda t: -1.0)),
+    (ValueError, "`entropy_weight` must be finite, got inf",
+     changed(entropy_weight=lambda t: float("inf"))),
+    (TypeError, "`entropy_weight` must be a number", changed(entropy_weight=lambda t: "1")),
+    (ValueError, r"`temperature` must have shape \(6,\), got \(5,\)",
+     changed(temperature=lambda t: torch.ones(5))),
+    (ValueError, r"`temperature` must have shape \(6,\), got \(\)",
+     changed(temperature=lambda t: torch.tensor(1.0))),
+    (ValueError, "`temperature` of row 2 must be within .* got 0.0",
+     changed(temperature=lambda t: torch.tensor([1.0, 1, 0, 1, 1, 1]))),
+    (TypeError, "`temperature` must be of one of .* got torch.int64",
+     changed(temperature=lambda t: torch.ones(6, dtype=int))),
+    (TypeError, "`temperature` requires grad, but gets no gradient",
+     changed(temperature=lambda t: torch.ones(6, requires_grad=True))),
     (ValueError, r"`filter_eps` must be in \[0, 1\), got 2", changed(filter_eps=lambda t: 2.0)),
 ]
 

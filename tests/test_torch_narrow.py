@@ -298,8 +298,8 @@ def test_surroundings_of_backward(gen, reduction):
 def test_fakes_of_the_operators(gen, dtypes):
     """Gradients beside the loss are wide, those of the backward operator are finished."""
     x, weight, bias, target = problem(gen, *dtypes)
-    tensors = *(t.detach() for t in (x, weight, bias)), target, None, None, None
-    options = "none", -100, 0.0, 0, None, 1.0, 0.0, 0.0
+    tensors = *(t.detach() for t in (x, weight, bias)), target, *[None] * 4
+    options = "none", -100, 0.0, 0, None, 1.0, 0.0, 0.0, 0.0
     loss_dtype = torch.promote_types(*dtypes)
     factor = torch.ones(len(x), dtype=loss_dtype)
     for operator, args in (

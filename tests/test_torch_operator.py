@@ -152,7 +152,8 @@ def test_compile(gen, form, soft, reduction, options):
     args, kwargs = case(gen, form, soft, reduction=reduction, **OPTIONS[options])
     if soft:
         args[2].requires_grad_()
-    kwargs |= {"softcap": 2.0, "temperature": 0.7, "z_loss": 0.1}
+    kwargs |= {"softcap": 2.0, "z_loss": 0.1, "entropy_weight": -0.3}
+    kwargs["temperature"] = torch.linspace(0.5, 2, M, dtype=F64) if soft else 0.7
 
     def loss(*args, **kwargs):
         return 3 * linear_cross_entropy(args[0].tanh(), *args[1:], **kwargs)
@@ -271,9 +272,9 @@ OPERANDS = [(form, soft, wrt) for form in ("rows", "2-d") for soft in (False, Tr
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_opcheck(gen, form, soft, wrt, reduction):
     (x, weight, target), kwargs = case(gen, form, soft, weight=True, linear_bias=True)
-    tensors = x, weight, kwargs["linear_bias"], target, kwargs["weight"], None, None
+    tensors = x, weight, kwargs["linear_bias"], target, kwargs["weight"], None, None, None
     shift = int(len(wrt) == 1)
-    options = reduction, -100, 0.1, shift, 2.0, 0.7, 0.0, 0.0
+    options = reduction, -100, 0.1, shift, 2.0, 0.7, 0.1, 0.1, 0.0
     if reduction == "mean" or not wrt:
         torch.library.opcheck(_call.linear_cross_entropy.of_library,
                               (*tensors, *options, F64, soft, wrt))

@@ -24,7 +24,7 @@ from logitless.torch import (  # noqa: E402
     linear_cross_entropy,
 )
 
-OWN = {"softcap": 2.0, "temperature": 0.7, "z_loss": 0.1}
+OWN = {"softcap": 2.0, "temperature": 0.7, "z_loss": 0.1, "entropy_weight": -0.3}
 
 
 def sequences(gen, *lead, form="rows", soft=False, dtype=F64, **options):
@@ -39,7 +39,8 @@ def sequences(gen, *lead, form="rows", soft=False, dtype=F64, **options):
 
 
 def stock(x, linear_weight, target, *, shift, linear_bias=None, softcap=None, temperature=1.0,
-          z_loss=0.0, reduction="mean", ignore_index=-100, weight=None, **options):
+          z_loss=0.0, entropy_weight=0.0, reduction="mean", ignore_index=-100, weight=None,
+          **options):
     """PyTorch's loss of what is left of both, the logits of all classes being there."""
     axis = x.ndim - 2
     t = x.shape[axis]
@@ -50,9 +51,13 @@ def stock(x, linear_weight, target, *, shift, linear_bias=None, softcap=None, te
         z = z + linear_bias.reshape(C, -1)
     if softcap:
         z = softcap * torch.tanh(z / softcap)
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature[..., shift:, None, None]
     z = z / temperature
     rows = x.shape[:-1].numel()
     z = z.reshape(rows, C, *places)
+    own = z_loss * z.logsumexp(1).square()
+    own = own - entropy_weight * (z.softmax(1) * z.log_softmax(1)).sum(1)
     lead = *x.shape[:-1], *places
     if target.is_floating_point():
         target, ignored = target.reshape(z.shape), torch.zeros(rows, *places, dtype=bool)
@@ -61,7 +66,7 @@ def stock(x, linear_weight, target, *, shift, linear_bias=None, softcap=None, te
         ignored = target == ignore_index
         options["ignore_index"] = ignore_index
     losses = F.cross_entropy(z, target, reduction="none", weight=weight, **options)
-    losses = losses + z_loss * z.logsumexp(1).square().where(~ignored, 0)
+    losses = losses + own.where(~ignored, 0)
     if reduction == "none":
         return losses.reshape(lead)
     if reduction == "sum":
@@ -75,14 +80,18 @@ def stock(x, linear_weight, target, *, shift, linear_bias=None, softcap=None, te
 @given(lead=st.lists(st.integers(1, 3), min_size=1, max_size=3), shift=st.integers(0, 3),
        form=st.sampled_from(["rows", "1-d", "2-d"]), soft=st.booleans(),
        reduction=st.sampled_from(["mean", "sum", "none"]),
-       options=st.sampled_from(sorted(OPTIONS)), own=st.booleans(), permuted=st.booleans())
+       options=st.sampled_from(sorted(OPTIONS)), own=st.booleans(), mixed=st.booleans(),
+       permuted=st.booleans())
 def test_losses_and_gradients_are_those_of_torch(lead, shift, form, soft, reduction, options, own,
-                                                 permuted):
+                                                 mixed, permuted):
+    """With all options; `mixed`: with a temperature of each position."""
     gen = torch.Generator().manual_seed(0)
     lead[-1] += shift
     args, kwargs = sequences(gen, *lead, form=form, soft=soft, reduction=reduction,
                              **OPTIONS[options])
     kwargs |= OWN if own else {}
+    if mixed:
+        kwargs["temperature"] = torch.rand(*lead, dtype=F64, generator=gen) + 0.5
     if not soft and options == "all":
         args[2].view(-1)[:3] = 2  # ignored
 

@@ -18,6 +18,7 @@ from .._calls.backward import RowScores
 from .._calls.options import HEAD, LOSS, LossOptions
 from .._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
 from ..head import LinearHead
+from ..logits import log_softmax
 from ..results import Gradients
 from ._checks import Options, scored_shape
 
@@ -32,7 +33,7 @@ class Problem:
     """
 
     def __init__(self, tensors: Sequence[Any], options: Options):
-        input, weight, bias, target, class_weight, start, classes = tensors
+        input, weight, bias, target, class_weight, temperatures, start, classes = tensors
         self.x, self.weight = as_array(input), as_array(weight)
         self.target: Any = as_array(target)
         self.bias = None if bias is None else as_numbers(bias)
@@ -50,6 +51,9 @@ class Problem:
             {name: value for name, value in options._asdict().items() if name in names}
             for names in (HEAD, set(LOSS) - set(HEAD))
         )
+        self.temperatures = None if temperatures is None else as_numbers(temperatures)
+        if self.temperatures is not None and self.temperatures.ndim == 0:  # that of the only row
+            self.of_head["temperature"], self.temperatures = float(self.temperatures), None
 
     def losses(
         self, wrt: Sequence[str], factor: np.ndarray | np.floating, with_scores: bool = False
@@ -62,9 +66,14 @@ class Problem:
         shapes = {"x": self.x.shape, "weight": (*of_classes, self.n_features), "bias": of_classes}
         found = {name: np.zeros(shapes[name], self.dtype) for name in wrt}
         losses = np.empty(self.shape, self.dtype)
-        scores = [np.empty(self.shape, kind) for kind in (self.dtype, self.dtype, np.int64)]
+        kinds = (self.dtype, self.dtype, np.int64) if with_scores else ()
+        scores = [np.empty(self.shape, kind) for kind in kinds]
         factor = np.broadcast_to(factor, self.shape)
         of_loss = {**self.of_loss, "class_weight": self.class_weight}
+        of_head = self.of_head
+        if self.temperatures is not None:
+            of_loss["temperature"] = self.temperatures
+            of_head = {name: value for name, value in of_head.items() if name != "temperature"}
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
             here: tuple[Any, ...] = (..., *place)
@@ -76,17 +85,17 @@ class Problem:
                 "reduction": "none",
             }
             if with_scores:
-                head = LinearHead(weight, bias, **self.of_head, pack=False)
+                head = LinearHead(weight, bias, **of_head, pack=False)
                 losses[here], *more = self._scored(head, target, of_loss, of_gradients)
                 for score, values in zip(scores, more, strict=True):
                     score[here] = values
             elif wrt:
                 losses[here], _ = functional.linear_cross_entropy_value_and_grad(
-                    self.x, weight, target, bias, **self.of_head, **of_loss, **of_gradients)
+                    self.x, weight, target, bias, **of_head, **of_loss, **of_gradients)
             else:
                 losses[here] = functional.linear_cross_entropy(
-                    self.x, weight, target, bias, **self.of_head, **of_loss)
-        return losses, found, scores if with_scores else []
+                    self.x, weight, target, bias, **of_head, **of_loss)
+        return losses, found, scores
 
     def _scored(
         self, head: LinearHead, target: Any, of_loss: dict[str, Any],
@@ -133,6 +142,10 @@ class Problem:
         """Places, rows of the targets, and their gradients, of `item` bytes an entry in the end."""
         n, shift = self.n_classes, self.options.shift
         x = Rows(self.x[..., : self.x.shape[-2] - shift, :] if shift else self.x)
+        divisor = self.temperatures
+        if divisor is not None:
+            divisor = divisor[..., shift:].reshape(-1, 1).astype(self.dtype)
+            item += self.dtype.itemsize
         factor = np.broadcast_to(factor, self.shape).reshape(x.m, *self.places)
         of_class = np.full(n, self.options.label_smoothing - 1, self.dtype)
         if self.class_weight is not None:
@@ -144,7 +157,10 @@ class Problem:
             for first in range(0, x.m, step):
                 some = slice(first, min(first + step, x.m))
                 block = memory[: some.stop - first]
-                head.predict_log_proba(x[some], out=block)
+                if divisor is None:
+                    head.predict_log_proba(x[some], out=block)
+                else:
+                    block[...] = log_softmax(head.logits(x[some], out=block) / divisor[some])
                 here: tuple[Any, ...] = some, *place
                 of_row = factor[here].astype(self.dtype)
                 with np.errstate(all="ignore"):

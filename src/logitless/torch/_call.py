@@ -24,7 +24,7 @@ _N_SCORES = 3  # lse, entropy, prediction
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
 # A sparse target comes as its values, with where those of each row begin, and their classes.
 _TENSORS = ("Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, "
-            "Tensor? weight, Tensor? target_start, Tensor? target_classes")
+            "Tensor? weight, Tensor? temperatures, Tensor? target_start, Tensor? target_classes")
 _KINDS = {str: "str", int: "int", int | None: "int", float: "float", float | None: "float?"}
 _OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
 _N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)

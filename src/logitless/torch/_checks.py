@@ -21,6 +21,7 @@ class Options(NamedTuple):
     softcap: float | None = None
     temperature: float = 1.0
     z_loss: float = 0.0
+    entropy_weight: float = 0.0
     filter_eps: float = 0.0
 
 
@@ -48,7 +49,7 @@ def check_loss_dtype(given: object, *tensors: torch.Tensor | None) -> torch.dtyp
 
 def check_tensors(**tensors: torch.Tensor | None) -> None:
     for name, tensor in tensors.items():
-        if tensor is None and name in ("linear_bias", "weight"):
+        if tensor is None and name in ("linear_bias", "weight", "temperature"):
             continue
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
@@ -67,14 +68,14 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
             raise TypeError(f"`{name}` must be dense{also}, got {layout}")
         if name != "target" and tensor.dtype not in _FLOAT:
             raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
-        if name == "weight" and requires_grad(tensor):
+        if name in ("weight", "temperature") and requires_grad(tensor):
             raise TypeError(f"`{name}` requires grad, but gets no gradient here; "
                             f"detach it: `{name}.detach()`")
 
 
 def check_shapes(
     input: torch.Tensor, linear_weight: torch.Tensor, linear_bias: torch.Tensor | None,
-    weight: torch.Tensor | None,
+    weight: torch.Tensor | None, temperature: torch.Tensor | None,
 ) -> tuple[int, ...]:
     """The places (d1, ..., dK) of a multi-dimensional loss."""
     if input.ndim == 0:
@@ -86,7 +87,8 @@ def check_shapes(
     if len(shape) > 2 and input.ndim == 1:
         raise ValueError(f"`input` must have shape (..., N, {k}) with `linear_weight` of shape "
                          f"{shape}, got {tuple(input.shape)}")
-    fits = ("linear_bias", linear_bias, shape[:-1]), ("weight", weight, shape[:1])
+    fits = (("linear_bias", linear_bias, shape[:-1]), ("weight", weight, shape[:1]),
+            ("temperature", temperature, tuple(input.shape[:-1])))
     for name, tensor, fit in fits:
         if tensor is not None and tensor.shape != fit:
             raise ValueError(f"`{name}` must have shape {fit}, got {tuple(tensor.shape)}")

@@ -33,8 +33,9 @@ def linear_cross_entropy(
     options: object = None,
     shift: int = 0,
     softcap: float | None = None,
-    temperature: float = 1.0,
+    temperature: float | torch.Tensor = 1.0,
     z_loss: float = 0.0,
+    entropy_weight: float = 0.0,
     filter_eps: float = 0.0,
     return_scores: bool = False,
     loss_dtype: torch.dtype | None = None,
@@ -77,10 +78,13 @@ def linear_cross_entropy(
         nor to the first of class probabilities.
     softcap : float, optional
         Logits become ``softcap * tanh(logits / softcap)``.
-    temperature : float, default 1.0
-        Logits are divided by it, after the cap.
+    temperature : float or Tensor, default 1.0
+        Logits are divided by it, after the cap. A tensor of a float dtype and shape
+        (...,) has one for each row, without gradient; with a shift, for each target.
     z_loss : float, default 0.0
         Adds this times the square of the log-sum-exp to each loss.
+    entropy_weight : float, default 0.0
+        Adds this times the entropy of the softmax to each loss; of either sign.
     filter_eps : float, default 0.0
         What may be left out of the gradients, as in
         `logitless.LinearHead.value_and_grad`; 0 is exact, and above it a sample's
@@ -158,20 +162,23 @@ def linear_cross_entropy(
     ...                      loss_dtype=torch.float32)
     tensor([[1.5514, 1.5514, 1.5514]])
     """
+    of_rows = None
+    if isinstance(temperature, torch.Tensor):
+        of_rows, temperature = temperature, 1.0
     check_tensors(input=input, linear_weight=linear_weight, target=target,
-                  linear_bias=linear_bias, weight=weight)
-    places = check_shapes(input, linear_weight, linear_bias, weight)
+                  linear_bias=linear_bias, weight=weight, temperature=of_rows)
+    places = check_shapes(input, linear_weight, linear_bias, weight, of_rows)
     lead, n_classes = tuple(input.shape[:-1]), linear_weight.shape[0]
     if not lead and target.shape == (1,) != (n_classes,):
         target = target[0]
     soft = check_target(target, lead, n_classes, places, ignore_index)
     checked = check_options(Options(reduction, ignore_index, label_smoothing, shift, softcap,
-                                    temperature, z_loss, filter_eps))
+                                    temperature, z_loss, entropy_weight, filter_eps))
     check_shift(checked.shift, input)
     stored = None if target.layout == torch.strided else SparseTarget.of(target)
     dense, *where = (target, None, None) if stored is None else stored
     loss, *scores = apply(
-        input, linear_weight, linear_bias, dense, weight, *where, *checked,
+        input, linear_weight, linear_bias, dense, weight, of_rows, *where, *checked,
         check_loss_dtype(loss_dtype, input, linear_weight, *((target, weight) if soft else ())),
         bool(return_scores), found_along(reduction, input, linear_weight, linear_bias),
     )

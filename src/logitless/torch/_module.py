@@ -32,7 +32,9 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         Weight of each class.
     reduction, ignore_index, label_smoothing, options
         As for `linear_cross_entropy`.
-    shift, softcap, temperature, z_loss, filter_eps, return_scores, loss_dtype
+    shift, softcap, temperature, z_loss, entropy_weight, filter_eps
+        As for `linear_cross_entropy`; but `temperature` is one number.
+    return_scores, loss_dtype
         As for `linear_cross_entropy`.
 
     Attributes
@@ -76,6 +78,7 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         softcap: float | None = None,
         temperature: float = 1.0,
         z_loss: float = 0.0,
+        entropy_weight: float = 0.0,
         filter_eps: float = 0.0,
         return_scores: bool = False,
         loss_dtype: torch.dtype | None = None,
@@ -91,7 +94,7 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         self.options = options
         self.return_scores, self.loss_dtype = return_scores, loss_dtype
         given = Options(reduction, ignore_index, label_smoothing, shift, softcap, temperature,
-                        z_loss, filter_eps)
+                        z_loss, entropy_weight, filter_eps)
         for name, value in given._asdict().items():
             setattr(self, name, value)
         self.register_buffer("weight", weight)
