@@ -286,22 +286,24 @@ def _scaled(
 
 
 def _backward(
-    ctx: Any, grad_output: Any, find: Callable[..., dict[str, torch.Tensor]]
+    ctx: Any, grad_output: Any, find: Callable[..., dict[str, torch.Tensor]],
+    again: _Operator | None = None, names: tuple[str, ...] = _NAMES,
 ) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of these names: those that `find` makes of what is held, else made `again`."""
     tensors = ctx.saved_tensors  # which finds out whether they have been changed
-    wrt = [] if grad_output is None else _named(ctx.needs_input_grad)
+    wrt = [] if grad_output is None else _named(ctx.needs_input_grad[: len(names)])
     with torch.no_grad():
         found = find(ctx.held, wrt, grad_output)
         missing = [name for name in wrt if name not in found]
         if missing:  # of losses that are not reduced; or another time, those held being gone
-            more = linear_cross_entropy_backward(grad_output, *tensors, *ctx.options,
-                                                 " ".join(missing))
-            found |= {name: g for name, g in zip(_NAMES, more, strict=True) if name in missing}
+            more = (again or linear_cross_entropy_backward)(grad_output, *tensors, *ctx.options,
+                                                            " ".join(missing))
+            found |= {name: g for name, g in zip(names, more, strict=True) if name in missing}
     if torch.is_grad_enabled() and found:
         final = _Final.apply(len(found), *found.values(), grad_output, *tensors)
         found = dict(zip(found, final, strict=True))
     # autograd gives them the dtypes of the tensors
-    return *map(found.get, _NAMES), *[None] * (len(ctx.needs_input_grad) - len(_NAMES))
+    return *map(found.get, names), *[None] * (len(ctx.needs_input_grad) - len(names))
 
 
 # For compilers, and for exported programs, which call the operator itself.
@@ -324,5 +326,5 @@ class _Final(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError("logitless.torch.linear_cross_entropy has no second derivative; "
-                           "torch.nn.functional.linear_cross_entropy has")
+        raise RuntimeError("what logitless.torch computes has no second derivative; "
+                           "torch.nn.functional has functions that do")

@@ -51,26 +51,37 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is None and name in ("linear_bias", "weight", "temperature"):
             continue
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
-        if hasattr(tensor, "full_tensor"):
-            raise TypeError(f"`{name}` must be a tensor in one piece, got a DTensor: "
-                            f"give `{name}.full_tensor()`, or `{name}.to_local()` for the part "
-                            "that is here")
-        if tensor.device.type != "cpu":
-            raise TypeError(f"`{name}` must be on the CPU, where this loss is computed, "
-                            f"got a tensor on {tensor.device}")
-        if name == "target" and tensor.layout in (torch.sparse_coo, torch.sparse_csr):
-            continue
-        if tensor.is_nested or tensor.layout != torch.strided:
-            layout = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
-            also = ", sparse COO or sparse CSR" if name == "target" else ""
-            raise TypeError(f"`{name}` must be dense{also}, got {layout}")
-        if name != "target" and tensor.dtype not in _FLOAT:
-            raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
-        if name in ("weight", "temperature") and requires_grad(tensor):
-            raise TypeError(f"`{name}` requires grad, but gets no gradient here; "
-                            f"detach it: `{name}.detach()`")
+        check_tensor(name, tensor, may_be_sparse=name == "target")
+        if name in ("weight", "temperature"):
+            check_constant(name, tensor)
+
+
+def check_tensor(name: str, tensor: object, may_be_sparse: bool = False) -> None:
+    """Refuse what is no tensor whose memory can be read."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
+    if hasattr(tensor, "full_tensor"):
+        raise TypeError(f"`{name}` must be a tensor in one piece, got a DTensor: "
+                        f"give `{name}.full_tensor()`, or `{name}.to_local()` for the part "
+                        "that is here")
+    if tensor.device.type != "cpu":
+        raise TypeError(f"`{name}` must be on the CPU, where this loss is computed, "
+                        f"got a tensor on {tensor.device}")
+    if may_be_sparse and tensor.layout in (torch.sparse_coo, torch.sparse_csr):
+        return
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+        also = ", sparse COO or sparse CSR" if may_be_sparse else ""
+        raise TypeError(f"`{name}` must be dense{also}, got {layout}")
+    if name != "target" and tensor.dtype not in _FLOAT:
+        raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
+
+
+def check_constant(name: str, tensor: torch.Tensor | None) -> None:
+    """Refuse what has a gradient coming that is not computed."""
+    if requires_grad(tensor):
+        raise TypeError(f"`{name}` requires grad, but gets no gradient here; "
+                        f"detach it: `{name}.detach()`")
 
 
 def check_shapes(
