@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 # one entry may import each other, those of one line that are of different entries may not.
 LAYERS = [
     ["results", "_arrays", "_parallel"],
-    ["io", "_engines.interface"],
+    ["io", "_engines.interface", "_engines.gaps"],
     ["_engines.plain", "_engines.compiled"],
     ["_engines.choice"],
     ["_calls"],

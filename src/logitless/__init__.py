@@ -2,7 +2,12 @@
 
 from ._engines.choice import active_isa, available_isas
 from ._parallel.pool import threads
-from .distillation import linear_kl_div, linear_kl_div_value_and_grad
+from .distillation import (
+    linear_kl_div,
+    linear_kl_div_value_and_grad,
+    linear_topk_kl_div,
+    linear_topk_kl_div_value_and_grad,
+)
 from .functional import (
     linear_argmax,
     linear_cross_entropy,
@@ -39,6 +44,8 @@ __all__ = [
     "linear_score",
     "linear_softmax",
     "linear_topk",
+    "linear_topk_kl_div",
+    "linear_topk_kl_div_value_and_grad",
     "log_softmax",
     "logsumexp",
     "machine_limits",

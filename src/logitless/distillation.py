@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._calls.divergence import WORKSPACE_BYTES
+from ._calls.options import HEAD, check_keywords, spelled_out
+from ._calls.value_and_grad import WORKSPACE_BYTES as HEAD_BYTES
 from .head import LinearHead
 from .results import Gradients
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
 
     from ._arrays.checks import Values
+    from ._calls.options import HeadKeywords
 
 
 def linear_kl_div(
@@ -148,6 +152,118 @@ def linear_kl_div_value_and_grad(
         x, teacher, teacher_x, beta=beta, reduction=reduction, sample_weight=sample_weight, wrt=wrt,
         grad_output=grad_output, workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
     )
+
+
+@spelled_out(LinearHead, pack=False)
+def linear_topk_kl_div(
+    x: ArrayLike,
+    weight: ArrayLike,
+    index: ArrayLike,
+    prob: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    beta: float = 0.0,
+    reduction: str = "none",
+    sample_weight: ArrayLike | None = None,
+    out: np.ndarray | None = None,
+    **options: Unpack[HeadKeywords],
+) -> Values:
+    """Divergence from a teacher of whom the probabilities of a few classes are known.
+
+    Parameters
+    ----------
+    x : array_like, shape (m, k)
+    weight : array_like, shape (n, k)
+    index : array_like of int, shape (m, j)
+        Classes of each row, -1 for none.
+    prob : array_like, shape (m, j)
+        Their probabilities; what they leave of 1 is that of all other classes together.
+    bias : array_like, shape (n,), optional
+    beta, reduction, sample_weight, out
+        As for `LinearHead.topk_kl_div`.
+    **options
+        Options of `LinearHead`; `pack` is False unless given.
+
+    Returns
+    -------
+    ndarray, shape (m,), or scalar
+        In nats, bit for bit as `LinearHead.topk_kl_div`.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead` and `LinearHead.topk_kl_div`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> ll.linear_topk_kl_div([[0.0, 0.0, 0.0]], np.eye(3), [[1]], [[0.8]]).round(4)
+    array([0.4596])
+    """
+    head = _head("linear_topk_kl_div", weight, bias, options)
+    return head.topk_kl_div(x, index, prob, beta=beta, reduction=reduction,
+                            sample_weight=sample_weight, out=out)
+
+
+@spelled_out(LinearHead, pack=False)
+def linear_topk_kl_div_value_and_grad(
+    x: ArrayLike,
+    weight: ArrayLike,
+    index: ArrayLike,
+    prob: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    beta: float = 0.0,
+    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    grad_output: ArrayLike | None = None,
+    workspace_bytes: int = HEAD_BYTES,
+    out: Gradients | None = None,
+    accumulate: bool = False,
+    **options: Unpack[HeadKeywords],
+) -> tuple[Values, Gradients]:
+    """`linear_topk_kl_div` and its gradients.
+
+    Parameters
+    ----------
+    x, weight, index, prob, bias
+        As for `linear_topk_kl_div`, and so are `beta`, `sample_weight` and options.
+    reduction, wrt, grad_output, workspace_bytes, out, accumulate
+        As for `LinearHead.value_and_grad`.
+
+    Returns
+    -------
+    divergence : ndarray, shape (m,), or scalar
+    grad : Gradients
+        `x` (m, k), `weight` (n, k), `bias` (n,); None for what `wrt` leaves out.
+
+    Raises
+    ------
+    IndexError, ValueError, TypeError
+        As `LinearHead` and `LinearHead.topk_kl_div_value_and_grad`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import logitless as ll
+    >>> value, grad = ll.linear_topk_kl_div_value_and_grad(
+    ...     [[0.0, 0.0, 0.0]], np.eye(3), [[1]], [[0.8]])
+    >>> float(value.round(4)), grad.x.round(4)
+    (0.4596, array([[ 0.2333, -0.4667,  0.2333]]))
+    """
+    head = _head("linear_topk_kl_div_value_and_grad", weight, bias, options)
+    return head.topk_kl_div_value_and_grad(
+        x, index, prob, beta=beta, reduction=reduction, sample_weight=sample_weight, wrt=wrt,
+        grad_output=grad_output, workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
+    )
+
+
+def _head(function: str, weight: ArrayLike, bias: ArrayLike | None, options: Any) -> LinearHead:
+    """Make the head of a call."""
+    check_keywords(function, options, HEAD)
+    return LinearHead(weight, bias, **{"pack": False, **options})
 
 
 def _heads(

@@ -20,14 +20,16 @@ from ._arrays.checks import (
     compute_dtype,
 )
 from ._arrays.rows import Rows
-from ._calls.batch import Batch, screen_stats, top_of
+from ._calls.batch import Batch, check_loss_out, given_loss, screen_stats, top_of
 from ._calls.coefficients import head_arrays, module_arrays
 from ._calls.divergence import WORKSPACE_BYTES as DIVERGENCE_BYTES
-from ._calls.divergence import Divergence, kl_div, kl_div_value_and_grad
+from ._calls.divergence import Divergence, kl_div
+from ._calls.divergence import value_and_grad as divergence_value_and_grad
 from ._calls.objective import Objective, check_temperature, shifted
 from ._calls.options import DEFAULTS, LossOptions, has_axes, spelled_out
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates, check_taken
+from ._calls.topk_divergence import TopKDivergence
 from ._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
 from ._engines.choice import engine
 from ._engines.interface import Request, State
@@ -751,10 +753,132 @@ class LinearHead:
         (0.0671, array([[ 0.1497, -0.1497]]))
         """
         x, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
-        return kl_div_value_and_grad(
+        return divergence_value_and_grad(
             self._layer, self._n_threads, x, divergence, wrt=wrt, grad_output=grad_output,
             workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
         )
+
+    def topk_kl_div(
+        self,
+        x: ArrayLike,
+        index: ArrayLike,
+        prob: ArrayLike,
+        *,
+        beta: float = 0.0,
+        reduction: str = "none",
+        sample_weight: ArrayLike | None = None,
+        out: np.ndarray | None = None,
+    ) -> Values:
+        """Divergence from a teacher of whom the probabilities of a few classes are known.
+
+        That of `kl_div`, all other classes of a row being one, whose probability is what
+        is left: none of it is taken for nothing, as it would be if only these were summed.
+
+        Parameters
+        ----------
+        x : array_like, shape (m, k)
+        index : array_like of int, shape (m, j)
+            Classes of each row, none of them twice; -1 for none.
+        prob : array_like, shape (m, j)
+            Their probabilities by the teacher, which sum up to at most 1.
+        beta, reduction, sample_weight, out
+            As for `kl_div`.
+
+        Returns
+        -------
+        ndarray, shape (m,), or scalar
+            In nats. At most what `kl_div` finds, and that where a row names all classes
+            but one.
+
+        Raises
+        ------
+        IndexError
+            A class that is neither in [0, n) nor -1.
+        ValueError, TypeError
+            Shapes that do not fit, a class twice, probabilities outside [0, 1], options as
+            for `kl_div`.
+
+        Notes
+        -----
+        One pass, as `target_log_prob`, in float64 from there. What is left of the student's
+        probability is a difference of sums: its error is that of the sum of all classes but the
+        largest.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> head = ll.LinearHead(np.eye(3))
+        >>> head.topk_kl_div([[0.0, 0.0, 0.0]], [[1, -1]], [[0.8, 0.0]]).round(4)
+        array([0.4596])
+        """
+        x, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
+        rows = Rows(x)
+        if out is not None:
+            check_loss_out(out, divergence, rows.lead)
+        batch = Batch(rows, self._n_classes, divergence.dtype, self._score, self._n_threads)
+        for some, state in batch.parts(divergence.request):
+            divergence.take(state, some)
+        return given_loss(divergence.losses, divergence, rows.lead, out)
+
+    def topk_kl_div_value_and_grad(
+        self,
+        x: ArrayLike,
+        index: ArrayLike,
+        prob: ArrayLike,
+        *,
+        beta: float = 0.0,
+        reduction: str = "mean",
+        sample_weight: ArrayLike | None = None,
+        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        grad_output: ArrayLike | None = None,
+        workspace_bytes: int = WORKSPACE_BYTES,
+        out: Gradients | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Values, Gradients]:
+        """`topk_kl_div` and its gradients.
+
+        Parameters
+        ----------
+        x, index, prob, beta, sample_weight
+            As for `topk_kl_div`.
+        reduction, wrt, grad_output, workspace_bytes, out, accumulate
+            As for `value_and_grad`.
+
+        Returns
+        -------
+        divergence : ndarray, shape (m,), or scalar
+            As `topk_kl_div`.
+        grad : Gradients
+            As `value_and_grad`.
+
+        Raises
+        ------
+        IndexError, ValueError, TypeError
+            As `topk_kl_div` and `value_and_grad`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> head = ll.LinearHead(np.eye(3))
+        >>> value, grad = head.topk_kl_div_value_and_grad([[0.0, 0.0, 0.0]], [[1]], [[0.8]])
+        >>> float(value.round(4)), grad.x.round(4)
+        (0.4596, array([[ 0.2333, -0.4667,  0.2333]]))
+        """
+        x, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
+        return divergence_value_and_grad(
+            self._layer, self._n_threads, x, divergence, wrt=wrt, grad_output=grad_output,
+            workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
+        )
+
+    def _topk_divergence(
+        self, x: ArrayLike, index: object, prob: object, beta: object, reduction: str,
+        sample_weight: object,
+    ) -> tuple[np.ndarray, TopKDivergence]:
+        x, dtype = self._checked(x)
+        return x, TopKDivergence(index, prob, x.shape[:-1], self._n_classes, dtype, beta,
+                                 reduction, sample_weight)
 
     def _divergence(
         self, x: ArrayLike, teacher: LinearHead, teacher_x: ArrayLike, beta: object,

@@ -54,7 +54,7 @@ class Batch:
         """Find the state of all rows."""
         rows = self.rows.whole
         if rows is None or type(request.probs) is Rows:
-            return gathered(self.rows.m, self._parts(request))
+            return gathered(self.rows.m, self.parts(request))
         return self._score(rows, request, self._n_threads)
 
     def each(self, request: Request, of: Callable[[State, slice], np.ndarray]) -> np.ndarray:
@@ -62,7 +62,7 @@ class Batch:
         m = self.rows.m
         if m <= ROWS_AT_ONCE:
             return of(self.run(request), ALL)
-        parts = self._parts(request)
+        parts = self.parts(request)
         rows, state = next(parts)
         part = of(state, rows)
         joined = np.empty((m, *part.shape[1:]), part.dtype)
@@ -71,7 +71,7 @@ class Batch:
             joined[rows] = of(state, rows)
         return joined
 
-    def _parts(self, request: Request) -> Iterator[tuple[slice, State]]:
+    def parts(self, request: Request) -> Iterator[tuple[slice, State]]:
         """Ranges of rows and their states, one after the other."""
         rows, probs = self.rows, request.probs
         copied = [a for a in (rows, probs) if type(a) is Rows and a.whole is None]

@@ -9,8 +9,9 @@ with p the student's softmax and q the teacher's, KL(q | p) for beta = 0 and KL(
 
 from __future__ import annotations
 
+import math
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -30,77 +31,100 @@ SMALLEST = 1e-30  # share of the teacher that float32 tells from 0
 SOFTMAX = COEFFICIENTS.index("softmax")
 
 
-class Divergence:
-    """What a divergence is asked for, and the rows that have been taken in.
+class Rowwise:
+    """Divergences of rows that are weighted and reduced like losses.
 
     Attributes
     ----------
     reduction : str
     dtype : dtype
+    sample_weight : ndarray of float64, shape (m,), or None
     losses : ndarray, shape (m,)
+        Of the rows that have been taken in.
     """
 
     filters = False
 
-    def __init__(self, teacher: Layer, x: np.ndarray, lead: tuple[int, ...], n: int,
-                 dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
+    def __init__(self, lead: tuple[int, ...], dtype: np.dtype, reduction: str,
+                 sample_weight: object):
         check_reduction(reduction)
-        if x.shape[:-1] != lead:
-            raise ValueError(f"`teacher_x` must have the leading shape of `x`, {lead}, "
-                             f"got shape {x.shape}")
-        if teacher.n_classes != n:
-            raise ValueError(f"`teacher` must have as many classes as the student, {n}, "
-                             f"got {teacher.n_classes}")
         self.reduction, self.dtype = reduction, dtype
-        self._layer, self._x, self._beta = teacher, Rows(x), check_beta(beta)
-        self._sample_weight = check_sample_weight(sample_weight, lead)
-        self.losses = np.empty(self._x.m, dtype)
+        self.sample_weight = check_sample_weight(sample_weight, lead)
+        self.losses = np.empty(math.prod(lead), dtype)
         self._factor: np.ndarray | float = 0.0
-
-    @property
-    def teacher(self) -> Teacher[Layer]:
-        """The teacher as engines take it."""
-        return Teacher(self._layer, self._x, self._beta)
-
-    def request(self) -> Request:
-        """Make the request that finds what is needed of the student."""
-        return Request(self.dtype)
-
-    def arrays(self) -> list[np.ndarray | None]:
-        """All that is read while gradients are written."""
-        return [self._x.array, *self._layer.given, self._sample_weight]
 
     def multiply(self, grad_output: np.ndarray | float, temperature: float) -> None:
         """Say what gradients by the logits are multiplied with."""
         divisor = self.divisor()
         self._factor = grad_output / (divisor * temperature) if divisor else 0.0
 
-    def take(self, state: State, rows: slice) -> np.ndarray:
-        """Note the divergences of some rows and give the coefficients of their gradients."""
-        b = self._beta
-        value = state.from_student
-        if b < 1:
-            value = state.from_teacher if b == 0 else b * state.from_teacher + (1 - b) * value
+    def note(self, value: np.ndarray, rows: slice) -> np.ndarray:
+        """Note the divergences of some rows and give the factors of their gradients."""
         factor = self._factor[rows] if isinstance(self._factor, np.ndarray) else self._factor
-        coefficients = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), self.dtype)
         with np.errstate(all="ignore"):
-            if self._sample_weight is not None:
-                weight = self._sample_weight[rows]
+            if self.sample_weight is not None:
+                weight = self.sample_weight[rows]
                 value = np.where(weight == 0, 0, weight * value)
                 factor = weight * factor
             self.losses[rows] = value
-            coefficients[SOFTMAX] = factor
-        return coefficients
+        return np.broadcast_to(factor, value.shape)
 
     def divisor(self) -> float:
         """What the sum of the rows is divided by; 0 where no row counts in a mean."""
-        if self.reduction == "mean" and self._sample_weight is not None:
-            return float(self._sample_weight.sum())
-        return self._x.m if self.reduction in ("mean", "batch_mean") else 1
+        if self.reduction == "mean" and self.sample_weight is not None:
+            return float(self.sample_weight.sum())
+        return len(self.losses) if self.reduction in ("mean", "batch_mean") else 1
 
     def reduce(self, losses: np.ndarray) -> np.generic:
         """Divergences (m,) to one."""
         return reduced(losses, self.divisor(), self.reduction, self.dtype)
+
+
+class Divergence(Rowwise):
+    """What a divergence from another head is asked for, and the rows that have been taken in."""
+
+    def __init__(self, teacher: Layer, x: np.ndarray, lead: tuple[int, ...], n: int,
+                 dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
+        super().__init__(lead, dtype, reduction, sample_weight)
+        if x.shape[:-1] != lead:
+            raise ValueError(f"`teacher_x` must have the leading shape of `x`, {lead}, "
+                             f"got shape {x.shape}")
+        if teacher.n_classes != n:
+            raise ValueError(f"`teacher` must have as many classes as the student, {n}, "
+                             f"got {teacher.n_classes}")
+        self.teacher = Teacher(teacher, Rows(x), check_beta(beta))
+        self.request = Request(dtype)
+
+    def arrays(self) -> list[np.ndarray | None]:
+        """All that is read while gradients are written."""
+        return [self.teacher.x.array, *self.teacher.layer.given, self.sample_weight]
+
+    def take(self, state: State, rows: slice) -> np.ndarray:
+        """Note the divergences of some rows and give the coefficients of their gradients."""
+        b, value = self.teacher.beta, state.from_student
+        if b < 1:
+            value = state.from_teacher if b == 0 else b * state.from_teacher + (1 - b) * value
+        coefficients = np.zeros((len(COEFFICIENTS), len(value)), self.dtype)
+        coefficients[SOFTMAX] = self.note(value, rows)
+        return coefficients
+
+
+class Asked(Protocol):
+    """What is asked of a student whose gradients are wanted."""
+
+    filters: bool
+    losses: np.ndarray
+    dtype: np.dtype
+    reduction: str
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def teacher(self) -> Teacher[Layer] | None: ...
+    def arrays(self) -> list[np.ndarray | None]: ...
+    def multiply(self, grad_output: np.ndarray | float, temperature: float) -> None: ...
+    def reduce(self, losses: np.ndarray) -> np.generic: ...
+    def take(self, state: State, rows: slice) -> np.ndarray: ...
 
 
 def kl_div(layer: Layer, n_threads: int | None, rows: Rows, divergence: Divergence,
@@ -113,10 +137,10 @@ def kl_div(layer: Layer, n_threads: int | None, rows: Rows, divergence: Divergen
     return given_loss(divergence.losses, divergence, rows.lead, out)
 
 
-def kl_div_value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray,
-                          divergence: Divergence, *, wrt: object, grad_output: object,
-                          workspace_bytes: object, out: object,
-                          accumulate: bool) -> tuple[Values, Gradients]:
+def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray,
+                   divergence: Asked, *, wrt: object, grad_output: object,
+                   workspace_bytes: object, out: object,
+                   accumulate: bool) -> tuple[Values, Gradients]:
     """Find them and their gradients; see `LinearHead.kl_div_value_and_grad`."""
     wanted = check_wrt(wrt)
     workspace = check_workspace(workspace_bytes)
@@ -126,7 +150,7 @@ def kl_div_value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray,
     grads = gradient_arrays(out, wanted, x, layer, divergence.dtype, accumulate, divergence)
     d_x = None if grads.x is None else grads.x.reshape(rows.m, rows.n)
     engine.gradients(
-        layer, rows, divergence.request(), divergence, Gradients(d_x, grads.weight, grads.bias),
+        layer, rows, divergence.request, divergence, Gradients(d_x, grads.weight, grads.bias),
         bool(accumulate), workspace, n_threads, divergence.teacher,
     )
     return given_loss(divergence.losses, divergence, rows.lead, None), grads

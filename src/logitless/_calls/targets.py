@@ -120,7 +120,8 @@ def check_taken(classes: object, n: int) -> np.ndarray:
     return array.astype(np.intp)
 
 
-def check_index(array: np.ndarray, n: int, ignore_index: int | None) -> np.ndarray:
+def check_index(array: np.ndarray, n: int, ignore_index: int | None,
+                name: str = "target") -> np.ndarray:
     """Classes as contiguous int64, -1 where ignored; IndexError for any other outside [0, n).
 
     `ignore_index` None: candidate classes, the last axis going over those of a row.
@@ -144,7 +145,7 @@ def check_index(array: np.ndarray, n: int, ignore_index: int | None) -> np.ndarr
         row = where[:-1] if ignore_index is None else where  # candidates have a column too
         also = "" if ignore_index is None else f" or ignore_index ({ignore_index})"
         raise IndexError(
-            f"`target` must hold classes in [0, {n}){also}, got {array[where]}{_in_row(row)}"
+            f"`{name}` must hold classes in [0, {n}){also}, got {array[where]}{_in_row(row)}"
         )
     index = array.astype(np.int64, order="C")
     if ignored is not None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
+from ..gaps import slopes, terms
 from ..interface import Request, State, Teacher
 from .layer import Layer
 from .scoring import NARROW, TILE, score_logits, spans
-
-_EXP = [1 / math.factorial(i) for i in range(2, 15)]
-_LOG = [2 / (2 * i + 3) for i in range(14)]
 
 
 class Pair:
@@ -42,27 +39,11 @@ class Pair:
         return np.exp(p), np.exp(q), p - q
 
     def _sums(self, lo: int, hi: int) -> np.ndarray:
-        p, q, d = self._probs(lo, hi)
-        b, none = self._beta, np.zeros(len(p))
-        if b == 0:
-            return np.array([_exp_gap(q, p, d).sum(axis=1), none])
-        if b == 1:
-            return np.array([none, _exp_gap(p, q, -d).sum(axis=1)])
-        return np.array([
-            _log_gap(q, (1 - b) * (p - q), *_share(1 - b, b, d)).sum(axis=1),
-            _log_gap(p, b * (q - p), *_share(b, 1 - b, -d)).sum(axis=1),
-        ])
+        return np.array([part.sum(axis=1) for part in terms(self._beta, *self._probs(lo, hi))])
 
     def slopes(self, lo: int, hi: int) -> np.ndarray:
         """Derivatives of the divergence by the student's logits of classes lo to hi."""
-        p, q, d = self._probs(lo, hi)
-        mean = self._state.from_student[:, None]
-        if self._beta == 0:
-            return np.where(np.abs(d) < 0.34, q * _expm1(d), p - q)
-        if self._beta == 1:
-            return _times(p, d - mean)
-        log = _log1p(*_share(self._beta, 1 - self._beta, -d))
-        return (1 - self._beta) * _times(p, -log - mean)
+        return slopes(self._beta, *self._probs(lo, hi), self._state.from_student[:, None])
 
 
 def logits_of(
@@ -97,37 +78,3 @@ def _log_probs(z: np.ndarray, state: State) -> np.ndarray:
     z -= state.max[:, None]
     z -= state.log_norm[:, None]
     return z
-
-
-def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """0 makes 0 of anything."""
-    return np.where(a == 0, 0, a * b)
-
-
-def _curve(coefficients: list[float], x: np.ndarray) -> np.ndarray:
-    return np.polynomial.polynomial.polyval(x, coefficients)
-
-
-def _expm1(d: np.ndarray) -> np.ndarray:
-    return np.expm1(np.minimum(d, 700))
-
-
-def _exp_gap(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """``a (e^d - 1 - d)``, where a e^d = b."""
-    return np.where(np.abs(d) < 0.34, a * (d * d * _curve(_EXP, d)), (b - a) - _times(a, d))
-
-
-def _share(a: float, rest: float, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``u = a (e^d - 1)`` and ``1 + u = a e^d + rest``, each with its digits."""
-    return a * _expm1(d), a * np.exp(np.minimum(d, 700)) + rest
-
-
-def _log1p(u: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(u) < 0.28, np.log1p(u), np.log(whole))
-
-
-def _log_gap(a: np.ndarray, b: np.ndarray, u: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``a (u - log(1 + u))``, where a u = b."""
-    half, s = u * u / 2, u / (2 + u)
-    near = a * (half - s * (s * s * _curve(_LOG, s * s) + half))
-    return np.where(np.abs(u) < 0.28, near, b - _times(a, np.log(whole)))

@@ -1,0 +1,117 @@
+"""Divergences from a teacher of whom the probabilities of a few classes are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .._arrays.checks import as_array, compute_dtype, plain
+from .._arrays.sparse import SparseRows
+from .._engines.gaps import by_prob, terms, times
+from .._engines.interface import COEFFICIENTS, Request, State
+from .divergence import Rowwise, check_beta
+from .objective import F64
+from .targets import check_index
+
+LEFT_BY_ROUNDING = 1e-3  # of probabilities that should sum up to 1
+SOFTMAX, PROBS = map(COEFFICIENTS.index, ("softmax", "probs"))
+
+
+class TopKDivergence(Rowwise):
+    """A divergence from probabilities q of some classes of each row, all others being one class.
+
+    With c that class, the derivative by a logit is ``a p - t``, where ``a = l_c - sum p l`` with l
+    the derivative by a probability, and ``t = p (l_c - l)`` for the classes of a row and 0 for
+    others: that of a loss against "probabilities" t, which are known once the row has been scored.
+    """
+
+    teacher = None
+
+    def __init__(self, index: object, prob: object, lead: tuple[int, ...], n: int,
+                 dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
+        super().__init__(lead, dtype, reduction, sample_weight)
+        self._beta, self._n = check_beta(beta), n
+        self._index, self._prob = check_top(index, prob, lead, n)
+        used = self._index >= 0
+        start = np.append(0, np.cumsum(np.count_nonzero(used, axis=1))).astype(np.int64)
+        self._targets = SparseRows(start, self._index[used], np.zeros(start[-1], dtype), n)
+        self.request = Request(dtype, targets=self._index, probs=self._targets)
+
+    def arrays(self) -> list[np.ndarray | None]:
+        """All that is read while gradients are written."""
+        return [self._index, self._prob, self.sample_weight]
+
+    def take(self, state: State, rows: slice) -> np.ndarray:
+        """Note the divergences of some rows and give the coefficients of their gradients.
+
+        What is subtracted from the softmax of these rows goes where they have it.
+        """
+        b, log_p, q = self._beta, *self._cells(state, rows)
+        p = np.exp(log_p)
+        c = np.zeros((len(COEFFICIENTS), len(p)), self.dtype)
+        with np.errstate(all="ignore"):
+            d = log_p - np.log(q)
+            from_teacher, from_student = (part.sum(axis=1) for part in terms(b, p, q, d))
+            factor = self.note(b * from_teacher + (1 - b) * from_student if 0 < b < 1
+                               else from_teacher + from_student, rows)
+            by = np.where(q == 0, 0, -q / p) if b == 0 else by_prob(b, d)
+            other = by[:, -1:]
+            mass = other[:, 0] - times(p, by).sum(axis=1)
+            taken = times(p[:, :-1], other - by[:, :-1])
+            c[SOFTMAX], c[PROBS] = np.where(factor == 0, 0, mass * factor), factor
+            first, last = self._targets.start[[rows.start, rows.stop]]
+            self._targets.value[first:last] = taken[self._index[rows] >= 0]
+        return c
+
+    def _cells(self, state: State, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Log of the student's probabilities (r, j + 1), and the teacher's: others' are last."""
+        index, q = self._index[rows], self._prob[rows]
+        used, rest = index >= 0, state.rest.astype(F64)[:, None]
+        with np.errstate(all="ignore"):
+            e = np.where(used, np.exp(state.target_logit.astype(F64) - state.max[:, None]), 0)
+            log_p = np.where(used, -state.target_loss.astype(F64), -math.inf)
+            best = index == state.argmax[:, None]
+            # The largest logit is left out of `rest`: what it is worth is not subtracted again.
+            others = np.where(best, 0, e).sum(axis=1, keepdims=True)
+            has_best = best.any(axis=1, keepdims=True)
+            left = np.where(has_best, rest, 1 + rest) - others
+            # No less than what rounding of `rest` leaves, but where every class is there.
+            left = np.maximum(left, np.finfo(self.dtype).eps / 4 * rest)
+            left[np.count_nonzero(used, axis=1) == self._n] = 0
+            gone = np.maximum(1 - q.sum(axis=1, keepdims=True), 0)
+            gone[(left == 0) & (gone < LEFT_BY_ROUNDING)] = 0
+            return np.hstack([log_p, np.log(left) - np.log1p(rest)]), np.hstack([q, gone])
+
+
+def check_top(index: object, prob: object, lead: tuple[int, ...],
+              n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes (m, j) of each row, ascending with -1 first, and their probabilities in float64."""
+    index, prob = as_array(index, "index"), as_array(prob, "prob")
+    compute_dtype(prob.dtype, "prob")
+    if index.ndim != len(lead) + 1 or index.shape[:-1] != lead:
+        raise ValueError(f"`index` must have shape {lead} + (j,), got {index.shape}")
+    if prob.shape != index.shape:
+        raise ValueError(f"`prob` must have the shape of `index`, {index.shape}, got {prob.shape}")
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"`index` must be integers, got {index.dtype}")
+    classes = check_index(index, n, -1, "index").reshape(math.prod(lead), index.shape[-1])
+    q = np.where(classes < 0, 0, plain(prob, F64).reshape(classes.shape))
+    bad = ~((q >= 0) & (q <= 1))
+    if bad.any():
+        row, j = np.argwhere(bad)[0]
+        raise ValueError(f"`prob` must be between 0 and 1, got {q[row, j]} in row {row}")
+    total = q.sum(axis=1)
+    most = 1 + max(1e-3, 4 * float(np.finfo(prob.dtype).eps if prob.dtype.kind == "f" else 2**-8))
+    if (total > most).any():
+        row = int((total > most).argmax())
+        raise ValueError(f"`prob` must sum up to at most 1 in each row, got {total[row]} "
+                         f"in row {row}")
+    order = np.argsort(classes, axis=1, kind="stable")
+    classes, q = np.take_along_axis(classes, order, 1), np.take_along_axis(q, order, 1)
+    twice = (classes[:, 1:] == classes[:, :-1]) & (classes[:, 1:] >= 0)
+    if twice.any():
+        row, j = np.argwhere(twice)[0]
+        raise ValueError(f"`index` must name a class once, got {classes[row, j]} twice "
+                         f"in row {row}")
+    return np.ascontiguousarray(classes), q
