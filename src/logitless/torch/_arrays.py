@@ -51,9 +51,13 @@ class Problem:
             {name: value for name, value in options._asdict().items() if name in names}
             for names in (HEAD, set(LOSS) - set(HEAD))
         )
-        self.temperatures = None if temperatures is None else as_numbers(temperatures)
-        if self.temperatures is not None and self.temperatures.ndim == 0:  # that of the only row
-            self.of_head["temperature"], self.temperatures = float(self.temperatures), None
+        self.of_loss["class_weight"] = self.class_weight
+        if temperatures is not None:
+            del self.of_head["temperature"]
+            if temperatures.ndim:
+                self.of_loss["temperature"] = as_numbers(temperatures)
+            else:  # that of the only row
+                self.of_head["temperature"] = float(temperatures)
 
     def losses(
         self, wrt: Sequence[str], factor: np.ndarray | np.floating, with_scores: bool = False
@@ -69,11 +73,6 @@ class Problem:
         kinds = (self.dtype, self.dtype, np.int64) if with_scores else ()
         scores = [np.empty(self.shape, kind) for kind in kinds]
         factor = np.broadcast_to(factor, self.shape)
-        of_loss = {**self.of_loss, "class_weight": self.class_weight}
-        of_head = self.of_head
-        if self.temperatures is not None:
-            of_loss["temperature"] = self.temperatures
-            of_head = {name: value for name, value in of_head.items() if name != "temperature"}
         for place in np.ndindex(self.places):
             weight, bias = self._classifier(place)
             here: tuple[Any, ...] = (..., *place)
@@ -85,31 +84,30 @@ class Problem:
                 "reduction": "none",
             }
             if with_scores:
-                head = LinearHead(weight, bias, **of_head, pack=False)
-                losses[here], *more = self._scored(head, target, of_loss, of_gradients)
+                head = LinearHead(weight, bias, **self.of_head, pack=False)
+                losses[here], *more = self._scored(head, target, of_gradients)
                 for score, values in zip(scores, more, strict=True):
                     score[here] = values
             elif wrt:
                 losses[here], _ = functional.linear_cross_entropy_value_and_grad(
-                    self.x, weight, target, bias, **of_head, **of_loss, **of_gradients)
+                    self.x, weight, target, bias, **self.of_head, **self.of_loss, **of_gradients)
             else:
                 losses[here] = functional.linear_cross_entropy(
-                    self.x, weight, target, bias, **of_head, **of_loss)
+                    self.x, weight, target, bias, **self.of_head, **self.of_loss)
         return losses, found, scores
 
     def _scored(
-        self, head: LinearHead, target: Any, of_loss: dict[str, Any],
-        of_gradients: dict[str, Any],
+        self, head: LinearHead, target: Any, of_gradients: dict[str, Any]
     ) -> tuple[Any, ...]:
         """Losses and scores of one place, in the shape of its losses."""
         if not of_gradients["wrt"]:
-            found = head.score(self.x, target, entropy=True, **of_loss)
+            found = head.score(self.x, target, entropy=True, **self.of_loss)
             return found.loss, found.lse, found.entropy, found.predicted
         lead = self.shape[: self.x.ndim - 1]
         scores = RowScores(math.prod(lead), self.dtype)
         losses, _ = value_and_grad(
             head._layer, None, self.x, target, self.dtype, workspace_bytes=WORKSPACE_BYTES,
-            options=LossOptions(**of_loss), scores=scores, **of_gradients)
+            options=LossOptions(**self.of_loss), scores=scores, **of_gradients)
         rows = scores.lse, scores.entropy, scores.predicted
         return losses, *(values.reshape(lead) for values in rows)
 
@@ -142,7 +140,7 @@ class Problem:
         """Places, rows of the targets, and their gradients, of `item` bytes an entry in the end."""
         n, shift = self.n_classes, self.options.shift
         x = Rows(self.x[..., : self.x.shape[-2] - shift, :] if shift else self.x)
-        divisor = self.temperatures
+        divisor = self.of_loss.get("temperature")
         if divisor is not None:
             divisor = divisor[..., shift:].reshape(-1, 1).astype(self.dtype)
             item += self.dtype.itemsize
