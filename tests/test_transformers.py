@@ -32,6 +32,7 @@ from logitless.transformers import (  # noqa: E402
 )
 
 N = 64  # classes
+GLOO = torch.distributed.is_available() and torch.distributed.is_gloo_available()
 TINY = {
     "vocab_size": N, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64,
@@ -254,13 +255,21 @@ def test_models_of_16_bits_have_a_float32_loss(gen, dtype):
     assert abs(ours[0].loss - truth) < 2e-6 * truth
 
 
+def test_models_of_float64_have_the_float32_loss_of_stock(gen):
+    model, inputs = model_of("Llama").double(), batch(gen)
+    theirs = loss_and_gradients(model, inputs)
+    assert theirs[0].loss.dtype == torch.float32
+    assert_same(loss_and_gradients(patch(model), inputs), theirs)
+
+
 # As before
 
 
 def test_unpatch_restores_the_class(gen):
     model, inputs = model_of("Llama"), batch(gen)
     theirs = model(**inputs)
-    assert unpatch(patch(model)) is model
+    assert str(type(patch(model))) == str(transformers.LlamaForCausalLM)
+    assert unpatch(model) is model
     assert type(model) is transformers.LlamaForCausalLM
     assert "forward" not in vars(model)
     assert torch.equal(model(**inputs).loss, theirs.loss)
@@ -287,8 +296,9 @@ def test_saved_models_are_stock(gen, tmp_path):
     assert type(model) is transformers.LlamaForCausalLM
 
 
-def test_patching_changes_nothing_else():
-    model = model_of("Llama")
+@pytest.mark.parametrize("make", [lambda: model_of("Llama"), lambda: of_class(Noisy)])
+def test_patching_changes_nothing_else(make):
+    model = make().eval()
     model.model.train()
     model.lm_head.weight.requires_grad_(False)
     kept = torch.get_rng_state(), [module.training for module in model.modules()], str(vars(model))
@@ -347,6 +357,13 @@ class Lifted(Own):
 
     def logits(self, x):
         return x @ self.lm_head.weight.T
+
+
+class Noisy(Own):
+    """Logits that are drawn, in evaluation too."""
+
+    def logits(self, x):
+        return self.lm_head(F.dropout(x, 0.1, training=True))
 
 
 class Masked(Own):
@@ -519,6 +536,55 @@ def test_compiled_models_have_no_graph_break(gen, family):
     assert_same((output, gradients), theirs)
 
 
+SHARDED = """
+import os
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import LlamaConfig, LlamaForCausalLM
+from logitless.transformers import patch
+
+dist.init_process_group("gloo", store=dist.FileStore("store", 1), rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+ids = torch.arange(18).view(2, 9)
+for head in ({}, {"reshard_after_forward": False}, {"reshard_after_forward": True}):
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2))
+    loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    gradient = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    patch(model)
+    fully_shard(model.model.layers[0], mesh=mesh)
+    if head:
+        fully_shard(model.lm_head, mesh=mesh, **head)
+    fully_shard(model, mesh=mesh)
+    try:
+        output = model(input_ids=ids, labels=ids)
+    except RuntimeError as error:
+        print(error)
+        continue
+    output.loss.backward()
+    found = model.lm_head.weight.grad.full_tensor()
+    print(output.logits, (output.loss - loss).abs().item() < 1e-5,
+          (found - gradient).abs().max().item() < 1e-6)
+sys.stdout.flush()
+os._exit(0)  # threads of the process group may outlive it
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GLOO, reason="torch has no gloo here")
+def test_sharded_models(run_python):
+    """A head whose weights are freed before the loss is an error, not what is there then."""
+    whole, kept, freed = run_python(SHARDED).strip().split("\n")
+    assert whole == kept == "None True True"
+    assert "are freed before the loss needs them" in freed
+
+
 class Texts(torch.utils.data.Dataset):
     """Twelve samples, of which different numbers of labels count."""
 
@@ -634,13 +700,16 @@ def test_patched_and_peft_models_have_scores_too(gen):
     np.testing.assert_array_equal(losses, again)
 
 
-def test_perplexity_packs_the_head_once(gen, monkeypatch):
+def test_perplexity_packs_the_head_once_and_keeps_nothing_else(gen, monkeypatch):
     made = []
     monkeypatch.setattr(_scoring.LinearHead, "from_module", classmethod(
         lambda cls, module, **options: made.append(1) or cls(module.weight.detach(), **options)))
-    ids = torch.randint(4, N, (40,), generator=gen)
-    perplexity(model_of("Llama"), ids, max_length=8, progress=False)
+    model, ids = model_of("Llama"), torch.randint(4, N, (40,), generator=gen)
+    kept = []
+    model.register_forward_hook(lambda module, args, output: kept.append(output.get("cache")))
+    perplexity(model, ids, max_length=8, progress=False)
     assert made == [1]
+    assert kept == [None] * 9
 
 
 def stock_loglikelihood(model, context, continuation):
@@ -671,6 +740,13 @@ def test_loglikelihood_is_that_of_stock(gen, tokenizer, family):
         ours = loglikelihood(model, tokenizer, pairs, batch_size=batch_size, progress=False)
         assert [hit for _, hit in ours] == [hit for _, hit in theirs]
         assert [total for total, _ in ours] == pytest.approx([t for t, _ in theirs], rel=5e-6)
+
+
+def test_loglikelihood_tells_models_what_is_padding(tokenizer, caplog):
+    transformers.logging.get_logger("transformers").warning_once.__func__.cache_clear()
+    model = model_of("GPT2LMHeadModel", pad_token_id=0)
+    loglikelihood(model, tokenizer, [("t5 t6", " t7"), ("t5 t6 t7", " t8")], progress=False)
+    assert caplog.messages == []
 
 
 def test_loglikelihood_cuts_contexts_from_the_left(tokenizer):

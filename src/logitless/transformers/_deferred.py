@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -188,17 +187,19 @@ def cross_entropy(
     """``torch.nn.functional.cross_entropy`` of logits that are not there, in their dtype."""
     if logits.ndim > 2 or size_average is not None or reduce is not None:
         raise logits.unknown(f"cross_entropy of {logits.ndim} axes")
-    with float32_losses(logits):
-        loss = linear_cross_entropy(
-            logits.x, logits.weight, target, linear_bias=logits.bias, weight=weight,
-            reduction=reduction, label_smoothing=label_smoothing, softcap=logits.softcap,
-            temperature=logits.temperature,
-            ignore_index=None if target.is_floating_point() else ignore_index,
-        )
-    return loss
+    check_in_memory(logits)
+    return linear_cross_entropy(
+        logits.x, logits.weight, target, linear_bias=logits.bias, weight=weight,
+        reduction=reduction, label_smoothing=label_smoothing, softcap=logits.softcap,
+        temperature=logits.temperature,
+        ignore_index=None if target.is_floating_point() else ignore_index,
+        loss_dtype=None if logits.dtype.itemsize == 2 else logits.dtype,
+    )
 
 
-def float32_losses(logits: DeferredLogits) -> AbstractContextManager[Any]:
-    """Losses in float32 where the model has made its logits that."""
-    narrow = logits.x.dtype.itemsize == 2 and logits.dtype == torch.float32
-    return torch.autocast("cpu", logits.x.dtype) if narrow else nullcontext()
+def check_in_memory(logits: DeferredLogits) -> None:
+    """Weights that are sharded apart from the model are freed as soon as their layer is done."""
+    if not torch.compiler.is_compiling() and not logits.weight.untyped_storage().nbytes():
+        raise RuntimeError(f"the weights of the head of {logits.name} are freed before the loss "
+                           "needs them: give it no `fully_shard` of its own, or one with "
+                           "`reshard_after_forward=False`")

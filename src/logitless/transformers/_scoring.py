@@ -231,7 +231,7 @@ def _continuations(
     length = max(len(given) for given, _ in batch)
     ids = torch.zeros(len(batch), length, dtype=torch.int64)
     mask = torch.zeros_like(ids)
-    for i, (given, _) in enumerate(batch):  # padded at the end, where no causal model looks
+    for i, (given, _) in enumerate(batch):  # what is beyond their ends, no causal model sees
         ids[i, : len(given)], mask[i, : len(given)] = torch.tensor(given), 1
     x = scorer.features(ids, mask)
     rows = [x[i, len(given) - len(wanted) : len(given)]
