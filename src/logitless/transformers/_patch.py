@@ -40,8 +40,8 @@ def patch(model: _Model, train_only: bool = False) -> _Model:
     model : transformers.PreTrainedModel
         A model on the CPU whose `forward` takes `labels`, and whose logits are one linear
         layer, with or without a bias, a scale and a cap: causal and masked language
-        models, float32, bfloat16, float16. Or one that peft has made of it. A model that
-        is patched already is patched anew.
+        models, encoders with decoders, in float32, bfloat16 or float16. Or one that peft
+        has made of it. A model that is patched already is patched anew.
     train_only : bool, default False
         Leave the model as it was in evaluation, logits included: for metrics of the
         Trainer that need them.
@@ -75,14 +75,15 @@ def patch(model: _Model, train_only: bool = False) -> _Model:
     Neither gradients, nor the state of random generators, nor the mode of any module change.
 
     The class of the model becomes one of the same name below its own, so that copies
-    and pickles of a patched model are patched. The head is looked up in every
-    call: it may be resized, tied, or saved by peft's `modules_to_save`, whose
-    adapters may be switched. LoRA on the head itself has no single weight to give: refused.
+    and pickles of a patched model are patched. The head is looked up in every call: it
+    may be resized, tied, or saved by peft's `modules_to_save`, whose adapters may be
+    switched. LoRA on the head itself is refused: there is no single weight until it is
+    merged.
 
-    Patch first, then wrap: by accelerate (`prepare`), `torch.compile`, `fully_shard`. The Trainer
-    needs nothing, but its label smoothing and `compute_loss_func` take the labels away
-    from the model, and find the loss from logits, as ever; for `compute_metrics` give
-    `train_only`.
+    Patch first, then wrap: by accelerate (`prepare`), `torch.compile`, `fully_shard` (not
+    of the head alone, unless with ``reshard_after_forward=False``). The Trainer needs
+    nothing. Its label smoothing and `compute_loss_func` take the labels away from the
+    model and find the loss from logits, as ever; for `compute_metrics` give `train_only`.
 
     Examples
     --------
@@ -174,8 +175,7 @@ def _patched(stock: Any, train_only: bool) -> Any:
         return _without_logits(output, stock.__name__)
 
     body = {"forward": forward, "stock": stock, "train_only": train_only,
-            "__module__": stock.__module__, "__qualname__": stock.__qualname__,
-            "__doc__": stock.__doc__}
+            "__module__": stock.__module__, "__doc__": stock.__doc__}
     return type(stock.__name__, (Patched, stock), body)
 
 
