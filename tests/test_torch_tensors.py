@@ -8,6 +8,7 @@ import pickle
 import threading
 import weakref
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", minversion="2.13")
 F = torch.nn.functional
 
+from support.oracle import says  # noqa: E402
 from support.torch_cases import F64, OPTIONS, C, K, assert_same, case, results  # noqa: E402
 from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
+import logitless as ll  # noqa: E402
 from logitless._arrays import rows as row_arrays  # noqa: E402
 from logitless.torch import LinearCrossEntropyLoss, linear_cross_entropy  # noqa: E402
 
@@ -267,3 +270,24 @@ def test_gradients_share_no_memory(gen):
     before = x.detach().clone()
     gradient.fill_(7)
     assert torch.equal(x.detach(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_that_has_been_freed_is_not_read(gen, dtype):
+    """As that of parameters between the uses of those who shard them."""
+    x, w = torch.randn(4, 8, generator=gen).to(dtype), torch.randn(5, 8, generator=gen).to(dtype)
+    target = torch.tensor([0, 1, 2, 3])
+    for name, tensor in (("input", x), ("linear_weight", w)):
+        for left in (0, tensor.nbytes - 1):
+            broken = tensor.clone()
+            broken.untyped_storage().resize_(left)
+            arguments = {"input": x, "linear_weight": w, "target": target} | {name: broken}
+            with says(ValueError, "memory", tensor.nbytes, f"got {left}", "freed"):
+                linear_cross_entropy(**arguments)
+    part = torch.randn(9, 8, generator=gen).to(dtype)[5:]
+    assert torch.isfinite(linear_cross_entropy(part, w, target))
+    broken = w.clone()
+    broken.untyped_storage().resize_(0)
+    for make in (ll.LinearHead, lambda weight: ll.LinearHead(np.eye(8)).loss(weight, [0] * 5)):
+        with says(ValueError, "memory", "freed"):
+            make(broken)

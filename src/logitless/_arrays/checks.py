@@ -56,6 +56,8 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"`{name}` requires grad; detach it first: `{name}.detach()`")
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
+    if hasattr(value, "untyped_storage"):
+        check_storage(value, name)
     try:
         frame = read_frame(value, name)
         if frame is not None:
@@ -77,6 +79,22 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise ValueError(f"`{name}` cannot be read as an array: {error}") from error
     except Exception as error:  # whatever the other library raises
         raise TypeError(f"`{name}` ({kind}) cannot be read as an array: {error}") from error
+
+
+def check_storage(tensor: Any, name: str) -> None:
+    """Refuse a tensor of torch whose memory has been given back, at least in part.
+
+    Those who shard parameters do that between their uses, and torch reads what is there then.
+    """
+    if tensor.layout is not sys.modules["torch"].strided or not tensor.numel():
+        return
+    last = sum((length - 1) * step
+               for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    there = tensor.untyped_storage().nbytes()
+    if there < needed:
+        raise ValueError(f"`{name}` must have memory for its elements, {needed} bytes, got "
+                         f"{there}: its storage has been freed or made smaller")
 
 
 def _torch_bfloat16(tensor: Any, name: str) -> np.ndarray:

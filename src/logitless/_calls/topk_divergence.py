@@ -97,6 +97,8 @@ def check_top(index: object, prob: object, lead: tuple[int, ...],
         raise TypeError(f"`index` must be integers, got {index.dtype}")
     classes = check_index(index, n, -1, "index").reshape(math.prod(lead), index.shape[-1])
     q = np.where(classes < 0, 0, plain(prob, F64).reshape(classes.shape))
+    if index.shape[-1] == 0:  # as one column of no class
+        return np.full((len(q), 1), -1, np.int64), np.zeros((len(q), 1))
     bad = ~((q >= 0) & (q <= 1))
     if bad.any():
         row, j = np.argwhere(bad)[0]

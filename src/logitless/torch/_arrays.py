@@ -11,7 +11,7 @@ import torch
 
 from .. import functional
 from .._arrays.bfloat16 import BFLOAT16, widened
-from .._arrays.checks import compute_dtype
+from .._arrays.checks import check_storage, compute_dtype
 from .._arrays.rows import Rows
 from .._arrays.sparse import Compressed, checked_csr, is_canonical
 from .._calls.backward import RowScores
@@ -206,6 +206,7 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     By way of DLPack the storage stays resizable, as those who shard parameters need it;
     ``tensor.numpy()`` would end that for good.
     """
+    check_storage(tensor, "tensor")
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return np.from_dlpack(tensor.view(torch.int16)).view(BFLOAT16)
