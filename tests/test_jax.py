@@ -29,6 +29,7 @@ class Problem:
         self.soft = jnp.asarray(rng.dirichlet(np.ones(7), (2, 3)), dtype)
         self.class_weight = jnp.asarray(rng.random(7), dtype)
         self.sample_weight = jnp.asarray(rng.random((2, 3)), dtype)
+        self.temperatures = jnp.asarray(rng.uniform(0.5, 2, (2, 3)), dtype)
         self.primals = self.x, self.weight, self.bias
 
     def loss(self, **options):
@@ -87,8 +88,8 @@ def test_loss_and_gradients_are_those_of_optax(p, jit, reduction, soft):
 
 OPTIONS = {
     "ignore_index": 3, "class_weight": ..., "sample_weight": ..., "label_smoothing": 0.1,
-    "z_loss": 0.01, "shift": 1, "softcap": 2.0, "temperature": 0.7, "filter_eps": 0.2,
-    "n_threads": 1,
+    "z_loss": 0.01, "entropy_weight": -0.1, "shift": 1, "softcap": 2.0, "temperature": 0.7,
+    "temperatures": ..., "filter_eps": 0.2, "n_threads": 1,
 }
 
 
@@ -97,7 +98,8 @@ OPTIONS = {
 def test_bits_are_those_of_numpy(name, dtype):
     """Of the loss, and of gradients before they are rounded."""
     p = Problem(dtype)
-    options = {name: getattr(p, name) if OPTIONS[name] is ... else OPTIONS[name]}
+    value = getattr(p, name) if OPTIONS[name] is ... else OPTIONS[name]
+    options = {"temperature" if name == "temperatures" else name: value}
     arrays = *map(np.asarray, (p.x, p.weight, p.target)), np.asarray(p.bias)
     plain = {key: np.asarray(o) if hasattr(o, "shape") else o for key, o in options.items()}
     loss, grad = ll.linear_cross_entropy_value_and_grad(*arrays, **plain)
@@ -312,6 +314,8 @@ def test_memory_of_a_step(run_python):
     ({"target": jnp.ones((2, 3, 7)), "ignore_index": 3}, ValueError, "`ignore_index` must be left"),
     ({"class_weight": jnp.ones(6)}, ValueError, r"`class_weight` must have shape \(7,\)"),
     ({"sample_weight": jnp.ones(6)}, ValueError, r"`sample_weight` must have shape \(2, 3\)"),
+    ({"temperature": jnp.ones(6)}, ValueError, r"`temperature` must have shape \(2, 3\)"),
+    ({"entropy_weight": np.inf}, ValueError, "`entropy_weight` must be"),
     ({"shift": 4}, ValueError, "`shift` must be at most the length"),
     ({"shift": 1.5}, TypeError, "`shift` must be an integer, got float"),
     ({"reduction": "avg"}, ValueError, "`reduction` must be one of .*, got 'avg'"),
@@ -343,13 +347,14 @@ def test_options_are_static(p):
                      "and >= 0, got -0.5 in row 5, class 6"),
     ({"class_weight": np.inf}, "INVALID_ARGUMENT: ValueError: `class_weight` must be finite"),
     ({"sample_weight": np.nan}, "INVALID_ARGUMENT: ValueError: `sample_weight` must be finite"),
+    ({"temperatures": 0.0}, "INVALID_ARGUMENT: ValueError: `temperature` of row 5 must be"),
 ], ids=str)
 def test_errors_of_contents_come_with_the_result(p, jit, change, says):
     """And the next call is a good one."""
     ((name, value),) = change.items()
     bad = getattr(p, name)
     bad = bad.at[(-1,) * bad.ndim].set(value)
-    options = {"target": bad} if name in ("target", "soft") else {name: bad}
+    options = {{"soft": "target", "temperatures": "temperature"}.get(name, name): bad}
     # What JAX makes of it, sooner or later, depends on where the program runs.
     with pytest.raises((RuntimeError, IndexError, ValueError)) as raised:
         jax.block_until_ready(jit(p.loss(**options))(*p.primals))
@@ -357,9 +362,9 @@ def test_errors_of_contents_come_with_the_result(p, jit, change, says):
     assert np.isfinite(jit(p.loss())(*p.primals))
 
 
-@pytest.mark.parametrize("name", ["target", "class_weight", "sample_weight"])
+@pytest.mark.parametrize("name", ["target", "class_weight", "sample_weight", "temperature"])
 def test_what_gets_no_gradient_is_named(p, name):
-    value = p.soft if name == "target" else getattr(p, name)
+    value = getattr(p, {"target": "soft", "temperature": "temperatures"}.get(name, name))
     given = {"x": p.x, "weight": p.weight, "target": p.target}
     with pytest.raises(TypeError, match=f"`{name}` gets no gradient .*stop_gradient"):
         jax.grad(lambda v: linear_cross_entropy(**given | {name: v}))(value)

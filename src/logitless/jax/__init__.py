@@ -14,6 +14,8 @@ except ModuleNotFoundError as error:
     raise ImportError(
         f'logitless.jax needs {error.name}: pip install "logitless[jax]"') from error
 
+import numpy as np
+
 from ._call import ARRAYS, Static, apply
 from ._checks import check
 
@@ -35,9 +37,10 @@ def linear_cross_entropy(
     sample_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    entropy_weight: float = 0.0,
     shift: int = 0,
     softcap: float | None = None,
-    temperature: float = 1.0,
+    temperature: ArrayLike = 1.0,
     filter_eps: float = 0.0,
     n_threads: int | None = None,
 ) -> jax.Array:
@@ -59,10 +62,12 @@ def linear_cross_entropy(
         Finite and not negative.
     sample_weight : array_like, shape (...,), optional
         Finite.
-    ignore_index, label_smoothing, z_loss, shift
+    ignore_index, label_smoothing, z_loss, entropy_weight, shift
         As for `logitless.LinearHead.loss`.
-    softcap, temperature, n_threads
+    softcap, n_threads
         As for `logitless.LinearHead`.
+    temperature : float or array_like, shape (...,), default 1.0
+        A number as for `logitless.LinearHead`, or one for each row.
     filter_eps : float, default 0.0
         As for `logitless.LinearHead.value_and_grad`; 0 is exact.
 
@@ -77,7 +82,7 @@ def linear_cross_entropy(
     ------
     TypeError
         A dtype that cannot be used; an option that is a traced value: all but the arrays
-        are static. A derivative by class probabilities, class weights or sample weights.
+        are static. A derivative by any of these but `x`, `weight` and `bias`.
     ValueError
         Shapes that do not fit, an option out of range.
     NotImplementedError
@@ -114,14 +119,20 @@ def linear_cross_entropy(
     >>> loss.round(4), by_x.round(4)
     (Array(0.4076, dtype=float32), Array([[ 0.09  ,  0.2447, -0.3348]], dtype=float32))
     """
-    given = x, weight, bias, target, class_weight, sample_weight
+    options: dict[str, Any] = {
+        "reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing,
+        "z_loss": z_loss, "entropy_weight": entropy_weight, "shift": shift, "softcap": softcap,
+        "filter_eps": filter_eps, "n_threads": n_threads,
+    }
+    of_rows = None
+    if np.ndim(temperature):  # of tracers, too
+        of_rows = temperature
+    else:
+        options["temperature"] = temperature
+    given = x, weight, bias, target, class_weight, sample_weight, of_rows
     arrays: dict[str, Any] = {
         name: None if array is None else jnp.asarray(array)
         for name, array in zip(ARRAYS, given, strict=True)
     }
-    dtype, rows, options = check(
-        arrays, reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing,
-        z_loss=z_loss, shift=shift, softcap=softcap, temperature=temperature,
-        filter_eps=filter_eps, n_threads=n_threads,
-    )
-    return apply(Static(dtype, rows if reduction == "none" else (), reduction, options), arrays)
+    dtype, rows, checked = check(arrays, **options)
+    return apply(Static(dtype, rows if reduction == "none" else (), reduction, checked), arrays)

@@ -16,7 +16,7 @@ from ..results import Gradients
 from ._ffi import ATTRIBUTE, register
 
 _NAME = "logitless_linear_cross_entropy"
-ARRAYS = ("x", "weight", "bias", "target", "class_weight", "sample_weight")
+ARRAYS = ("x", "weight", "bias", "target", "class_weight", "sample_weight", "temperature")
 _WRT = ARRAYS[:3]
 
 

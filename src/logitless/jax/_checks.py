@@ -1,6 +1,6 @@
 """The checks of `logitless.jax`: what shapes, dtypes and options tell, before anything runs.
 
-Arrays of a traced function have no contents yet. Where the package checks shapes, zeros without
+Arrays of a traced function have no contents yet. Where the package checks shapes, ones without
 memory stand in for them.
 """
 
@@ -42,12 +42,14 @@ def check(
     functional.linear_cross_entropy_value_and_grad(two, two, [0, 1], **options | {"shift": 0})
 
     of_loss = LossOptions(options["ignore_index"], given["class_weight"], given["sample_weight"],
-                          shift=options["shift"])
+                          shift=options["shift"], temperature=given["temperature"])
     x, target, of_loss = shifted(x, given["target"], of_loss)
     rows = x.shape[:-1]
     if target.dtype.kind not in "iu" and target.shape == (*rows, n):
         check_target(target.reshape(-1, n)[:0], (0,), n, dtype, of_loss.ignore_index)
         target = np.zeros(rows, np.int64)  # the others cost n a row to check
+    elif target.dtype.kind in "iu":
+        target = np.zeros(target.shape, np.int64)  # there may be a single class
     Objective(target, rows, n, dtype, options["reduction"], of_loss)
     return dtype, rows, json.dumps({name: _plain(name, o) for name, o in options.items()})
 
@@ -60,7 +62,7 @@ def _check_dtype(name: str, dtype: np.dtype) -> None:
 
 
 def _stand_in(array: jax.Array | None) -> Any:
-    return None if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    return None if array is None else np.broadcast_to(np.ones((), array.dtype), array.shape)
 
 
 def _plain(name: str, option: Any) -> Any:
