@@ -10,7 +10,7 @@ from support.oracle import COMPILED, says
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
-from logitless.torch import linear_kl_div  # noqa: E402
+from logitless.torch import linear_kl_div, linear_topk_kl_div  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 BETAS = (0.0, 1.0, 0.5, 0.1)
@@ -199,3 +199,83 @@ def test_errors_say_what_was_expected(gen, change, error, words):
                  "linear_bias": b, "teacher_bias": a} | change
     with says(error, *words):
         linear_kl_div(**arguments)
+
+
+# A few probabilities of a teacher
+
+
+def top(gen, lead=(2, 3), n=11, j=4, dtype=torch.float64):
+    order = torch.rand(*lead, n, generator=gen).argsort(-1)
+    prob = torch.rand(*lead, j + 1, generator=gen, dtype=torch.float64)
+    return order[..., :j], (prob / prob.sum(-1, keepdim=True))[..., :j].to(dtype)
+
+
+def lumped(student, index, prob, beta, softcap=None, temperature=1.0):
+    """The formula in float64: the classes of a sample, and all others as one."""
+    x, w, b = (t.double() for t in student)
+    z = x @ w.T + b
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    p = torch.softmax(z / temperature, -1).gather(-1, index)
+    p = torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1)
+    q = torch.cat([prob.double(), 1 - prob.double().sum(-1, keepdim=True)], -1)
+    m = beta * q + (1 - beta) * p
+    forward, reverse = (q * (q / m).log()).sum(-1), (p * (p / m).log()).sum(-1)
+    return forward if beta == 0 else reverse if beta == 1 else beta * forward + (1 - beta) * reverse
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_few_probabilities(gen, dtype, beta, reduction):
+    student, _ = heads(gen, dtype, lead=(2, 3))
+    index, prob = top(gen, dtype=torch.float32 if dtype.itemsize == 2 else dtype)
+    wide = [t.detach().double().requires_grad_() for t in student]
+    options = {"softcap": 5.0, "temperature": 1.5}
+    truth = lumped(wide, index, prob, beta, **options)
+    truth = truth.mean() if reduction == "mean" else truth
+    x, w, b = student
+    ours = linear_topk_kl_div(x, w, index, prob, linear_bias=b, beta=beta, reduction=reduction,
+                              **options)
+    eps = torch.finfo(dtype).eps
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), truth, rtol=16 * eps, atol=16 * eps)
+    factor = torch.rand(truth.shape, generator=gen, dtype=torch.float64).to(dtype)
+    truth.backward(factor.double())
+    ours.backward(factor)
+    for a, c in zip(student, wide, strict=True):
+        torch.testing.assert_close(a.grad.double(), c.grad, rtol=32 * eps, atol=32 * eps)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_gradcheck_of_a_few(gen, beta):
+    student, _ = heads(gen, n=5, k=3)
+    index, prob = top(gen, (6,), 5, 2)
+    index[0, 1] = -1
+
+    def loss(x, w, b):
+        return linear_topk_kl_div(x, w, index, prob, linear_bias=b, beta=beta)
+
+    assert torch.autograd.gradcheck(loss, student)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*student), loss(*student))
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"index": torch.ones(2, 2)}, TypeError, ("index", "int64", "float32")),
+    ({"index": torch.tensor([[1, 9], [1, 2]])}, IndexError, ("index", "[0, 4)", "9")),
+    ({"index": torch.tensor([[1, 1], [1, 2]])}, ValueError, ("index", "once", "row 0")),
+    ({"index": torch.tensor([1, 2])}, ValueError, ("index", "(2,) + (j,)", "(2,)")),
+    ({"prob": torch.ones(2, 3) / 3}, ValueError, ("prob", "(2, 2)", "(2, 3)")),
+    ({"prob": torch.ones(2, 2)}, ValueError, ("prob", "at most 1")),
+    ({"prob": torch.full((2, 2), 0.1).requires_grad_()}, TypeError, ("prob", "detach")),
+    ({"prob": torch.ones(2, 2, dtype=torch.int64)}, TypeError, ("prob", "int64")),
+    ({"sample_weight": torch.ones(3)}, ValueError, ("sample_weight", "(2,)", "(3,)")),
+    ({"reduction": "batchmean"}, ValueError, ("reduction", "batchmean")),
+    ({"beta": 7}, ValueError, ("beta", "7")),
+    ({"input": torch.ones(())}, ValueError, ("input", "()")),
+])
+def test_errors_of_a_few_say_what_was_expected(change, error, words):
+    arguments = {"input": torch.ones(2, 3), "weight": torch.ones(4, 3),
+                 "index": torch.tensor([[1, 2], [0, 3]]), "prob": torch.full((2, 2), 0.25)} | change
+    with says(error, *words):
+        linear_topk_kl_div(**arguments)

@@ -1,7 +1,7 @@
 """Losses of linear heads for PyTorch, without the logits."""
 
 from ._cross_entropy import linear_cross_entropy
-from ._kl_div import linear_kl_div
+from ._kl_div import linear_kl_div, linear_topk_kl_div
 from ._log_prob import linear_log_prob
 from ._module import LinearCrossEntropyLoss
 from ._scores import Scores
@@ -12,4 +12,5 @@ __all__ = [
     "linear_cross_entropy",
     "linear_kl_div",
     "linear_log_prob",
+    "linear_topk_kl_div",
 ]

@@ -1,8 +1,4 @@
-"""The operators behind `logitless.torch`, and their place in autograd.
-
-Operators are what tracers see: FakeTensorMode, make_fx, torch.export and torch.compile. Each
-has a kernel that computes on the memory of its tensors and a fake that only knows shapes.
-"""
+"""The operators of the loss, and their place in autograd."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ._arrays import Problem, as_numbers, narrowed
 from ._checks import Options, requires_grad, scored_shape
+from ._operators import Final, Operator, in_transform, seen
 
 _NAMES = ("x", "weight", "bias", "target")  # of gradients
-_HELD = _NAMES[:3]  # those that can be found along with the loss
+HELD = _NAMES[:3]  # those that can be found along with the loss
 _N_SCORES = 3  # lse, entropy, prediction
 
 # What operators take and give. Names of gradients come as one string; those not in it are empty.
@@ -29,10 +25,6 @@ _KINDS = {str: "str", int: "int", int | None: "int", float: "float", float | Non
 _OPTIONS = ", ".join(f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Options).items())
 _N_TENSORS, _N_OPTIONS = _TENSORS.count(",") + 1, len(Options._fields)
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, bool, int, float, torch.dtype}
-_in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad` is one
-
-
 def _parted(args: Sequence[Any]) -> tuple[Any, ...]:
     """Tensors, options, names of gradients; before these what there is of a loss alone."""
     last = _N_TENSORS + _N_OPTIONS
@@ -40,32 +32,10 @@ def _parted(args: Sequence[Any]) -> tuple[Any, ...]:
     return args[:_N_TENSORS], options, *args[last:-1], args[-1].split()
 
 
-class _Operator:
-    """An operator, and its kernel for those who need not go by way of the dispatcher."""
-
-    def __init__(self, name: str, schema: str, kernel: Callable[..., Any],
-                 fake: Callable[..., Any], mutates: tuple[str, ...] = ()):
-        self.kernel = kernel
-        self.of_library = torch.library.custom_op(
-            f"logitless::{name}", kernel, mutates_args=mutates, device_types="cpu", schema=schema
-        )
-        self.of_library.register_fake(fake)
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the operator where somebody is to see it, else its kernel: 40 us less."""
-        return (self.of_library if _seen(args) else self.kernel)(*args)
-
-
-def _seen(args: Iterable[Any]) -> bool:
-    """Whether somebody is to see what is done with these tensors and options."""
-    return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _in_transform()
-            or not all(type(a) in _PLAIN for a in args))
-
-
 def _loss(*args: Any) -> tuple[torch.Tensor, ...]:
     loss, found, scores = _found(*args)
     none = [torch.empty(0, dtype=torch.float32, device="cpu") for _ in range(_N_SCORES)]
-    return loss, *_as_tensors(found, _HELD), *(scores or none)
+    return loss, *as_tensors(found, HELD), *(scores or none)
 
 
 def _found(*args: Any) -> tuple[torch.Tensor, dict[str, np.ndarray], list[torch.Tensor]]:
@@ -90,7 +60,7 @@ def _fake_loss(*args: Any) -> tuple[torch.Tensor, ...]:
                                torch.float32)
     kinds = (wide, wide, torch.int64) if with_scores else (torch.float32,) * _N_SCORES
     return (input.new_empty(shape if options.reduction == "none" else (), dtype=dtype),
-            *_fake_gradients(tensors, wrt, dict.fromkeys(_HELD, wide)),
+            *_fake_gradients(tensors, wrt, dict.fromkeys(HELD, wide)),
             *(input.new_empty(shape if with_scores else 0, dtype=kind) for kind in kinds))
 
 
@@ -98,18 +68,18 @@ def _loss_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor,
     tensors, options, wrt = _parted(args)
     problem = Problem(tensors, options)
     factor = as_numbers(grad_output) / problem.divisor()
-    held = [name for name in wrt if name in _HELD]
+    held = [name for name in wrt if name in HELD]
     found = problem.losses(held, factor)[1] if held else {}
-    dtypes = _dtypes(tensors)
+    dtypes = final_dtypes(tensors)
     if "target" not in wrt:
-        return _as_tensors(found, _NAMES, dtypes)
-    return (*_as_tensors(found, _HELD, dtypes),
+        return as_tensors(found, _NAMES, dtypes)
+    return (*as_tensors(found, HELD, dtypes),
             problem.target_gradient(dtypes["target"], factor))
 
 
 def _fake_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
     tensors, _, wrt = _parted(args)
-    return _fake_gradients(tensors, wrt, _dtypes(tensors))
+    return _fake_gradients(tensors, wrt, final_dtypes(tensors))
 
 
 def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
@@ -117,13 +87,13 @@ def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
         gradient.mul_(factor)
 
 
-def _dtypes(tensors: Sequence[Any]) -> dict[str, torch.dtype]:
+def final_dtypes(tensors: Sequence[Any]) -> dict[str, torch.dtype]:
     """The dtype that each gradient has in the end."""
     return {name: torch.float32 if tensor is None else tensor.dtype
             for name, tensor in zip(_NAMES, tensors, strict=False)}
 
 
-def _as_tensors(
+def as_tensors(
     found: dict[str, np.ndarray], names: Iterable[str],
     dtypes: dict[str, torch.dtype] | None = None,
 ) -> tuple[torch.Tensor, ...]:
@@ -158,18 +128,18 @@ def _fake_gradients(
     )
 
 
-linear_cross_entropy = _Operator(
+linear_cross_entropy = Operator(
     "linear_cross_entropy",
     f"({_TENSORS}, {_OPTIONS}, ScalarType dtype, bool with_scores, str wrt) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _loss, _fake_loss,
 )
-linear_cross_entropy_backward = _Operator(
+linear_cross_entropy_backward = Operator(
     "linear_cross_entropy_backward",
     f"(Tensor grad_output, {_TENSORS}, {_OPTIONS}, str wrt) -> (Tensor, Tensor, Tensor, Tensor)",
     _loss_backward, _fake_backward,
 )
-scale_ = _Operator("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", _scale,
+scale_ = Operator("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", _scale,
                    lambda gradient, factor: None, mutates=("gradient",))
 
 
@@ -196,20 +166,20 @@ def apply(*args: Any) -> tuple[torch.Tensor, ...]:
     if not torch.compiler.is_compiling():
         return _applied(*args)
     # Compilers know what an operator is; what `torch.func` makes of functions, they don't.
-    if _in_transform():
+    if in_transform():
         return torch.compiler.disable(_applied)(*args)
     return _without_gradients(linear_cross_entropy.of_library(*args))
 
 
 def _applied(*args: Any) -> tuple[torch.Tensor, ...]:
-    if _seen(args):
+    if seen(args):
         return _without_gradients(LinearCrossEntropyOperator.apply(*args))
     return LinearCrossEntropy.apply(*args)
 
 
 def _without_gradients(results: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     loss, *others = results
-    return loss, *others[len(_HELD) :]
+    return loss, *others[len(HELD) :]
 
 
 # Autograd
@@ -223,17 +193,17 @@ class LinearCrossEntropy(torch.autograd.Function):
         tensors, ctx.options, *_ = _parted(args)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.dtypes = _dtypes(tensors)
+        ctx.dtypes = final_dtypes(tensors)
         loss, ctx.held, scores = _found(*args)
         ctx.mark_non_differentiable(*scores)
         return loss, *scores
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        return _backward(ctx, grad_output, partial(_finished, dtypes=ctx.dtypes))
+        return backward(ctx, grad_output, partial(finished, dtypes=ctx.dtypes))
 
 
-def _finished(
+def finished(
     held: dict[str, np.ndarray], wrt: Sequence[str], factor: torch.Tensor,
     dtypes: dict[str, torch.dtype],
 ) -> dict[str, torch.Tensor]:
@@ -243,7 +213,7 @@ def _finished(
     for name, array in taken.items():
         found[name] = _as_tensor(name, array)
         scale_(found[name], factor)
-        if not _seen([factor]):
+        if not seen([factor]):
             found[name] = _as_tensor(name, narrowed(array, dtypes[name]))
     return found
 
@@ -261,14 +231,14 @@ class LinearCrossEntropyOperator(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
-        ctx.held = {name: g for name, g in zip(_HELD, output[1:], strict=False) if name in wrt}
+        ctx.held = {name: g for name, g in zip(HELD, output[1:], strict=False) if name in wrt}
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        return _backward(ctx, grad_output, _taken)
+        return backward(ctx, grad_output, taken)
 
 
-def _taken(
+def taken(
     held: dict[str, torch.Tensor], wrt: Sequence[str], factor: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Gradients that are held, scaled where they are and held no longer."""
@@ -278,16 +248,16 @@ def _taken(
     return found
 
 
-def _scaled(
+def scaled(
     held: dict[str, torch.Tensor], wrt: Sequence[str], factor: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Gradients that are held, for compilers as results too, which stay as they are."""
     return {name: held[name] * factor for name in wrt if name in held}
 
 
-def _backward(
+def backward(
     ctx: Any, grad_output: Any, find: Callable[..., dict[str, torch.Tensor]],
-    again: _Operator | None = None, names: tuple[str, ...] = _NAMES,
+    again: Operator | None = None, names: tuple[str, ...] = _NAMES,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of these names: those that `find` makes of what is held, else made `again`."""
     tensors = ctx.saved_tensors  # which finds out whether they have been changed
@@ -300,7 +270,7 @@ def _backward(
                                                             " ".join(missing))
             found |= {name: g for name, g in zip(names, more, strict=True) if name in missing}
     if torch.is_grad_enabled() and found:
-        final = _Final.apply(len(found), *found.values(), grad_output, *tensors)
+        final = Final.apply(len(found), *found.values(), grad_output, *tensors)
         found = dict(zip(found, final, strict=True))
     # autograd gives them the dtypes of the tensors
     return *map(found.get, names), *[None] * (len(ctx.needs_input_grad) - len(names))
@@ -308,23 +278,6 @@ def _backward(
 
 # For compilers, and for exported programs, which call the operator itself.
 linear_cross_entropy.of_library.register_autograd(
-    lambda ctx, grad_output, *_: _backward(ctx, grad_output, _scaled),
+    lambda ctx, grad_output, *_: backward(ctx, grad_output, scaled),
     setup_context=LinearCrossEntropyOperator.setup_context,
 )
-
-
-class _Final(torch.autograd.Function):
-    """Gradients as a function of all they depend on, so that none comes out as constant."""
-
-    @staticmethod
-    def forward(count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tensors[:count]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError("what logitless.torch computes has no second derivative; "
-                           "torch.nn.functional has functions that do")

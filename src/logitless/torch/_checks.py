@@ -27,7 +27,7 @@ class Options(NamedTuple):
 
 _NUMBERS = tuple(name for name, kind in get_type_hints(Options).items() if kind is float)
 _FLOAT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def requires_grad(tensor: torch.Tensor | None) -> bool:
@@ -56,8 +56,9 @@ def check_tensors(**tensors: torch.Tensor | None) -> None:
             check_constant(name, tensor)
 
 
-def check_tensor(name: str, tensor: object, may_be_sparse: bool = False) -> None:
-    """Refuse what is no tensor whose memory can be read."""
+def check_tensor(name: str, tensor: object, may_be_sparse: bool = False,
+                 of: tuple[torch.dtype, ...] = _FLOAT) -> None:
+    """Refuse what is no tensor whose memory can be read, or none of these dtypes."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}")
     if hasattr(tensor, "full_tensor"):
@@ -73,8 +74,8 @@ def check_tensor(name: str, tensor: object, may_be_sparse: bool = False) -> None
         layout = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
         also = ", sparse COO or sparse CSR" if may_be_sparse else ""
         raise TypeError(f"`{name}` must be dense{also}, got {layout}")
-    if name != "target" and tensor.dtype not in _FLOAT:
-        raise TypeError(f"`{name}` must be of one of {_FLOAT}, got {tensor.dtype}")
+    if name != "target" and tensor.dtype not in of:
+        raise TypeError(f"`{name}` must be of one of {of}, got {tensor.dtype}")
 
 
 def check_constant(name: str, tensor: torch.Tensor | None) -> None:
@@ -132,8 +133,8 @@ def check_target(
     if shape not in (indices, probabilities):
         raise ValueError(f"`target` must have shape {indices} for class indices or "
                          f"{probabilities} for class probabilities, got {shape}")
-    if shape == indices and dtype not in _INTEGER:
-        raise TypeError(f"`target` of shape {shape} must be class indices of one of {_INTEGER}, "
+    if shape == indices and dtype not in INTEGER:
+        raise TypeError(f"`target` of shape {shape} must be class indices of one of {INTEGER}, "
                         f"got {dtype}")
     if shape == probabilities and dtype not in _FLOAT:
         raise TypeError(f"`target` of shape {shape} must be class probabilities of one of "

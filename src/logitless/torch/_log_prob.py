@@ -18,8 +18,8 @@ from .._calls.targets import check_index
 from ..head import LinearHead
 from ..results import Gradients
 from ._arrays import as_array, as_numbers, narrowed
-from ._call import _in_transform, _Operator
-from ._checks import _INTEGER, check_loss_dtype, check_tensor, requires_grad
+from ._checks import INTEGER, check_constant, check_loss_dtype, check_tensor
+from ._operators import Final, Operator, in_transform
 
 _NAMES = ("x", "weight", "bias")  # of gradients
 
@@ -144,8 +144,8 @@ def _check_shapes(input: torch.Tensor, weight: torch.Tensor, target: torch.Tenso
     if tuple(target.shape[: len(lead)]) != lead or target.ndim > len(lead) + 1:
         raise ValueError(f"`target` must have shape {lead} or {lead} + (j,), "
                          f"got {tuple(target.shape)}")
-    if target.dtype not in _INTEGER:
-        raise TypeError(f"`target` must be of one of {_INTEGER}, got {target.dtype}")
+    if target.dtype not in INTEGER:
+        raise TypeError(f"`target` must be of one of {INTEGER}, got {target.dtype}")
 
 
 def _check_temperature(
@@ -158,9 +158,7 @@ def _check_temperature(
         raise TypeError("`temperature` must be a number or a torch.Tensor, "
                         f"got {type(temperature).__name__}")
     check_tensor("temperature", temperature)
-    if requires_grad(temperature):
-        raise TypeError("`temperature` requires grad, but gets no gradient here; "
-                        "detach it: `temperature.detach()`")
+    check_constant("temperature", temperature)
     if tuple(temperature.shape) not in ((), lead):
         raise ValueError(f"`temperature` must be a number or have shape {lead}, "
                          f"got {tuple(temperature.shape)}")
@@ -251,9 +249,9 @@ def _fake_backward(by_log_prob: torch.Tensor | None, by_entropy: torch.Tensor | 
     )
 
 
-_operator = _Operator("linear_log_prob", f"({_ARGUMENTS}, ScalarType dtype) -> (Tensor, Tensor)",
+_operator = Operator("linear_log_prob", f"({_ARGUMENTS}, ScalarType dtype) -> (Tensor, Tensor)",
                       _forward, _fake_forward)
-_backward_operator = _Operator(
+_backward_operator = Operator(
     "linear_log_prob_backward",
     f"(Tensor? by_log_prob, Tensor? by_entropy, {_ARGUMENTS}, str wrt) -> "
     "(Tensor, Tensor, Tensor)",
@@ -265,7 +263,7 @@ def _apply(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if not torch.compiler.is_compiling():
         return _LinearLogProb.apply(*args)
     # Compilers know what an operator is; what `torch.func` makes of functions, they don't.
-    if _in_transform():
+    if in_transform():
         return torch.compiler.disable(_LinearLogProb.apply)(*args)
     return _operator.of_library(*args)
 
@@ -293,27 +291,10 @@ class _LinearLogProb(torch.autograd.Function):
                 each = _backward_operator(*by, *tensors, *ctx.options, " ".join(wrt))
             found = {name: g for name, g in zip(_NAMES, each, strict=True) if name in wrt}
         if torch.is_grad_enabled() and found:
-            final = _Final.apply(len(found), *found.values(), *by, *tensors)
+            final = Final.apply(len(found), *found.values(), *by, *tensors)
             found = dict(zip(found, final, strict=True))
         return *map(found.get, _NAMES), *[None] * (len(ctx.needs_input_grad) - len(_NAMES))
 
 
 _operator.of_library.register_autograd(_LinearLogProb.backward,
                                        setup_context=_LinearLogProb.setup_context)
-
-
-class _Final(torch.autograd.Function):
-    """Gradients as a function of all they depend on, so that none comes out as constant."""
-
-    @staticmethod
-    def forward(count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tensors[:count]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError("logitless.torch.linear_log_prob has no second derivative; "
-                           "torch.log_softmax of the logits has")
