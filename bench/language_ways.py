@@ -119,6 +119,12 @@ def divergence(case: Case, t: SimpleNamespace) -> Loss:
     return partial(ours.linear_kl_div, t.x, t.weight, *t.teacher, reduction="mean")
 
 
+def both_losses(case: Case, t: SimpleNamespace) -> Loss:
+    """What the products and exponentials of a divergence take, to hold its time against."""
+    of_student = logitless(case, t)
+    return lambda: of_student() + ours.linear_cross_entropy(*t.teacher, t.target)
+
+
 def divergence_of_logits(case: Case, t: SimpleNamespace) -> Loss:
     def loss() -> torch.Tensor:
         with torch.no_grad():
@@ -163,6 +169,6 @@ WAYS: dict[str, dict[str, Callable]] = {
         "F.linear_cross_entropy": torch_linear, "F.linear_cross_entropy, options": torch_chunked,
     },
     "two heads": {"logitless": divergence, "torch": divergence_of_logits,
-                  "a loss of the student": logitless},
+                  "logitless, losses of both heads": both_losses},
     "model": {"logitless": patched_model, "torch": stock_model},
 }
