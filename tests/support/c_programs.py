@@ -11,6 +11,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,7 +72,11 @@ class Build:
         return [self.compiler, *flags]
 
     def add(self, name, source, *flags):
-        """Compile an object, or compile it anew."""
+        """Compile an object for all programs, or compile it anew."""
+        self.objects[name] = self.compiled(name, source, *flags)
+
+    def compiled(self, name, source, *flags):
+        """Compile an object."""
         path = str(self.folder / f"{name}.o")
         done = subprocess.run(
             [*self.command(), *flags, "-c", str(source), "-o", path],
@@ -80,7 +85,7 @@ class Build:
             timeout=600,
         )
         assert done.returncode == 0, done.stderr
-        self.objects[name] = path
+        return path
 
     def usable(self, table):
         """Names and flags of what the machine and the compiler know."""
@@ -93,23 +98,25 @@ class Build:
         return [f"-DLL_HAVE_{name.upper()}=1" for name in self.have]
 
     def kernels(self):
-        """Compile every instruction set that the machine and the compiler know."""
-        for isa, flags in self.usable("ISAS"):
-            for bits in (32, 64):
-                self.add(f"{isa}{bits}", CSRC / "isa" / f"{isa}.c", *flags, f"-DLL_REAL={bits}")
-            self.have.append(isa)
+        """Compile every instruction set that the machine and the compiler know, side by side."""
+        isa, files = CSRC / "isa", []
+        for name, flags in self.usable("ISAS"):
+            files += [(f"{name}{bits}", isa / f"{name}.c", *flags, f"-DLL_REAL={bits}")
+                      for bits in (64, 32)]
+            self.have.append(name)
         for table, kind in ("SCREENS", "screen"), ("BF16S", "bf16"):
             for name, flags in self.usable(table):
-                self.add(f"{kind}_{name}", CSRC / "isa" / f"{kind}_{name}.c", *flags)
+                files.append((f"{kind}_{name}", isa / f"{kind}_{name}.c", *flags))
                 self.have.append(f"{kind}_{name}")
-        self.add("dispatch", CSRC / "dispatch.c", *self.macros())
+        files.append(("dispatch", CSRC / "dispatch.c", *self.macros()))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda file: self.add(*file), files))
 
     def program(self, name, *flags):
         """Compile a program, and link it with all other objects."""
-        kernels = [*self.objects.values()]
-        self.add(name, TESTS / "c" / f"{name}.c", f"-I{CSRC}", *flags)
+        own = self.compiled(name, TESTS / "c" / f"{name}.c", f"-I{CSRC}", *flags)
         path = str(self.folder / name)
-        link = [*self.command(), *kernels, self.objects.pop(name), "-o", path, "-lm"]
+        link = [*self.command(), *self.objects.values(), own, "-o", path, "-lm"]
         subprocess.run(link, check=True, timeout=120)
         return path
 
@@ -118,7 +125,8 @@ def build(compiler, machine, folder, *switches):
     """Build the programs with every instruction set of `machine` that the compiler knows."""
     made = Build(compiler, machine, folder, *switches)
     made.kernels()
-    return [made.program(name) for name in PROGRAMS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(made.program, PROGRAMS))
 
 
 def build_tiles(compiler, machine, folder, *switches):
