@@ -89,8 +89,12 @@ def test_weights_of_samples(gen, beta):
     ours.backward()
     for a, b in zip(student, wide, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
-    none = call(student, teacher, sample_weight=weight * 0)
-    assert torch.isnan(none)
+    for reduction in "mean", "none":
+        leaves, _ = heads(gen)
+        none = call(leaves, teacher, beta=beta, sample_weight=weight * 0, reduction=reduction)
+        none.backward(torch.full_like(none, 1 if reduction == "mean" else torch.inf))
+        assert torch.isnan(none).all() == (reduction == "mean")
+        assert not any(t.grad.any() for t in leaves)
     assert torch.isnan(call(*heads(gen, lead=(0,))))
 
 

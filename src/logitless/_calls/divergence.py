@@ -65,7 +65,7 @@ class Rowwise:
             if self.sample_weight is not None:
                 weight = self.sample_weight[rows]
                 value = np.where(weight == 0, 0, weight * value)
-                factor = weight * factor
+                factor = np.where(weight == 0, 0, weight * factor)
             self.losses[rows] = value
         return np.broadcast_to(factor, value.shape)
 
