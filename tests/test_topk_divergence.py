@@ -91,6 +91,31 @@ def test_all_classes_but_one_are_all(dtype, beta):
         np.testing.assert_allclose(found, expected, rtol=2e-4 if dtype == np.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_gradients_where_all_classes_are_there(dtype, beta, n):
+    student, _ = pair(5, 4, n, 6, 1, dtype)
+    index = np.tile(np.arange(n), (4, 1))
+    prob = np.random.default_rng(5).dirichlet(np.ones(n), 4)
+    expected, exact = truth(student, index, prob, beta)
+    x, w, b = student
+    value, grad = ll.linear_topk_kl_div_value_and_grad(
+        x, w, index, prob, b, beta=beta, reduction="none")
+    close(value, expected, dtype)
+    for name in NAMES:
+        close(getattr(grad, name), exact[name], dtype, name)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_classes_that_neither_has(dtype, beta):
+    x, bias = np.zeros((1, 3), dtype), np.array([0, -np.inf, -np.inf], dtype)
+    for index, prob in ([[0]], [[1.0]]), ([[0, 2]], [[1.0, 0.0]]):
+        value, grad = ll.linear_topk_kl_div_value_and_grad(
+            x, np.eye(3, dtype=dtype), index, prob, bias, beta=beta)
+        assert value == 0
+        assert not any(getattr(grad, name).any() for name in NAMES)
+
+
 @pytest.mark.parametrize("gap", [1.0, 10.0, 28.0])
 def test_what_is_left_of_sure_rows_keeps_its_digits(dtype, gap):
     x = np.array([[0, -gap, -gap - 1, -gap - 2, -gap - 2.5]], dtype)
@@ -191,7 +216,9 @@ def test_errors_say_what_was_expected(change, error, words):
             function(**arguments)
 
 
-def test_probabilities_of_16_bits_may_add_up_to_a_little_more(dtype):
-    prob = np.array([[0.7, 0.3008]], np.float16)
-    found = ll.linear_topk_kl_div(np.zeros((1, 2), dtype), np.eye(2, dtype=dtype), [[0, 1]], prob)
-    assert np.isfinite(found).all()
+@pytest.mark.parametrize("prob", [[0.7, 0.3008], [0.7, 0.2977]], ids=["more", "less"])
+def test_probabilities_of_16_bits_may_add_up_to_a_little_more_or_less(dtype, prob):
+    x, w, prob = np.zeros((1, 2), dtype), np.eye(2, dtype=dtype), np.array([prob], np.float16)
+    assert np.isfinite(ll.linear_topk_kl_div(x, w, [[0, 1]], prob)).all()
+    _, grad = ll.linear_topk_kl_div_value_and_grad(x, w, [[0, 1]], prob)
+    np.testing.assert_allclose(grad.bias, [-0.2, 0.2], atol=2e-3)

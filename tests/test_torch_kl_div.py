@@ -250,6 +250,15 @@ def test_a_few_probabilities(gen, dtype, beta, reduction):
         torch.testing.assert_close(a.grad.double(), c.grad, rtol=32 * eps, atol=32 * eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_probabilities_of_16_bits_may_add_up_to_a_little_more_or_less(dtype):
+    below = 1 - torch.finfo(dtype).eps / 2  # 1 rounded down is that, 1 rounded up 1 and eps
+    for rest in 1 - below, 3 * (1 - below):
+        prob = torch.tensor([[below, rest]], dtype=dtype)
+        loss = linear_topk_kl_div(torch.zeros(1, 2), torch.eye(2), torch.tensor([[0, 1]]), prob)
+        assert torch.isfinite(loss)
+
+
 @pytest.mark.parametrize("beta", BETAS)
 def test_gradcheck_of_a_few(gen, beta):
     student, _ = heads(gen, n=5, k=3)

@@ -14,7 +14,6 @@ from .divergence import Rowwise, check_beta
 from .objective import F64
 from .targets import check_index
 
-LEFT_BY_ROUNDING = 1e-3  # of probabilities that should sum up to 1
 SOFTMAX, PROBS = map(COEFFICIENTS.index, ("softmax", "probs"))
 
 
@@ -32,7 +31,7 @@ class TopKDivergence(Rowwise):
                  dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
         super().__init__(lead, dtype, reduction, sample_weight)
         self._beta, self._n = check_beta(beta), n
-        self._index, self._prob = check_top(index, prob, lead, n)
+        self._index, self._prob, self._off = check_top(index, prob, lead, n)
         used = self._index >= 0
         start = np.append(0, np.cumsum(np.count_nonzero(used, axis=1))).astype(np.int64)
         self._targets = SparseRows(start, self._index[used], np.zeros(start[-1], dtype), n)
@@ -55,7 +54,8 @@ class TopKDivergence(Rowwise):
             from_teacher, from_student = (part.sum(axis=1) for part in terms(b, p, q, d))
             factor = self.note(b * from_teacher + (1 - b) * from_student if 0 < b < 1
                                else from_teacher + from_student, rows)
-            by = np.where(q == 0, 0, -q / p) if b == 0 else by_prob(b, d)
+            by = (np.where(q == 0, 0, -q / p) if b == 0 else
+                  np.where(p == 0, 0, by_prob(b, d)))  # of all others too, where there are none
             other = by[:, -1:]
             mass = other[:, 0] - times(p, by).sum(axis=1)
             taken = times(p[:, :-1], other - by[:, :-1])
@@ -80,13 +80,16 @@ class TopKDivergence(Rowwise):
             left = np.maximum(left, np.finfo(self.dtype).eps / 4 * rest)
             left[np.count_nonzero(used, axis=1) == self._n] = 0
             gone = np.maximum(1 - q.sum(axis=1, keepdims=True), 0)
-            gone[(left == 0) & (gone < LEFT_BY_ROUNDING)] = 0
+            gone[(left == 0) & (gone < self._off)] = 0
             return np.hstack([log_p, np.log(left) - np.log1p(rest)]), np.hstack([q, gone])
 
 
 def check_top(index: object, prob: object, lead: tuple[int, ...],
-              n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes (m, j) of each row, ascending with -1 first, and their probabilities in float64."""
+              n: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Classes (m, j) of each row, ascending with -1 first, and their probabilities in float64.
+
+    And by what rounding may have put the sums of these off.
+    """
     index, prob = as_array(index, "index"), as_array(prob, "prob")
     compute_dtype(prob.dtype, "prob")
     if index.ndim != len(lead) + 1 or index.shape[:-1] != lead:
@@ -97,16 +100,16 @@ def check_top(index: object, prob: object, lead: tuple[int, ...],
         raise TypeError(f"`index` must be integers, got {index.dtype}")
     classes = check_index(index, n, -1, "index").reshape(math.prod(lead), index.shape[-1])
     q = np.where(classes < 0, 0, plain(prob, F64).reshape(classes.shape))
+    off = max(1e-3, 4 * float(np.finfo(prob.dtype).eps if prob.dtype.kind == "f" else 2**-8))
     if index.shape[-1] == 0:  # as one column of no class
-        return np.full((len(q), 1), -1, np.int64), np.zeros((len(q), 1))
+        return np.full((len(q), 1), -1, np.int64), np.zeros((len(q), 1)), off
     bad = ~((q >= 0) & (q <= 1))
     if bad.any():
         row, j = np.argwhere(bad)[0]
         raise ValueError(f"`prob` must be between 0 and 1, got {q[row, j]} in row {row}")
     total = q.sum(axis=1)
-    most = 1 + max(1e-3, 4 * float(np.finfo(prob.dtype).eps if prob.dtype.kind == "f" else 2**-8))
-    if (total > most).any():
-        row = int((total > most).argmax())
+    if (total > 1 + off).any():
+        row = int((total > 1 + off).argmax())
         raise ValueError(f"`prob` must sum up to at most 1 in each row, got {total[row]} "
                          f"in row {row}")
     order = np.argsort(classes, axis=1, kind="stable")
@@ -116,4 +119,4 @@ def check_top(index: object, prob: object, lead: tuple[int, ...],
         row, j = np.argwhere(twice)[0]
         raise ValueError(f"`index` must name a class once, got {classes[row, j]} twice "
                          f"in row {row}")
-    return np.ascontiguousarray(classes), q
+    return np.ascontiguousarray(classes), q, off

@@ -52,7 +52,7 @@ class Problem:
             self.teacher = other, as_array(first)
             kinds += [other.dtype, compute_dtype(self.teacher[1].dtype, "teacher_input")]
         else:
-            self.teacher = as_array(first), as_numbers(second)
+            self.teacher = as_array(first), as_array(second)
         self.dtype = np.result_type(*kinds)
         self.sample_weight = None if sample_weight is None else as_numbers(sample_weight)
 
