@@ -194,6 +194,16 @@ def test_function_transforms(gen, soft, reduction):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_vector_times_the_jacobian_once_the_transform_is_over(gen, reduction):
+    args = [t.detach() for t in case(gen)[0]]
+    results = [torch.func.vjp(lambda *a, f=f: f(*a, args[2], reduction=reduction), *args[:2])
+               for f in (linear_cross_entropy, F.linear_cross_entropy)]
+    (loss, ours), (_, theirs) = results
+    factor = torch.randn(loss.shape, dtype=loss.dtype, generator=gen)
+    torch.testing.assert_close(ours(factor), theirs(factor))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_transforms_that_are_refused(gen):

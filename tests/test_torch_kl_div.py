@@ -156,9 +156,11 @@ def test_compilers_and_transforms_see_an_operator(gen, reduction):
     found = torch.autograd.grad(compiled(*student), student)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
-    found = torch.func.grad(loss, argnums=(0, 1, 2))(*(t.detach() for t in student))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b)
+    constants = [t.detach() for t in student]
+    for found in (torch.func.grad(loss, argnums=(0, 1, 2))(*constants),
+                  torch.func.vjp(loss, *constants)[1](torch.ones(()))):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)
     detached = [t.detach() for t in (*student, *teacher)]
     x, w, b, y, v, a = detached
     torch.library.opcheck(torch.ops.logitless.linear_kl_div.default, (

@@ -259,6 +259,9 @@ def test_function_transforms(gen):
     ours = torch.func.grad(lambda *a: loss(linear_log_prob, *a), argnums=(0, 1))(*args[:2])
     theirs = torch.func.grad(lambda *a: loss(reference, *a), argnums=(0, 1))(*args[:2])
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+    _, ours = torch.func.vjp(lambda *a: loss(linear_log_prob, *a), *args[:2])
+    one = torch.ones((), dtype=F64)
+    torch.testing.assert_close(ours(one), theirs, rtol=1e-11, atol=1e-12)
 
 
 # Dtypes

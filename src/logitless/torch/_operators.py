@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter, type(None), str, bool, int, float, torch.dtype}
 in_transform = torch._C._are_functorch_transforms_active  # as `torch.func.grad` is one
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by one, which may be over by now
 
 
 class Operator:
@@ -34,7 +35,8 @@ class Operator:
 def seen(args: Iterable[Any]) -> bool:
     """Whether somebody is to see what is done with these tensors and options."""
     return (torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or in_transform()
-            or not all(type(a) in _PLAIN for a in args))
+            or not all(type(a) in _PLAIN for a in args)
+            or any(isinstance(a, torch.Tensor) and _is_wrapped(a) for a in args))
 
 
 class Final(torch.autograd.Function):
