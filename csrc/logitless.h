@@ -143,7 +143,7 @@ typedef struct {
     /* Or the derivative of SOFTMAX times a divergence from another head, see `divergence`. */
     const ll_job *teacher;     /* which has kept as many logits, and finished; or NULL */
     double beta;
-    const double *means;       /* of each row, the second sum of `divergence` */
+    const double *means;       /* of each row, the third sum of `divergence` */
 } ll_gradient;
 
 /* A screen: bytes in place of weights, and bounds of what that changes.
@@ -298,10 +298,10 @@ typedef struct {
      * features [f_first, f_last), whole vectors, of rows [r_first, r_last), whole steps, of d_x. */
     void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
-    /* Add what classes [first, last), whole blocks, make of two sums of each row, `stride` apart: of two
-     * heads that have kept their logits, and whose states are finished, with p the probabilities of
-     * the student, q those of the teacher and m = beta q + (1 - beta) p, of KL(q | m) unless beta is 1,
-     * and of KL(p | m) unless it is 0. */
+    /* Add what classes [first, last), whole blocks, make of three sums of each row, `stride` apart: of
+     * two heads that have kept their logits, and whose states are finished, with p the probabilities
+     * of the student, q those of the teacher and m = beta q + (1 - beta) p, of KL(q | m) unless beta is
+     * 1, and, unless it is 0, of KL(p | m) and of p log(p / m) as it is, which derivatives need. */
     void (*divergence)(const ll_job *student, const ll_job *teacher, double beta, double *sums,
                        ptrdiff_t stride);
     /* What keeps classes out becomes exact in rows with more than `many` candidates. */

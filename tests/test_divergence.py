@@ -87,15 +87,21 @@ def test_functions_are_the_heads(dtype, beta):
 # Digits
 
 
+def softmaxes(x, y, beta):
+    """Of two lists of logits, and what lies between, in the precision of mpmath."""
+    def softmax(z):
+        e = [mpmath.exp(mpmath.mpf(float(a))) for a in z]
+        return [a / sum(e) for a in e]
+
+    p, q, b = softmax(x), softmax(y), mpmath.mpf(beta)
+    return p, q, [b * j + (1 - b) * i for i, j in zip(p, q, strict=True)]
+
+
 def exactly(x, y, beta):
     """The divergence of the softmaxes of two lists of logits."""
     with mpmath.workdps(60):
-        def softmax(z):
-            e = [mpmath.exp(mpmath.mpf(float(a))) for a in z]
-            return [a / sum(e) for a in e]
-
-        p, q, b = softmax(x), softmax(y), mpmath.mpf(beta)
-        m = [b * j + (1 - b) * i for i, j in zip(p, q, strict=True)]
+        p, q, m = softmaxes(x, y, beta)
+        b = mpmath.mpf(beta)
         forward = sum(j * mpmath.log(j / k) for j, k in zip(q, m, strict=True))
         reverse = sum(i * mpmath.log(i / k) for i, k in zip(p, m, strict=True))
         return forward if beta == 0 else reverse if beta == 1 else b * forward + (1 - b) * reverse
@@ -135,6 +141,38 @@ def test_equal_heads_do_not_diverge(dtype, beta):
     value, grad = value_and_grad(student, student, beta=beta, reduction="none")
     assert not value.any()
     assert not any(getattr(grad, name).any() for name in NAMES)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.1])
+def test_gradients_of_heads_that_are_nearly_equal_keep_their_digits(dtype, beta):
+    """What the norms are off by is the same for all classes: it cancels."""
+    step = 2.0**-9 if dtype == np.float32 else 2.0**-24
+    y = np.arange(12, dtype=dtype)[None] / 4
+    x = y + np.resize([step, -step, 0, 2 * step, 0], 12).astype(dtype)
+    eye = np.eye(12, dtype=dtype)
+    _, grad = ll.linear_kl_div_value_and_grad(x, eye, y, eye, beta=beta, wrt="x")
+    with mpmath.workdps(60):
+        p, _, m = softmaxes(x[0], y[0], beta)
+        lean = [i * mpmath.log(i / k) for i, k in zip(p, m, strict=True)]
+        exact = [a - i * sum(lean) for a, i in zip(lean, p, strict=True)]
+        exact = np.array([float(g * (1 if beta == 1 else 1 - beta)) for g in exact])
+    assert np.abs(grad.x[0] - exact).max() < 4 * np.finfo(dtype).eps * step
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_an_offset_that_all_logits_of_a_head_share_changes_nothing(dtype, beta):
+    """Those that have one are exact with it and without, the others have more digits."""
+    rng = np.random.default_rng(20)
+    x, y = rng.integers(-40, 40, (9, 600)).astype(dtype) / 16, rng.standard_normal((9, 600), dtype)
+    eye = np.eye(600, dtype=dtype)
+    for offset in (4096, -4096):
+        for ours, other, moved, beside in ((x, y, x + offset, y), (y, x, y, x + offset)):
+            expected, grad = ll.linear_kl_div_value_and_grad(
+                ours, eye, other, eye, beta=beta, wrt="x")
+            value, found = ll.linear_kl_div_value_and_grad(
+                moved, eye, beside, eye, beta=beta, wrt="x")
+            assert_same(value, expected)
+            assert_same(found.x, grad.x)
 
 
 def test_no_divergence_is_negative(dtype):

@@ -19,7 +19,7 @@ static inline int kind_of(double beta)
 }
 
 /* What is known of a row: of each head its largest logit, and log1p of the sum of exp of the others;
- * b and 1 - b; of the derivatives what they are multiplied by, and KL(p | m). */
+ * b and 1 - b; of the derivatives what they are multiplied by, and the mean of l, see `slope`. */
 typedef struct {
     real student_max, student_norm, teacher_max, teacher_norm;
     real beta, rest, factor, mean;
@@ -56,14 +56,13 @@ static inline vec load_logits(const real *z, ptrdiff_t count)
 static inline vec_pair load_pair(const divergence_row *row, const real *student,
                                  const real *teacher, ptrdiff_t count)
 {
-    const vec max = vset(row->student_max - row->teacher_max);
     const vec norm = vset(row->student_norm - row->teacher_norm);
-    vec s = load_logits(student, count), t = load_logits(teacher, count);
-    vec d = vsub(vsub(vsub(s, t), max), norm);
+    vec s = vsub(load_logits(student, count), vset(row->student_max));
+    vec t = vsub(load_logits(teacher, count), vset(row->teacher_max));
 
-    s = vsub(vsub(s, vset(row->student_max)), vset(row->student_norm));
-    t = vsub(vsub(t, vset(row->teacher_max)), vset(row->teacher_norm));
-    return (vec_pair){ vexp_nonpositive(s), vexp_nonpositive(t), d };
+    return (vec_pair){ vexp_nonpositive(vsub(s, vset(row->student_norm))),
+                       vexp_nonpositive(vsub(t, vset(row->teacher_norm))),
+                       vsub(vsub(s, t), norm) };
 }
 
 /* Where exp_curve holds. */
@@ -117,28 +116,33 @@ static inline vec log_of(vec_share of)
 
 /* ---- sums ---------------------------------------------------------------------------------- */
 
-/* Add the terms of `count` classes of a row to KL(q | m) and KL(p | m), which are `stride` apart. */
+/* Add the terms of `count` classes of a row to KL(q | m), KL(p | m) and the mean of l by p, see
+ * `slope`, which are `stride` apart. The mean is KL(p | m) but for rounding: whatever all d are off by,
+ * as the norms' is, derivatives do not see. */
 LL_TEMPLATE void add_terms(const int which, const divergence_row *row, const real *student,
                            const real *teacher, ptrdiff_t count, double *sums, ptrdiff_t stride)
 {
     const vec b = vset(row->beta), rest = vset(row->rest);
-    vec of_teacher = vset(0), of_student = vset(0);
+    vec of_teacher = vset(0), of_student = vset(0), mean = vset(0);
 
     for (ptrdiff_t c = 0; c < count; c += LL_LANES) {
         vec_pair at = load_pair(row, student + c, teacher + c, count - c);
         vec p = at.p, q = at.q, d = at.d, back = vsub(vset(0), d);
         if (which == LL_FORWARD)
             of_teacher = vadd(of_teacher, exp_gap(q, p, d));
-        else if (which == LL_REVERSE)
+        else if (which == LL_REVERSE) {
             of_student = vadd(of_student, exp_gap(p, q, back));
-        else {
+            mean = vadd(mean, vmul_zero(p, d));
+        } else {
             vec_share u = share_of(rest, b, d), v = share_of(b, rest, back);
             of_teacher = vadd(of_teacher, log_gap(q, vmul(rest, vsub(p, q)), u));
             of_student = vadd(of_student, log_gap(p, vmul(b, vsub(q, p)), v));
+            mean = vsub(mean, vmul_zero(p, log_of(v)));
         }
     }
     sums[0] += (double)vsum(of_teacher);
     sums[stride] += (double)vsum(of_student);
+    sums[2 * stride] += (double)vsum(mean);
 }
 
 static void divergence(const ll_job *student, const ll_job *teacher, double beta, double *sums,
@@ -166,7 +170,7 @@ static void divergence(const ll_job *student, const ll_job *teacher, double beta
 
 /* ---- derivatives by the student's logits --------------------------------------------------- */
 
-/* p - q; or p (l - sum p l) with l = d, or (1 - b) log(p / m). */
+/* p - q; or p (l - sum p l) with l = d, or (1 - b) p (l - sum p l) with l = log(p / m). */
 LL_TEMPLATE vec slope(const int which, const divergence_row *row, vec_pair at)
 {
     if (which == LL_FORWARD) {

@@ -26,16 +26,16 @@ static uint64_t run_divergence(const inputs *in, const inputs *other, double bet
     ptrdiff_t m = student.rows, n = student.n, k = student.product.k, stride = m + 3;
     ptrdiff_t groups = (m + table->group(n) - 1) / table->group(n);
     ptrdiff_t step = by_block ? table->block : n;
-    double *sums = array(2 * stride, sizeof(double));
+    double *sums = array(3 * stride, sizeof(double));
     void *coefficients = zeros(LL_COEFFICIENTS * m);
     void *columns = reals((m + groups) * whole_vectors(k));
     ll_gradient gradient = {
         .coefficients = coefficients, .c_stride = m, .columns = columns, .d_x = zeros(m * k),
         .dx_row = k, .d_weight = zeros(n * k), .d_bias = zeros(n), .teacher = &teacher,
-        .beta = beta, .means = sums + stride,
+        .beta = beta, .means = sums + 2 * stride,
     };
 
-    for (ptrdiff_t i = 0; i < 2 * stride; i++)
+    for (ptrdiff_t i = 0; i < 3 * stride; i++)
         sums[i] = 0;
     for (ptrdiff_t i = 0; i < m; i++)
         put(coefficients, i, i % 7 == 5 ? 0 : (double)(i % 5) / 4 - 0.375);

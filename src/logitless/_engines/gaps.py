@@ -29,10 +29,10 @@ def terms(
 
 def slopes(beta: float, p: np.ndarray, q: np.ndarray, d: np.ndarray,
            mean: np.ndarray) -> np.ndarray:
-    """Derivatives by what p is the softmax of; `mean` is KL(p | m)."""
+    """Derivatives by what p is the softmax of; `mean` is that of `by_prob`."""
     if beta == 0:
         return np.where(np.abs(d) < 0.34, q * _expm1(d), p - q)
-    return times(p, by_prob(beta, d) - (1 if beta == 1 else 1 - beta) * mean)
+    return times(p, by_prob(beta, d) - mean)
 
 
 def by_prob(beta: float, d: np.ndarray) -> np.ndarray:

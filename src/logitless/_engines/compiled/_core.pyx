@@ -370,7 +370,7 @@ cdef class Job:
 
     def divergence(self, Job teacher, double beta, cnp.ndarray sums, ptrdiff_t first,
                    ptrdiff_t last):
-        """Add kept logits of classes [first, last) of two finished heads to sums (2, rows)."""
+        """Add kept logits of classes [first, last) of two finished heads to sums (3, rows)."""
         cdef ll_job job = self.part(first, last)
         cdef double *into = <double *>data(sums)
         cdef ptrdiff_t stride = step(sums, 0)
@@ -420,7 +420,7 @@ cdef class Gradient:
         self.owners = [coefficients]
 
     def away_from(self, Job teacher, double beta, cnp.ndarray means):
-        """Gradients are those of a divergence, whose second sums are `means`, from kept logits."""
+        """Gradients are those of a divergence, whose third sums are `means`, from kept logits."""
         self.gradient.teacher, self.gradient.beta = &teacher.job, beta
         self.gradient.means = <const double *>data(means)
         self.owners.append((teacher, means))

@@ -41,9 +41,12 @@ class Pair:
         return block, score_block(self.teacher, block, memory)
 
     def state(self, block: Block, other: Block, logits: np.ndarray, teachers: np.ndarray,
-              window: int, n_threads: int) -> State:
-        """Find what the student knows of a scored block of rows, divergences included."""
-        sums = np.zeros((2, block.m))
+              window: int, n_threads: int) -> tuple[State, np.ndarray]:
+        """Find what the student knows of a scored block of rows, divergences included.
+
+        Gives the means that derivatives need as well.
+        """
+        sums = np.zeros((3, block.m))
         for first in range(0, self.student.n, window):
             last = min(first + window, self.student.n)
             kept = Kept(self.student, block, logits, first, last)
@@ -51,8 +54,8 @@ class Pair:
             score_again((kept, teacher), n_threads)
             self._add(kept, teacher, sums, n_threads)
         state = block.state(self.student)
-        state.from_teacher, state.from_student = sums
-        return state
+        state.from_teacher, state.from_student, means = sums
+        return state, means
 
     def _add(self, kept: Kept, teacher: Kept, sums: np.ndarray, n_threads: int) -> None:
         """Threads share out rows, whose classes are summed in order."""
@@ -106,7 +109,8 @@ def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
         block = Block(student, lo, hi - lo, logits if whole else None)
         own = score_block(student, block, own)
         other, others = pair.score(lo, hi, teachers if whole else None, others)
-        take(pair.state(block, other, logits, teachers, window, n_threads), slice(lo, hi))
+        state, _ = pair.state(block, other, logits, teachers, window, n_threads)
+        take(state, slice(lo, hi))
     for used in (memory, own, others):
         scratch.give(used)
 

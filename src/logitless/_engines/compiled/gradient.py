@@ -196,13 +196,14 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
     memory.scratch = score_block(scoring, block, memory.scratch)
     other: Block | None = None
+    means: np.ndarray | None = None
     if call.pair is None:
         state = block.state(scoring)
     else:
         other, memory.teachers_scratch = call.pair.score(
             lo, hi, memory.teachers if whole else None, memory.teachers_scratch)
-        state = call.pair.state(block, other, memory.logits, memory.teachers, call.window,
-                                n_threads)
+        state, means = call.pair.state(block, other, memory.logits, memory.teachers, call.window,
+                                       n_threads)
     d_x = None if call.grads.x is None else call.grads.x[lo:hi]
     gradient = call.gradient(call.backward.take(state, slice(lo, hi)), d_x, lo, apart)
     if call.grads.weight is not None:
@@ -212,10 +213,10 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     for first in range(0, scoring.n, call.window):
         last = min(first + call.window, scoring.n)
         kept = Kept(scoring, block, memory.logits, first, last)
-        if call.pair is not None and other is not None:
+        if call.pair is not None and other is not None and means is not None:
             teacher = Kept(call.pair.teacher, other, memory.teachers, first, last)
             score_again((teacher,), n_threads)
-            gradient.away_from(teacher.job(), call.pair.beta, state.from_student)
+            gradient.away_from(teacher.job(), call.pair.beta, means)
         window = _Window(kept, gradient)
         if n_threads == 1:
             window.alone(kept.job(), to_x)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
-from ..gaps import slopes, terms
+from ..gaps import by_prob, slopes, terms, times
 from ..interface import Request, State, Teacher
 from .layer import Layer
 from .scoring import NARROW, TILE, score_logits, spans
@@ -27,23 +27,29 @@ class Pair:
         x = plain(teacher.x[rows], z.dtype)
         self._other = logits_of(teacher.layer, x)
         self._other_state = score_logits(self._other, Request(z.dtype), n_threads)
-        sums = np.zeros((2, len(z)))
+        sums = np.zeros((3, len(z)))
         with np.errstate(all="ignore"):
             for lo, hi in spans(z.shape[1], max(1, TILE // max(len(z), 1))):
                 sums += self._sums(lo, hi)
-        state.from_teacher, state.from_student = sums
+        state.from_teacher, state.from_student, self._mean = sums
 
     def _probs(self, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        p = _log_probs(self._z[:, lo:hi], self._state)
-        q = _log_probs(self._other[:, lo:hi], self._other_state)
-        return np.exp(p), np.exp(q), p - q
+        s = self._z[:, lo:hi].astype(np.float64) - self._state.max[:, None]
+        t = self._other[:, lo:hi].astype(np.float64) - self._other_state.max[:, None]
+        norm, other = (a.log_norm.astype(np.float64)[:, None]
+                       for a in (self._state, self._other_state))
+        return np.exp(s - norm), np.exp(t - other), (s - t) - (norm - other)
 
     def _sums(self, lo: int, hi: int) -> np.ndarray:
-        return np.array([part.sum(axis=1) for part in terms(self._beta, *self._probs(lo, hi))])
+        p, q, d = self._probs(lo, hi)
+        parts = terms(self._beta, p, q, d)
+        # The mean is that of rounded logarithms, as the derivatives have them.
+        mean = times(p, by_prob(self._beta, d)) if self._beta > 0 else np.zeros_like(p)
+        return np.array([part.sum(axis=1) for part in (*parts, mean)])
 
     def slopes(self, lo: int, hi: int) -> np.ndarray:
         """Derivatives of the divergence by the student's logits of classes lo to hi."""
-        return slopes(self._beta, *self._probs(lo, hi), self._state.from_student[:, None])
+        return slopes(self._beta, *self._probs(lo, hi), self._mean[:, None])
 
 
 def logits_of(
@@ -71,10 +77,3 @@ def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
         state = score_logits(z, Request(dtype), n_threads)
         Pair(z, state, teacher, block, n_threads)
         take(state, block)
-
-
-def _log_probs(z: np.ndarray, state: State) -> np.ndarray:
-    z = z.astype(np.float64)
-    z -= state.max[:, None]
-    z -= state.log_norm[:, None]
-    return z
