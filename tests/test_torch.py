@@ -273,7 +273,8 @@ def test_temperatures_of_rows_in_other_dtypes(gen, soft, dtype):
         torch.testing.assert_close(ours, theirs, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_temperature_of_one_sample(gen):
-    args, _ = case(gen, "unbatched")
+@pytest.mark.parametrize("form", ["unbatched", "rows", "2-d"])
+def test_a_tensor_of_one_temperature(gen, form):
+    args, _ = case(gen, form)
     loss = linear_cross_entropy(*args, temperature=torch.tensor(0.7, dtype=F64))
     assert loss == linear_cross_entropy(*args, temperature=0.7)

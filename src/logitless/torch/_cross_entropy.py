@@ -79,8 +79,9 @@ def linear_cross_entropy(
     softcap : float, optional
         Logits become ``softcap * tanh(logits / softcap)``.
     temperature : float or Tensor, default 1.0
-        Logits are divided by it, after the cap. A tensor of a float dtype and shape
-        (...,) has one for each row, without gradient; with a shift, for each target.
+        Logits are divided by it, after the cap. A tensor of a float dtype, without
+        gradient, holds one for all rows or, of shape (...,), for each; with a shift,
+        for each target.
     z_loss : float, default 0.0
         Adds this times the square of the log-sum-exp to each loss.
     entropy_weight : float, default 0.0
@@ -167,6 +168,8 @@ def linear_cross_entropy(
         of_rows, temperature = temperature, 1.0
     check_tensors(input=input, linear_weight=linear_weight, target=target,
                   linear_bias=linear_bias, weight=weight, temperature=of_rows)
+    if of_rows is not None and of_rows.ndim == 0:
+        of_rows = of_rows.expand(input.shape[:-1])
     places = check_shapes(input, linear_weight, linear_bias, weight, of_rows)
     lead, n_classes = tuple(input.shape[:-1]), linear_weight.shape[0]
     if not lead and target.shape == (1,) != (n_classes,):
