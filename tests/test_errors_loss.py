@@ -116,6 +116,27 @@ def test_temperatures_fit_the_precision_of_the_logits(x, w, t):
                     call()
 
 
+@pytest.mark.parametrize(("softcap", "bad", "dtype", "limit"), [
+    (1e-20, 1e20, "f4", "1e-40"), (1e20, 1e-20, "f4", "1e+40"), (1e200, 1e-200, "f8", "inf")])
+def test_temperatures_fit_the_softcap(x, w, t, softcap, bad, dtype, limit):
+    x, w, temperature = x.astype(dtype), w.astype(dtype), np.ones(M)
+    temperature[[3, 5]] = bad
+    head = ll.LinearHead(w, softcap=softcap)
+    for call in (
+        lambda: head.loss(x, t, temperature=temperature),
+        lambda: head.value_and_grad(x, t, temperature=temperature),
+        lambda: head.score(x, temperature=temperature),
+        lambda: head.score(x, t, temperature=temperature),
+        lambda: head.target_log_prob(x, t, temperature=temperature),
+        lambda: head.target_log_prob(x, t[:, None], temperature=temperature),
+        lambda: ll.linear_cross_entropy(x, w, t, softcap=softcap, temperature=temperature),
+        lambda: ll.linear_score(x, w, softcap=softcap, temperature=temperature),
+    ):
+        with says(ValueError, "softcap / temperature", "row 3", limit):
+            call()
+    assert np.isfinite(ll.linear_cross_entropy(x, w, t, temperature=temperature)).all()
+
+
 @pytest.mark.parametrize("name", ["class_weight", "sample_weight", "temperature"])
 @pytest.mark.parametrize("kind", ["c16", "O", "U3", "M8[s]"])
 def test_weights_that_are_not_numbers(x, w, t, name, kind):

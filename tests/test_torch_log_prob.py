@@ -371,9 +371,9 @@ def test_the_operators_keep_their_word(gen):
 # Errors
 
 
-def changed(which, change):
+def changed(which, change, **options):
     def call(x, weight, target, bias):
-        given = {"input": x, "weight": weight, "target": target, "linear_bias": bias}
+        given = {"input": x, "weight": weight, "target": target, "linear_bias": bias, **options}
         if which in given:
             given[which] = change(given[which])
         else:
@@ -418,6 +418,8 @@ def changed(which, change):
      changed("temperature", torch.ones(5))),
     (ValueError, "`temperature` of row 4 must be within .* got 0.0",
      changed("temperature", torch.tensor([1.0, 1, 1, 1, 0, -1]))),
+    (ValueError, "`softcap / temperature` of row 2 must be within .* float64, got inf",
+     changed("temperature", torch.tensor([1, 1, 1e-300, 1, 1, 1], dtype=F64), softcap=1e200)),
     (TypeError, "`loss_dtype` must be", changed("loss_dtype", torch.float16)),
 ])
 def test_errors(gen, error, message, call):

@@ -1108,7 +1108,8 @@ class LinearHead:
             options = LossOptions(ignore_index=ignore_index, temperature=temperature)
             losses = rows.loss(target, None, "none", options)
         else:
-            of_rows = check_temperature(temperature, rows.rows.lead, rows.dtype)
+            of_rows = check_temperature(temperature, rows.rows.lead, rows.dtype,
+                                        self._layer.softcap)
             request = Request(rows.dtype, targets=candidates, temperature=of_rows)
             losses = rows.shaped(rows.each(request, lambda state, _: state.target_loss))
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
@@ -1208,10 +1209,12 @@ class LinearHead:
         rows, target, of_loss = self._paired(x, target, of_loss)
         loss = target_logit = target_rank = None
         if target is None:
-            of_rows = check_temperature(of_loss.temperature, rows.rows.lead, rows.dtype)
+            of_rows = check_temperature(of_loss.temperature, rows.rows.lead, rows.dtype,
+                                        self._layer.softcap)
             state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy), temperature=of_rows))
         else:
-            objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss)
+            objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss,
+                                  self._layer.softcap)
             ranks = objective.targets.probs is None
             state = rows.run(objective.request(k=k, entropy=bool(entropy), rank=ranks))
             loss = rows.shaped(objective.losses(state))
@@ -1237,7 +1240,8 @@ class LinearHead:
 
     def _batch(self, x: ArrayLike) -> Batch:
         x, dtype = self._checked(x)
-        return Batch(Rows(x), self._n_classes, dtype, self._score, self._n_threads)
+        return Batch(Rows(x), self._n_classes, dtype, self._score, self._n_threads,
+                     self._layer.softcap)
 
     def _paired(
         self, x: ArrayLike, target: Any, options: LossOptions

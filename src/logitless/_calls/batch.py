@@ -34,7 +34,7 @@ class Batch:
         Of the computation and of what comes back.
     """
 
-    __slots__ = ("_n_threads", "_score", "dtype", "n", "rows")
+    __slots__ = ("_n_threads", "_score", "_softcap", "dtype", "n", "rows")
 
     def __init__(
         self,
@@ -43,12 +43,14 @@ class Batch:
         dtype: np.dtype,
         score: Callable[[np.ndarray, Request, int | None], State],
         n_threads: int | None,
+        softcap: float = 0.0,
     ):
         self.rows = rows
         self.n = n
         self.dtype = dtype
         self._score = score
         self._n_threads = n_threads
+        self._softcap = softcap
 
     def run(self, request: Request) -> State:
         """Find the state of all rows."""
@@ -81,7 +83,8 @@ class Batch:
     def loss(self, target: object, out: np.ndarray | None, reduction: str,
              options: LossOptions) -> Values:
         """Find the losses against `target`, reduced and shaped."""
-        objective = Objective(target, self.rows.lead, self.n, self.dtype, reduction, options)
+        objective = Objective(target, self.rows.lead, self.n, self.dtype, reduction, options,
+                              self._softcap)
         if out is not None:
             check_loss_out(out, objective, self.rows.lead)
         losses = self.each(objective.request(), objective.losses)

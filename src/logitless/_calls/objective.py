@@ -58,7 +58,7 @@ class Objective:
     __slots__ = ("dtype", "n", "options", "plain", "reduction", "targets")
 
     def __init__(self, target: object, lead: tuple[int, ...], n: int, dtype: np.dtype,
-                 reduction: str, options: LossOptions):
+                 reduction: str, options: LossOptions, softcap: float = 0.0):
         check_reduction(reduction)
         self.reduction, self.n, self.dtype = reduction, n, dtype
         self.options, self.plain = options, True
@@ -69,7 +69,7 @@ class Objective:
             class_weight = _check_class_weight(options.class_weight, n, dtype)
             sample_weight = check_sample_weight(options.sample_weight, lead)
             self.plain = class_weight is sample_weight is None and not any(amounts.values())
-            temperature = check_temperature(options.temperature, lead, dtype)
+            temperature = check_temperature(options.temperature, lead, dtype, softcap)
             self.options = LossOptions(options.ignore_index, class_weight, sample_weight,
                                        temperature=temperature, **amounts)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
@@ -262,9 +262,9 @@ def check_sample_weight(weight: object, lead: tuple[int, ...]) -> np.ndarray | N
 
 
 def check_temperature(
-    temperature: object, lead: tuple[int, ...], dtype: np.dtype
+    temperature: object, lead: tuple[int, ...], dtype: np.dtype, softcap: float = 0.0
 ) -> np.ndarray | None:
-    """Temperatures of the rows, float64 (m,), for logits in `dtype`."""
+    """Temperatures of the rows, float64 (m,), for logits in `dtype` that may be capped."""
     if temperature is None:
         return None
     temperature = as_array(temperature, "temperature")
@@ -272,12 +272,18 @@ def check_temperature(
     if temperature.shape != lead:
         raise ValueError(f"`temperature` must have shape {lead}, got {temperature.shape}")
     flat = plain(temperature, F64).reshape(-1)
-    least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
-    bad = ~((flat >= least) & (flat <= most))
+    _check_divisors(flat, "`temperature`", dtype)
+    if softcap:
+        with np.errstate(over="ignore"):
+            _check_divisors(softcap / flat, "`softcap / temperature`", dtype)
+    return flat
+
+
+def _check_divisors(values: np.ndarray, name: str, dtype: np.dtype) -> None:
+    bad = ~((values >= np.finfo(dtype).tiny) & (values <= np.finfo(dtype).max))
     if bad.any():
         row = int(bad.argmax())
-        check_divisor(float(flat[row]), f"`temperature` of row {row}", dtype)
-    return flat
+        check_divisor(float(values[row]), f"{name} of row {row}", dtype)
 
 
 def _check_amount(value: object, name: str, least: float, most: float) -> float:

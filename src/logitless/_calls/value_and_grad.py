@@ -47,7 +47,8 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
     if options is not DEFAULTS:
         used, target, options = shifted(x, target, options)
     rows = Rows(used)
-    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options)
+    objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options,
+                          layer.softcap)
     factor = check_factor(grad_output, rows.lead, reduction)
     grads = gradient_arrays(out, wanted, x, layer, dtype, accumulate, objective)
 

@@ -179,7 +179,8 @@ class Layer(Protocol):
         float32 or float64: what its weights are computed in.
     held : dtype
         As they are held: float16 and BFLOAT16 stay what they are.
-    temperature : float
+    softcap, temperature : float
+        0 for no cap.
     given : tuple
         The caller's arrays, where they may be in use.
     nbytes : int
@@ -194,6 +195,8 @@ class Layer(Protocol):
     def dtype(self) -> np.dtype: ...
     @property
     def held(self) -> np.dtype: ...
+    @property
+    def softcap(self) -> float: ...
     @property
     def temperature(self) -> float: ...
     @property

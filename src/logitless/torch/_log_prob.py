@@ -75,7 +75,7 @@ def linear_log_prob(
         cannot be used, a temperature that requires grad.
     ValueError
         Shapes that do not fit, an option out of range; the temperature of a row that is
-        not positive and finite.
+        not positive and finite, or too far from the cap.
     IndexError
         A class that is neither in [0, n) nor `ignore_index`.
     RuntimeError
@@ -181,7 +181,8 @@ class _Problem:
         lead = self.rows.lead
         self.index = index.reshape(self.rows.m, math.prod(index.shape[len(lead) :]))
         self.temperature = check_temperature(
-            None if temperatures is None else as_numbers(temperatures), lead, self.dtype)
+            None if temperatures is None else as_numbers(temperatures), lead, self.dtype,
+            self.layer.softcap)
 
     def results(self) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities (m, j) and entropies (m,)."""

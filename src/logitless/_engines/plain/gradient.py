@@ -115,7 +115,7 @@ def _logit_gradient(
 def _through_softcap(
     g: np.ndarray, z: np.ndarray, layer: Layer, temperature: np.ndarray | None
 ) -> None:
-    if layer.softcap is None:
+    if not layer.softcap:
         return
     by_cap: float | np.ndarray = layer.temperature / layer.softcap
     if temperature is not None:

@@ -34,7 +34,7 @@ class Layer:
             bias = None if bias is None else bias.copy()
             self.nbytes = weight.nbytes + (0 if bias is None else bias.nbytes)
         self._weight, self._bias = weight, bias
-        self.softcap, self.temperature = softcap, temperature
+        self.softcap, self.temperature = softcap or 0.0, temperature
         self.given: tuple[np.ndarray | None, ...] = ()
         if not pack:
             self.given = (None if isinstance(weight, Windows) else weight, bias)
@@ -61,7 +61,7 @@ class Layer:
         z = x @ plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
             z += plain(self._bias[lo:hi], x.dtype)
-        if self.softcap is not None:
+        if self.softcap:
             impossible = np.isneginf(z)
             z /= self.softcap
             np.tanh(z, out=z)
