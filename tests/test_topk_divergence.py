@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.divergence import NAMES, pair
+from support.memory import MIB, peak_again
 from support.oracle import COMPILED, assert_same, assert_same_bits, logits, says
 
 import logitless as ll
@@ -222,3 +223,17 @@ def test_probabilities_of_16_bits_may_add_up_to_a_little_more_or_less(dtype, pro
     assert np.isfinite(ll.linear_topk_kl_div(x, w, [[0, 1]], prob)).all()
     _, grad = ll.linear_topk_kl_div_value_and_grad(x, w, [[0, 1]], prob)
     np.testing.assert_allclose(grad.bias, [-0.2, 0.2], atol=2e-3)
+
+
+@pytest.mark.skipif(not COMPILED, reason="plain NumPy keeps logits of more rows")
+def test_memory():
+    """Little more than the checked teacher, some 40 bytes for each of 600,000 probabilities."""
+    m, n, j = 300, 4000, 2000
+    index = np.argsort(np.random.default_rng(6).random((m, n)), axis=1)[:, :j]
+    prob = np.full(index.shape, 0.5 / j)
+    head = ll.LinearHead(np.zeros((n, 2), np.float32), n_threads=1)
+    x = np.zeros((m, 2), np.float32)
+    for call in (lambda: head.topk_kl_div(x, index, prob, beta=0.5),
+                 lambda: head.topk_kl_div_value_and_grad(x, index, prob, beta=0.5,
+                                                         workspace_bytes=4 << 20)):
+        assert peak_again(call) < 32 * MIB

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .._arrays.checks import as_array, compute_dtype, plain
+from .._arrays.rows import row_blocks
 from .._arrays.sparse import SparseRows
 from .._engines.gaps import by_prob, terms, times
 from .._engines.interface import COEFFICIENTS, Request, State
@@ -14,6 +15,7 @@ from .divergence import Rowwise, check_beta
 from .objective import F64
 from .targets import check_index
 
+_CELLS = 1 << 15  # that are worked on at a time
 SOFTMAX, PROBS = map(COEFFICIENTS.index, ("softmax", "probs"))
 
 
@@ -46,9 +48,16 @@ class TopKDivergence(Rowwise):
 
         What is subtracted from the softmax of these rows goes where they have it.
         """
-        b, log_p, q = self._beta, *self._cells(state, rows)
+        c = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), self.dtype)
+        for some in row_blocks(c.shape[1], most=max(1, _CELLS // self._index.shape[1])):
+            c[SOFTMAX, some], c[PROBS, some] = self._take(
+                state, some, slice(rows.start + some.start, rows.start + some.stop))
+        return c
+
+    def _take(self, state: State, at: slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Do that for a few of them, which the state has at another place."""
+        b, log_p, q = self._beta, *self._cells(state, at, rows)
         p = np.exp(log_p)
-        c = np.zeros((len(COEFFICIENTS), len(p)), self.dtype)
         with np.errstate(all="ignore"):
             d = log_p - np.log(q)
             from_teacher, from_student = (part.sum(axis=1) for part in terms(b, p, q, d))
@@ -59,19 +68,18 @@ class TopKDivergence(Rowwise):
             other = by[:, -1:]
             mass = other[:, 0] - times(p, by).sum(axis=1)
             taken = times(p[:, :-1], other - by[:, :-1])
-            c[SOFTMAX], c[PROBS] = np.where(factor == 0, 0, mass * factor), factor
             first, last = self._targets.start[[rows.start, rows.stop]]
             self._targets.value[first:last] = taken[self._index[rows] >= 0]
-        return c
+            return np.where(factor == 0, 0, mass * factor), factor
 
-    def _cells(self, state: State, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _cells(self, state: State, at: slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Log of the student's probabilities (r, j + 1), and the teacher's: others' are last."""
         index, q = self._index[rows], self._prob[rows]
-        used, rest = index >= 0, state.rest.astype(F64)[:, None]
+        used, rest = index >= 0, state.rest[at].astype(F64)[:, None]
         with np.errstate(all="ignore"):
-            e = np.where(used, np.exp(state.target_logit.astype(F64) - state.max[:, None]), 0)
-            log_p = np.where(used, -state.target_loss.astype(F64), -math.inf)
-            best = index == state.argmax[:, None]
+            e = np.where(used, np.exp(state.target_logit[at].astype(F64) - state.max[at, None]), 0)
+            log_p = np.where(used, -state.target_loss[at].astype(F64), -math.inf)
+            best = index == state.argmax[at, None]
             # The largest logit is left out of `rest`: what it is worth is not subtracted again.
             others = np.where(best, 0, e).sum(axis=1, keepdims=True)
             has_best = best.any(axis=1, keepdims=True)

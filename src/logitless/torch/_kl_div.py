@@ -168,7 +168,8 @@ def linear_topk_kl_div(
 
     Notes
     -----
-    As for `linear_kl_div`; beside gradients a call needs up to 64 MiB, without them a few.
+    As for `linear_kl_div`; beside gradients a call needs up to 64 MiB, without them a few, and
+    some 40 bytes for each entry of `index`.
 
     Examples
     --------

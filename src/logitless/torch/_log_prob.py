@@ -85,9 +85,10 @@ def linear_log_prob(
     -----
     Gradients flow to `input`, `weight` and `linear_bias`. ``backward`` takes one pass, of
     the gradients that are wanted, for both results together; the entropy costs nothing
-    where it has not been used. Beside these gradients a call needs up to 64 MiB, without
-    them a few MiB and what the results take. Everything is computed in float32 at least,
-    and gradients are rounded to the dtype of their tensors once.
+    where it has not been used. Beside these gradients a call needs up to 64 MiB and some
+    50 bytes for each entry of `target`, without them a few MiB and what the results take.
+    Everything is computed in float32 at least, and gradients are rounded to the dtype of
+    their tensors once.
 
     `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
     ``torch.ops.logitless.linear_log_prob``. `torch.func.grad` works; `torch.vmap` and
