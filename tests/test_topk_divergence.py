@@ -194,8 +194,8 @@ def test_same_however_it_is_computed(dtype, beta, eager):
 
 
 @pytest.mark.parametrize(("change", "error", "words"), [
-    ({"index": [[1, 9]]}, IndexError, ("index", "[0, 4)", "9", "row")),
-    ({"index": [[1, -2]]}, IndexError, ("index", "-1", "-2")),
+    ({"index": [[1, 9]]}, IndexError, ("index", "[0, 4) or -1, got 9", "row")),
+    ({"index": [[1, -2]]}, IndexError, ("index", "[0, 4) or -1, got -2")),
     ({"index": [[1, 1]]}, ValueError, ("index", "once", "1 twice", "row 0")),
     ({"index": [[1.0, 2.0]]}, TypeError, ("index", "integers", "float64")),
     ({"index": [1, 2]}, ValueError, ("index", "(1,) + (j,)", "(2,)")),

@@ -144,6 +144,8 @@ def check_index(array: np.ndarray, n: int, ignore_index: int | None,
         where = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
         row = where[:-1] if ignore_index is None else where  # candidates have a column too
         also = "" if ignore_index is None else f" or ignore_index ({ignore_index})"
+        if name != "target":  # what is ignored is no option then
+            also = f" or {ignore_index}"
         raise IndexError(
             f"`{name}` must hold classes in [0, {n}){also}, got {array[where]}{_in_row(row)}"
         )
