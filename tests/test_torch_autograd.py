@@ -123,6 +123,27 @@ def test_backward_again(gen, factor):
         loss.backward()
 
 
+@pytest.mark.parametrize("how", ["eager", "func", "compiled"])
+def test_a_sum_of_no_rows_divided_by_their_number(gen, how):
+    """Its gradient is 0, as in PyTorch, though it is scaled by infinity; that of others is not."""
+    x, weight, target = case(gen)[0]
+    x, weight = (t.detach().requires_grad_() for t in (x, weight))
+    n = torch.tensor(0.0)
+
+    def loss(x, weight, target):
+        return linear_cross_entropy(x, weight, target, reduction="sum") / n
+
+    def gradients(target):
+        if how == "func":
+            return torch.func.grad(loss, (0, 1))(x, weight, target)
+        torch._dynamo.reset()
+        found = torch.compile(loss, backend="aot_eager") if how == "compiled" else loss
+        return torch.autograd.grad(found(x, weight, target), (x, weight))
+
+    assert not any(g.any() for g in gradients(torch.full_like(target, -100)))
+    assert not any(g.isfinite().all() for g in gradients(target))
+
+
 def test_gradients_one_after_the_other(gen):
     args, kwargs = case(gen)
     _, expected = results(F.linear_cross_entropy, args, kwargs)

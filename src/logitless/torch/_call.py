@@ -83,8 +83,13 @@ def _fake_backward(grad_output: torch.Tensor, *args: Any) -> tuple[torch.Tensor,
 
 
 def _scale(gradient: torch.Tensor, factor: torch.Tensor) -> None:
-    if factor != 1:  # nearly always it is, and the gradient need not be read
-        gradient.mul_(factor)
+    if factor == 1:  # nearly always it is, and the gradient need not be read
+        return
+    # Where no row counts the gradient is 0, and a sum over a number of rows that is 0 leaves it.
+    zero = None if factor.isfinite() else gradient == 0
+    gradient.mul_(factor)
+    if zero is not None:
+        gradient.masked_fill_(zero, 0)
 
 
 def final_dtypes(tensors: Sequence[Any]) -> dict[str, torch.dtype]:
@@ -252,7 +257,8 @@ def scaled(
     held: dict[str, torch.Tensor], wrt: Sequence[str], factor: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Gradients that are held, for compilers as results too, which stay as they are."""
-    return {name: held[name] * factor for name in wrt if name in held}
+    return {name: torch.where(held[name] == 0, held[name], held[name] * factor)  # as `_scale`
+            for name in wrt if name in held}
 
 
 def backward(
