@@ -264,6 +264,21 @@ def test_large_arrays_and_a_single_processor_end(run_python, devices):
     assert out == f"{devices}\n"
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_gradients_in_shard_map(p, reduction):
+    def loss(x, weight, target):
+        return linear_cross_entropy(x, weight, target, reduction=reduction)
+
+    rows = jax.P("rows")
+    mapped = jax.shard_map(
+        loss, mesh=jax.sharding.Mesh(jax.devices()[:1], ("rows",)), in_specs=(rows, jax.P(), rows),
+        out_specs=rows if reduction == "none" else jax.P(), check_vma=False)
+    ours, theirs = (jax.grad(lambda *args, f=f: f(*args, p.target).sum(), (0, 1))(p.x, p.weight)
+                    for f in (mapped, loss))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 MEMORY = """
 import pathlib, jax, numpy as np
 from jax import numpy as jnp

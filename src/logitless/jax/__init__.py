@@ -107,7 +107,8 @@ def linear_cross_entropy(
     there for JAX's CPU backend alone.
 
     Leading axes need no `jax.vmap`, which calls the loss once for each entry of its axis,
-    gradients included; for losses of single rows give `x` (..., k) and "none".
+    gradients included; for losses of single rows give `x` (..., k) and "none". Rows that are
+    sharded are gathered, except in `jax.shard_map`, which needs ``check_vma=False``.
 
     Examples
     --------

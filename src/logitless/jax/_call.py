@@ -100,7 +100,7 @@ def _forward(static: Static, primals: dict[str, Any]) -> tuple[Any, Any]:
                             f"for; give `jax.lax.stop_gradient({name})`")
     operands = {name: primal.value for name, primal in given.items()}
     if static.reduction == "none":  # gradients are sums over rows whose factors come later
-        return apply(static, operands), (operands, dict.fromkeys(wanted))
+        return _found(static, operands, ("loss",))["loss"], (operands, dict.fromkeys(wanted))
     found = _found(static, operands, ("loss", *wanted))
     loss = found.pop("loss")
     # Of the operands only the dtypes are needed any more.
