@@ -227,10 +227,28 @@ def test_a_loss_of_the_users_own(gen):
         return F.cross_entropy(logits.reshape((-1, vocab_size)) / 2, labels.flatten(),
                                reduction="sum", label_smoothing=0.1)
 
-    model, inputs = model_of("Llama"), batch(gen)
-    model.loss_function = summed
-    theirs = loss_and_gradients(model, inputs)
-    assert_same(loss_and_gradients(patch(model), inputs), theirs)
+    def of_rows_that_count(logits, labels, **kwargs):
+        count = labels[:, 1:] != -100
+        return F.cross_entropy(logits[:, :-1][count].contiguous(), labels[:, 1:][count])
+
+    for loss_function in (summed, of_rows_that_count):
+        model, inputs = model_of("Llama"), batch(gen)
+        model.loss_function = loss_function
+        theirs = loss_and_gradients(model, inputs)
+        assert_same(loss_and_gradients(patch(model), inputs), theirs)
+
+
+@pytest.mark.parametrize("items", [None, 0, torch.tensor(0)], ids=str)
+def test_labels_of_which_none_counts_do_no_harm(gen, items):
+    """The loss is NaN, and gradients are 0, so that the parameters stay what they are."""
+    inputs = batch(gen)
+    inputs |= {"labels": torch.full_like(inputs["labels"], -100), "num_items_in_batch": items}
+    theirs = loss_and_gradients(model_of("Llama"), inputs)
+    ours = loss_and_gradients(patch(model_of("Llama")), inputs)
+    assert ours[0].loss.isnan()
+    assert theirs[0].loss.isnan()
+    assert ours[1].keys() == theirs[1].keys()
+    assert not any(gradient.any() for gradient in (*ours[1].values(), *theirs[1].values()))
 
 
 def test_train_only(gen):
@@ -394,6 +412,19 @@ def sequence_of_layers():
     return model
 
 
+class Quantized(torch.nn.Module):
+    """As those of PyTorch: the weights are asked for by a call."""
+
+    def weight(self):
+        return None
+
+
+def quantized():
+    model = model_of("Llama")
+    model.lm_head = Quantized()
+    return model
+
+
 REFUSED = {
     "learned scale": (lambda: of_class(Scaled), r"Scaled cannot .* \* Parameter"),
     "no layer": (lambda: of_class(Lifted), "Lifted cannot .* not those of one linear layer"),
@@ -401,6 +432,7 @@ REFUSED = {
     "LoRA on the head": (lambda: with_lora("lm_head"),
                          "LlamaForCausalLM cannot .* LoRA on the head"),
     "two layers": (sequence_of_layers, "LlamaForCausalLM cannot .* more than one linear layer"),
+    "quantized": (quantized, "LlamaForCausalLM cannot .* no weights as a tensor"),
     "no memory": (on_meta, "LlamaForCausalLM must be on the CPU.*is on meta"),
     "no loss": (lambda: of_class(transformers.LlamaModel), "LlamaModel has no loss"),
     "no head": (lambda: of_class(transformers.LlamaForSequenceClassification),
@@ -700,6 +732,34 @@ def test_patched_and_peft_models_have_scores_too(gen):
     np.testing.assert_array_equal(losses, again)
 
 
+def test_features_of_a_learned_prompt_are_left_out(gen, tokenizer):
+    """They come first, and belong to no token."""
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model, ids = peft.get_peft_model(model_of("Llama"), config).eval(), [5, 6, 7, 8, 9]
+    losses = perplexity(model, ids, progress=False).losses
+    labels = torch.tensor([ids])
+    loss = model(input_ids=labels, labels=labels).loss  # the first is predicted from the prompt
+    logits = model(input_ids=labels).logits[0, 3:].double()
+    first = F.cross_entropy(model(input_ids=labels).logits[0, 2], labels[0, 0])
+    np.testing.assert_allclose(
+        losses, F.cross_entropy(logits[:-1], labels[0, 1:], reduction="none").detach(), rtol=5e-6)
+    assert losses.sum() + first.item() == pytest.approx(5 * loss.item(), rel=5e-6)
+    found = loglikelihood(model, tokenizer, [("t5 t6 t7", " t8 t9"), ("t5", " t6")], progress=False)
+    assert [total for total, _ in found] == pytest.approx(
+        [-losses[2:].sum(), -losses[0]], rel=5e-6)
+
+
+@pytest.mark.parametrize("change", [
+    tuple, lambda ids: range(5, 10), torch.tensor,
+    lambda ids: torch.tensor(ids, dtype=torch.uint8), lambda ids: np.array([ids]),
+    lambda ids: np.array(ids, ">i4"), lambda ids: np.array(ids[::-1])[::-1],
+])
+def test_ids_may_be_any_integers(change):
+    model, ids = model_of("Llama"), [5, 6, 7, 8, 9]
+    found = perplexity(model, change(ids), progress=False)
+    np.testing.assert_array_equal(found.losses, perplexity(model, ids, progress=False).losses)
+
+
 def test_perplexity_packs_the_head_once_and_keeps_nothing_else(gen, monkeypatch):
     made = []
     monkeypatch.setattr(_scoring.LinearHead, "from_module", classmethod(
@@ -811,13 +871,31 @@ def test_scores_that_cannot_be(tokenizer, call, message):
         call(model_of("Llama"), tokenizer)
 
 
-def test_scores_need_a_text_for_a_tokenizer_and_a_linear_head(tokenizer):
-    with pytest.raises(TypeError, match="`text` must be given along with a tokenizer"):
-        perplexity(model_of("Llama"), tokenizer)
-    with pytest.raises(TypeError, match=r"must be a transformers.PreTrainedModel.*got Linear"):
-        perplexity(torch.nn.Linear(2, 2), [1, 2])
-    with pytest.raises(TypeError, match="logits of Lifted are not those of one linear layer"):
-        perplexity(of_class(Lifted), [1, 2], progress=False)
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda m, t: perplexity(m, t), "`text` must be given along with a tokenizer"),
+    (lambda m, t: perplexity(m, [5, 6], "t5 t6"), "along with a tokenizer, and with nothing else"),
+    (lambda m, t: perplexity(m, t, ["t5", "t6"]), "`text` must be a string, got list"),
+    (lambda m, t: perplexity(m, [5.5, 6.5]), "must be integers, got float64"),
+    (lambda m, t: perplexity(m, torch.tensor([True, False])), "must be integers, got bool"),
+    (lambda m, t: perplexity(m, ["t5", "t6"]), "must be integers, got <U2"),
+    (lambda m, t: perplexity(torch.nn.Linear(2, 2), [1, 2]),
+     "must be a transformers.PreTrainedModel.*got Linear"),
+    (lambda m, t: perplexity(of_class(Lifted), [1, 2], progress=False),
+     "logits of Lifted are not those of one linear layer"),
+    (lambda m, t: loglikelihood(m, t, ("t5", " t6")), "must be pairs of strings.*got 't5'"),
+    (lambda m, t: loglikelihood(m, t, ["ab"]), "must be pairs of strings.*got 'ab'"),
+    (lambda m, t: loglikelihood(m, t, [("t5", "t6", "t7")]), r"pairs of strings.*'t7'\)"),
+    (lambda m, t: loglikelihood(m, t, [("t5", None)]), "must be pairs of strings.*None"),
+])
+def test_scores_of_what_is_no_text(tokenizer, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(model_of("Llama"), tokenizer)
+
+
+@pytest.mark.parametrize("wrong", [-1, N])
+def test_ids_that_are_no_tokens(wrong):
+    with pytest.raises(IndexError, match=rf"must be in \[0, {N}\), got {wrong}"):
+        perplexity(model_of("Llama"), [5, wrong, 7], progress=False)
 
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "transformers_perplexity.py"

@@ -79,7 +79,7 @@ def _result(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and its gradient by what the head was given."""
     gen = torch.Generator().manual_seed(0)
-    ids = torch.randint(_vocabulary(model), (_SAMPLES, _TOKENS), generator=gen)
+    ids = torch.randint(vocabulary(model), (_SAMPLES, _TOKENS), generator=gen)
     labels = ids.clone()
     labels[0, 2] = -100
     with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
@@ -93,9 +93,15 @@ def _result(
     return output.loss.detach(), torch.cat([grad.flatten() for grad in gradients])
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
-    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
-    return min(module.weight.shape[0] for module in embeddings)
+def vocabulary(model: PreTrainedModel) -> int:
+    """Number of tokens that a model can be given, and predicts."""
+    weights = [module.weight
+               for module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for weight in weights:
+        if not isinstance(weight, torch.Tensor):
+            raise TypeError("its embedding or its head holds no weights as a tensor, "
+                            "as if they were quantized")
+    return min(weight.shape[0] for weight in weights)
 
 
 @contextmanager

@@ -112,9 +112,11 @@ class DeferredLogits:
 
     def __getitem__(self, index: Any) -> DeferredLogits:
         """Take some of the rows, all classes of each."""
+        if isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.ndim < self.ndim:
+            return self.replaced(x=self.x[index])
         parts = index if isinstance(index, tuple) else (index,)
         if not all(part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
-            raise self.unknown("an index of tensors")
+            raise self.unknown("an index of tensors, but a mask of rows")
         to_the_end = Ellipsis in parts or len(parts) >= self.ndim
         if to_the_end and parts[-1] != slice(None):
             raise self.unknown("some of the classes")

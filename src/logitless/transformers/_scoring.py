@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .._arrays.checks import check_integer
 from ..head import LinearHead
-from ._check import in_evaluation
+from ._check import in_evaluation, vocabulary
 from ._deferred import DeferredHead, DeferredLogits
 from ._patch import inner_model
 
@@ -83,7 +83,10 @@ def perplexity(
     Raises
     ------
     TypeError
-        `model` is not a model of transformers, or cannot do without its logits.
+        `model` is not a model of transformers, or cannot do without its logits; a text with
+        no tokenizer, a tokenizer with no text, ids that are no integers.
+    IndexError
+        An id outside the model's vocabulary.
     ValueError
         The model is no causal one, fewer than two tokens, an option out of range, or no
         `max_length` where the model has none.
@@ -104,7 +107,7 @@ def perplexity(
     (49, True)
     """
     inner = _causal(model)
-    ids = _ids(tokenizer_or_ids, text)
+    ids = _ids(tokenizer_or_ids, text, vocabulary(inner))
     max_length = _max_length(inner, max_length, 2)
     stride = max_length // 2 if stride is None else check_integer(stride, "stride", 1)
     if stride >= max_length:
@@ -157,7 +160,7 @@ def loglikelihood(
     Raises
     ------
     TypeError
-        As for `perplexity`.
+        As for `perplexity`; something among `pairs` that is no pair of strings.
     ValueError
         The model is no causal one, a continuation has no tokens or more than `max_length`,
         an option is out of range.
@@ -184,7 +187,8 @@ def loglikelihood(
     inner = _causal(model)
     max_length = _max_length(inner, max_length, 1)
     batch_size = check_integer(batch_size, "batch_size", 1)
-    encoded = [_encoded(tokenizer, *pair, max_length, add_special_tokens) for pair in pairs]
+    encoded = [_encoded(tokenizer, _checked(pair), max_length, add_special_tokens)
+               for pair in pairs]
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i][0]))
     scorer, found = _Scorer(model), [(0.0, True)] * len(encoded)
     with in_evaluation(model), torch.inference_mode(), tqdm(
@@ -209,7 +213,10 @@ class _Scorer:
         self.known = signature(inner_model(model).forward).parameters
 
     def features(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What the head is applied to: (b, t, k) for token ids (b, t)."""
+        """What the head is applied to: (b, t, k) for token ids (b, t).
+
+        A prompt that is learned, as peft prepends it, has features of its own before them.
+        """
         options = {"attention_mask": mask, "use_cache": False}
         options = {name: value for name, value in options.items() if name in self.known}
         with DeferredHead(inner_model(self.model)) as deferred:
@@ -221,7 +228,7 @@ class _Scorer:
             self.head = LinearHead.from_module(
                 SimpleNamespace(weight=logits.weight, bias=logits.bias),
                 softcap=logits.softcap, temperature=logits.temperature)
-        return logits.x
+        return logits.x[:, -ids.shape[1] :]
 
 
 def _continuations(
@@ -255,9 +262,10 @@ def _windows(n: int, max_length: int, stride: int) -> Iterator[tuple[int, int, i
 
 
 def _encoded(
-    tokenizer: Any, context: str, continuation: str, max_length: int, add_special_tokens: bool
+    tokenizer: Any, pair: tuple[str, str], max_length: int, add_special_tokens: bool
 ) -> tuple[list[int], list[int]]:
     """What a model is given, the last token left out, and the tokens of the continuation."""
+    context, continuation = pair
     stripped = context.rstrip()
     continuation = context[len(stripped) :] + continuation
     if stripped:
@@ -282,19 +290,35 @@ def _prefix(tokenizer: Any) -> int:
                      "which has neither")
 
 
-def _ids(tokenizer_or_ids: Any, text: str | None) -> torch.Tensor:
+def _checked(pair: Any) -> tuple[str, str]:
+    match pair:
+        case (str(context), str(continuation)):
+            return context, continuation
+    raise TypeError("`pairs` must be pairs of strings, a context and a continuation each, "
+                    f"got {pair!r}")
+
+
+def _ids(tokenizer_or_ids: Any, text: str | None, n_classes: int) -> torch.Tensor:
+    """The ids of a text, in one row."""
     ids = tokenizer_or_ids
+    if callable(tokenizer_or_ids) != (text is not None):
+        raise TypeError("`text` must be given along with a tokenizer, and with nothing else")
     if text is not None:
+        if not isinstance(text, str):
+            raise TypeError(f"`text` must be a string, got {type(text).__name__}")
         ids = tokenizer_or_ids(text, verbose=False)["input_ids"]
-    elif callable(tokenizer_or_ids):
-        raise TypeError("`text` must be given along with a tokenizer")
-    ids = torch.as_tensor(ids)
-    if ids.ndim == 2 and ids.shape[0] == 1:
-        ids = ids[0]
-    if ids.ndim != 1 or len(ids) < 2:
+    array = np.asarray(ids)
+    if array.ndim == 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 1 and len(array) > 1 and array.dtype.kind not in "iu":
+        raise TypeError(f"ids of tokens must be integers, got {array.dtype}")
+    if array.ndim != 1 or len(array) < 2:
         raise ValueError(f"a text must have two tokens at least, in one row, "
-                         f"got ids of shape {tuple(ids.shape)}")
-    return ids.to(torch.int64)
+                         f"got ids of shape {array.shape}")
+    if not 0 <= array.min() <= array.max() < n_classes:
+        wrong = array[(array < 0) | (array >= n_classes)][0]
+        raise IndexError(f"ids of tokens must be in [0, {n_classes}), got {wrong}")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def _causal(model: Any) -> Any:
