@@ -435,6 +435,8 @@ REFUSED = {
     "quantized": (quantized, "LlamaForCausalLM cannot .* no weights as a tensor"),
     "no memory": (on_meta, "LlamaForCausalLM must be on the CPU.*is on meta"),
     "no loss": (lambda: of_class(transformers.LlamaModel), "LlamaModel has no loss"),
+    "no logits of that name": (lambda: of_class(transformers.BertForPreTraining),
+                               "BertForPreTraining cannot .* its output has no `logits`"),
     "no head": (lambda: of_class(transformers.LlamaForSequenceClassification),
                 "LlamaForSequenceClassification has no head"),
     "wrapped by accelerate": (
@@ -918,7 +920,7 @@ def test_the_check_leaves_what_else_runs_in_evaluation():
 
 WITHOUT = """
 import sys
-sys.modules["transformers"] = None
+sys.modules[{name!r}] = None
 try:
     import logitless.transformers
 except ImportError as error:
@@ -926,5 +928,6 @@ except ImportError as error:
 """
 
 
-def test_without_transformers_the_import_says_what_to_install(run_python):
-    assert 'pip install "logitless[transformers]"' in run_python(WITHOUT)
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_without_what_it_needs_the_import_says_what_to_install(run_python, name):
+    assert 'pip install "logitless[transformers]"' in run_python(WITHOUT.format(name=name))

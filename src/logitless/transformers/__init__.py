@@ -6,6 +6,7 @@ Needs transformers: ``pip install "logitless[transformers]"``.
 from __future__ import annotations
 
 try:
+    import torch as _torch  # noqa: F401  (transformers is there without it, too)
     import transformers as _transformers  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name not in ("torch", "transformers"):

@@ -87,7 +87,7 @@ def _result(
             output = stock.forward(model, input_ids=ids, labels=labels, return_dict=True)
         if not probe.inputs:
             raise TypeError("they are not those of one linear layer, `get_output_embeddings()`")
-        if deferred and not isinstance(output.logits, DeferredLogits):
+        if deferred and not isinstance(output.get("logits"), DeferredLogits):
             raise TypeError("its output has no `logits` that could be left out")
         gradients = torch.autograd.grad(output.loss, probe.inputs)
     return output.loss.detach(), torch.cat([grad.flatten() for grad in gradients])

@@ -44,7 +44,7 @@ def patch(model: _Model, train_only: bool = False) -> _Model:
         has made of it. A model that is patched already is patched anew.
     train_only : bool, default False
         Leave the model as it was in evaluation, logits included: for metrics of the
-        Trainer that need them.
+        Trainer that need them. It has no predictions otherwise, but an empty tuple.
 
     Returns
     -------
