@@ -123,10 +123,11 @@ typedef struct {
 /* The derivative of the loss by logit c of a row, with p its softmax and w the class weights:
  *     SOFTMAX * p[c] - TARGET * (c is the target) - w[c] * (PROBS * t[c] + SMOOTH)
  *         - ENTROPY * p[c] * (log p[c] + the entropy, which the job then asks for)
+ * or, where t is sparse and has an entry for c, GIVEN * w[c] * t[c] unless GIVEN is 0, all of it
  * times the derivative of the softcap. LIMIT is what the filter compares it with. A row of zeros
  * adds nothing to any gradient, whatever it holds. */
 #define LL_COEFFICIENT_LIST(OF)                                                                  \
-    OF(SOFTMAX) OF(TARGET) OF(PROBS) OF(SMOOTH) OF(ENTROPY) OF(LIMIT)
+    OF(SOFTMAX) OF(TARGET) OF(PROBS) OF(SMOOTH) OF(ENTROPY) OF(GIVEN) OF(LIMIT)
 enum { LL_COEFFICIENT_LIST(LL_ENUM) LL_COEFFICIENTS };
 extern const char *const ll_coefficient_names[];
 

@@ -130,6 +130,38 @@ def test_what_is_left_of_sure_rows_keeps_its_digits(dtype, gap):
     assert abs(float((found - exact) / exact)) < 100 * (1 + gap) * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("gap", [5.0, 14.0, 28.0, 60.0])
+def test_gradients_of_sure_rows_keep_their_digits(dtype, beta, gap):
+    """Where the student thinks little of all other classes, and the teacher does not."""
+    x = np.array([[0, -gap, -gap - 1, -gap - 2, -gap - 2.5]], dtype)
+    _, grad = ll.linear_topk_kl_div_value_and_grad(
+        x, np.eye(5, dtype=dtype), [[0, 2, -1]], [[0.75, 0.125, 0]], beta=beta, wrt="x")
+    with mpmath.workdps(60):
+        e = [mpmath.exp(mpmath.mpf(float(z))) for z in x[0]]
+        p = [z / sum(e) for z in e]
+        own, q = [p[0], p[2], p[1] + p[3] + p[4]], [0.75, 0.125, 0.125]
+        m = [beta * b + (1 - beta) * a for a, b in zip(own, q, strict=True)]
+        by = ([-b / a for a, b in zip(own, q, strict=True)] if beta == 0 else
+              [(1 - beta % 1) * mpmath.log(a / b) for a, b in zip(own, m, strict=True)])
+        mean = sum(a * b for a, b in zip(own, by, strict=True))
+        exact = [a * (by[c] - mean) for a, c in zip(p, (0, 2, 1, 2, 2), strict=True)]
+    for ours, truth in zip(grad.x[0], exact, strict=True):
+        allowed = 40 * (1 + gap) * np.finfo(dtype).eps * abs(truth) + 4 * np.finfo(np.float64).eps
+        assert abs(float(ours - truth)) < allowed
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_gradients_are_finite_where_other_classes_have_nothing_left(dtype, beta):
+    for gap in (80, 95, 200, 1e4):
+        x = np.array([[0, -gap, -gap - 1, -gap - 2]], dtype)
+        _, grad = ll.linear_topk_kl_div_value_and_grad(
+            x, np.eye(4, dtype=dtype), [[0, 2]], [[0.75, 0.125]], beta=beta, wrt="x")
+        assert np.isfinite(grad.x).all()
+        if beta == 0:
+            np.testing.assert_allclose(grad.x[0, [0, 2]], [0.25, -0.125], rtol=1e-6)
+
+
 def test_weights_reductions_and_leading_shapes(dtype):
     student, _ = pair(2, 6, 30, 4, 1, dtype)
     index, prob = teacher_of(np.random.default_rng(2), 6, 30, 3)

@@ -66,6 +66,23 @@ static void subtract_targets(const ll_job *job, const ll_gradient *grad, ptrdiff
     }
 }
 
+/* Derivatives that are known take the place of what has been computed. */
+static void put_given(const ll_job *job, const ll_gradient *grad, ptrdiff_t i, const segment *s,
+                      real *g)
+{
+    const ll_question *q = &job->question;
+    real given = coefficient(grad, LL_GIVEN, i);
+
+    if (!q->sparse_start || given == 0)
+        return;
+    for (int64_t e = sparse_from(q, i, s->first); e < q->sparse_start[i + 1]; e++) {
+        ptrdiff_t c = (ptrdiff_t)(q->sparse_class[e] - s->first);
+        if (c >= s->width)
+            break;
+        g[c] = given * sparse_weight(q, e);
+    }
+}
+
 /* The mean of d = z - max under the softmax of row i, whose entropy has been found. */
 static inline real mean_gap(const ll_state *state, ptrdiff_t i)
 {
@@ -112,6 +129,7 @@ static void logit_gradient(const ll_job *job, const ll_gradient *grad, ptrdiff_t
         if (b != 0) /* whose d is 0 */
             g[held] += b * (mean / (1 + rest));
     }
+    put_given(job, grad, i, s, g);
 }
 
 /* G of row i in one block, of a divergence. */

@@ -272,6 +272,7 @@ static inline void make_gradient_inputs(inputs *in, int options)
         part[LL_SOFTMAX] = factor * (1 + 2 * smooth);
         part[LL_TARGET] = soft ? 0 : factor * (1 - smooth);
         part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
+        part[LL_GIVEN] = 0;
         part[LL_SMOOTH] = factor * smooth / (double)p->n;
         part[LL_ENTROPY] = options & ENTROPIC ? factor * (i % 3 - 1) / 4 : 0;
         /* A row that does not count has a limit, too. */

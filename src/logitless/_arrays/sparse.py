@@ -54,12 +54,17 @@ class SparseRows:
     def dense(self, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
         """Columns [lo, hi) of all rows, (m, hi - lo)."""
         tile = np.zeros((self.m, hi - lo), dtype)
+        row, column, value = self.entries(lo, hi)
+        tile[row, column] = value
+        return tile
+
+    def entries(self, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns from `lo` on, and values of what there is of columns [lo, hi)."""
         entries = slice(self.start[0], self.start[-1])
         column = self.index[entries] - lo
         row = np.repeat(np.arange(self.m), np.diff(self.start))
         here = (column >= 0) & (column < hi - lo)
-        tile[row[here], column[here]] = self.value[entries][here]
-        return tile
+        return row[here], column[here], self.value[entries][here]
 
 
 @dataclass(slots=True)

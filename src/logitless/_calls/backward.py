@@ -7,7 +7,8 @@ import numpy as np
 from .._engines.interface import COEFFICIENTS, State
 from .objective import F64, Objective
 
-SOFTMAX, TARGET, PROBS, SMOOTH, ENTROPY, LIMIT = range(len(COEFFICIENTS))
+SOFTMAX, TARGET, PROBS, SMOOTH, ENTROPY, LIMIT = map(COEFFICIENTS.index, (
+    "softmax", "target", "probs", "smooth", "entropy", "limit"))
 
 
 class RowScores:

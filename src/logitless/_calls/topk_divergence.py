@@ -9,22 +9,22 @@ import numpy as np
 from .._arrays.checks import as_array, compute_dtype, plain
 from .._arrays.rows import row_blocks
 from .._arrays.sparse import SparseRows
-from .._engines.gaps import by_prob, terms, times
+from .._engines.gaps import by_prob, slopes, terms, times
 from .._engines.interface import COEFFICIENTS, Request, State
 from .divergence import Rowwise, check_beta
 from .objective import F64
 from .targets import check_index
 
 _CELLS = 1 << 15  # that are worked on at a time
-SOFTMAX, PROBS = map(COEFFICIENTS.index, ("softmax", "probs"))
+SOFTMAX, GIVEN = map(COEFFICIENTS.index, ("softmax", "given"))
 
 
 class TopKDivergence(Rowwise):
     """A divergence from probabilities q of some classes of each row, all others being one class.
 
-    With c that class, the derivative by a logit is ``a p - t``, where ``a = l_c - sum p l`` with l
-    the derivative by a probability, and ``t = p (l_c - l)`` for the classes of a row and 0 for
-    others: that of a loss against "probabilities" t, which are known once the row has been scored.
+    The derivative by a logit is ``p (l - sum p l)`` with l the derivative by a probability: of the
+    classes of a row numbers, which are known once it has been scored, of all others their p times
+    the same number.
     """
 
     teacher = None
@@ -46,11 +46,11 @@ class TopKDivergence(Rowwise):
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the divergences of some rows and give the coefficients of their gradients.
 
-        What is subtracted from the softmax of these rows goes where they have it.
+        The derivatives of their classes go where they have them.
         """
         c = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), self.dtype)
         for some in row_blocks(c.shape[1], most=max(1, _CELLS // self._index.shape[1])):
-            c[SOFTMAX, some], c[PROBS, some] = self._take(
+            c[SOFTMAX, some], c[GIVEN, some] = self._take(
                 state, some, slice(rows.start + some.start, rows.start + some.stop))
         return c
 
@@ -63,14 +63,25 @@ class TopKDivergence(Rowwise):
             from_teacher, from_student = (part.sum(axis=1) for part in terms(b, p, q, d))
             factor = self.note(b * from_teacher + (1 - b) * from_student if 0 < b < 1
                                else from_teacher + from_student, rows)
-            by = (np.where(q == 0, 0, -q / p) if b == 0 else
-                  np.where(p == 0, 0, by_prob(b, d)))  # of all others too, where there are none
-            other = by[:, -1:]
-            mass = other[:, 0] - times(p, by).sum(axis=1)
-            taken = times(p[:, :-1], other - by[:, :-1])
+            g, other = self._derivatives(p, q, d)
             first, last = self._targets.start[[rows.start, rows.stop]]
-            self._targets.value[first:last] = taken[self._index[rows] >= 0]
-            return np.where(factor == 0, 0, mass * factor), factor
+            self._targets.value[first:last] = g[:, :-1][self._index[rows] >= 0]
+            limit = np.finfo(self.dtype).max
+            return np.where(factor == 0, 0, np.clip(other * factor, -limit, limit)), factor
+
+    def _derivatives(
+        self, p: np.ndarray, q: np.ndarray, d: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives (r, j + 1) by the logits, and what those of others are of their p, (r,)."""
+        if self._beta == 0:  # where all classes are there, probabilities need not sum up to 1
+            g = slopes(0, p, q, d, q) + times(p, q.sum(axis=1, keepdims=True) - 1)
+            other = g[:, -1] / p[:, -1]
+        else:
+            by = by_prob(self._beta, d)
+            mean = times(p, by).sum(axis=1, keepdims=True)
+            g = slopes(self._beta, p, q, d, mean)
+            other = (by - mean)[:, -1]
+        return g, np.where(p[:, -1] == 0, 0, other)
 
     def _cells(self, state: State, at: slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Log of the student's probabilities (r, j + 1), and the teacher's: others' are last."""

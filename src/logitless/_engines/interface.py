@@ -233,8 +233,9 @@ class FewRows(Protocol):
 # Of a row of G = d loss / d logits, times 1 / temperature:
 # G[c] = softmax * p[c] - target * (c == y) - class_weight[c] * (probs * t[c] + smooth)
 #        - entropy * p[c] * (log p[c] + H),
+# or, where t is sparse and has an entry for c, given * class_weight[c] * t[c] unless given is 0;
 # where what is smaller than the limit may be left out. H is the entropy, which is asked for then.
-COEFFICIENTS = ("softmax", "target", "probs", "smooth", "entropy", "limit")
+COEFFICIENTS = ("softmax", "target", "probs", "smooth", "entropy", "given", "limit")
 
 
 class Backward(Protocol):
@@ -250,7 +251,7 @@ class Backward(Protocol):
     def filters(self) -> bool: ...
 
     def take(self, state: State, rows: slice) -> np.ndarray:
-        """Note the losses of some rows and give their COEFFICIENTS, (6, rows)."""
+        """Note the losses of some rows and give their COEFFICIENTS, (7, rows)."""
         ...
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
+from ..._arrays.sparse import SparseRows
 from ...results import Gradients
 from ..interface import COEFFICIENTS, Backward, Request, State, Teacher
 from .divergence import Pair, logits_of
@@ -75,7 +76,7 @@ def _logit_gradient(
     z: np.ndarray, lo: int, hi: int, state: State, request: Request, coef: np.ndarray,
 ) -> np.ndarray:
     """Derivatives (r, hi - lo) of the loss by the logits of classes lo to hi."""
-    softmax, target, probs, smooth, entropy, _ = coef[:, :, None]
+    softmax, target, probs, smooth, entropy, given, _ = coef[:, :, None]
     row = np.arange(len(z))
     tile = z[:, lo:hi]
     gap = tile - state.max[:, None]
@@ -109,6 +110,10 @@ def _logit_gradient(
     g[at] = (softmax[here, 0] - taken[at]) - softmax[here, 0] * q
     if request.entropy:
         g[at] += entropy[here, 0] * (mean[here] / (1 + state.rest[here]))
+    if isinstance(request.probs, SparseRows):
+        i, c, t = request.probs.entries(lo, hi)
+        g[i, c] = np.where(given[i, 0] == 0, g[i, c], given[i, 0] * (
+            t if request.class_weight is None else request.class_weight[lo + c] * t))
     return g
 
 
