@@ -383,11 +383,20 @@ def test_memory(m, n_threads):
     ({"sample_weight": np.ones(3)}, ValueError, ("sample_weight", "(4,)", "(3,)")),
     ({"sample_weight": np.array([1, np.inf, 1, 1])}, ValueError, ("sample_weight", "row 1")),
     ({"temperature": 0.0}, ValueError, ("temperature", "0")),
-    ({"teacher_temperature": -1.0}, ValueError, ("temperature", "-1")),
-    ({"teacher_softcap": 0.0}, ValueError, ("softcap", "0")),
+    ({"teacher_temperature": -1.0}, ValueError, ("`teacher_temperature`", "-1")),
+    ({"teacher_temperature": [1.0]}, TypeError, ("`teacher_temperature`", "number", "list")),
+    ({"teacher_softcap": 0.0}, ValueError, ("`teacher_softcap`", "0")),
+    ({"teacher_softcap": 1e300, "teacher_temperature": 1e-300}, ValueError,
+     ("`teacher_softcap / teacher_temperature`",)),
+    ({"teacher_bias": np.ones(5)}, ValueError,
+     ("`teacher_bias`", "(teacher_weight.shape[0],)", "5")),
+    ({"teacher_bias": np.ones(6, complex)}, TypeError, ("`teacher_bias`", "complex")),
+    ({"teacher_weight": np.ones(6)}, ValueError, ("`teacher_weight`", "(6,)")),
+    ({"teacher_weight": np.ones((6, 2), complex)}, TypeError, ("`teacher_weight`", "complex")),
+    ({"bias": np.ones(5)}, ValueError, ("`bias`", "(weight.shape[0],)", "5")),
     ({"teacher_x": np.ones((3, 2))}, ValueError, ("teacher_x", "(4,)", "(3, 2)")),
     ({"teacher_x": np.ones((4, 5))}, ValueError, ("teacher_weight.shape[1]", "5", "2")),
-    ({"teacher_weight": np.ones((7, 2))}, ValueError, ("classes", "6", "7")),
+    ({"teacher_weight": np.ones((7, 2))}, ValueError, ("`teacher_weight`", "classes", "6", "7")),
     ({"x": np.ones((4, 5))}, ValueError, ("weight.shape[1]", "5", "3")),
     ({"teacher_x": np.ones((4, 2), complex)}, TypeError, ("teacher_x", "complex")),
 ])
@@ -401,6 +410,8 @@ def test_errors_say_what_was_expected(change, error, words):
 
 def test_errors_of_heads():
     head = ll.LinearHead(np.ones((6, 3)))
+    with says(ValueError, "`teacher`", "classes", "6", "2"):
+        head.kl_div(np.ones((4, 3)), ll.LinearHead(np.ones((2, 3))), np.ones((4, 3)))
     with says(TypeError, "teacher", "LinearHead", "ndarray"):
         head.kl_div(np.ones((4, 3)), np.ones((6, 3)), np.ones((4, 3)))
     out = np.full(4, 7.0, np.float32)

@@ -47,6 +47,27 @@ def test_gradients_from_a_window_of_logits(n_threads, blocks):
             assert_same_bits(getattr(grad, name), getattr(expected[1], name), name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("n_threads", [2, 3, 7])
+@pytest.mark.parametrize("blocks", [2, 5])
+def test_divergences_from_windows_of_logits(monkeypatch, n_threads, blocks):
+    """Those of both heads are scored again, for the sums and for the gradients."""
+    from logitless._calls import divergence
+
+    x, w, _ = problem(240, 16_384, 24)
+    y, v, _ = problem(240, 16_384, 40, seed=1)
+    workspace = 2 * blocks * 240 * (512 + 16) * 4
+    expected = ll.linear_kl_div_value_and_grad(x, w, y, v, n_threads=1, reduction="none", beta=0.5)
+    monkeypatch.setattr(divergence, "WORKSPACE_BYTES", 1 << 19)
+    for _ in range(4):
+        value, grad = ll.linear_kl_div_value_and_grad(
+            x, w, y, v, n_threads=n_threads, reduction="none", beta=0.5, workspace_bytes=workspace)
+        assert_same_bits(value, expected[0])
+        assert_same_bits(ll.linear_kl_div(x, w, y, v, n_threads=n_threads, beta=0.5), value)
+        for name in ("x", "weight", "bias"):
+            assert_same_bits(getattr(grad, name), getattr(expected[1], name), name)
+
+
 @pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
 def test_gradients_of_one_head_by_many_callers(kind):
     x, w, t = problem(100, 5000, 16)
@@ -118,7 +139,7 @@ def test_screened():
 
 
 def test_what_threads_share_is_not_changed_once_it_is_made(monkeypatch):
-    from logitless._engines.compiled import gradient, scoring, screening
+    from logitless._engines.compiled import divergence, gradient, kept, scoring, screening
 
     made = set()
 
@@ -127,7 +148,8 @@ def test_what_threads_share_is_not_changed_once_it_is_made(monkeypatch):
         made.add(type(self).__name__)
         object.__setattr__(self, name, value)
 
-    for shared in (scoring.Scoring, scoring.Block, gradient._Call, screening.ScreenedScoring):
+    for shared in (scoring.Scoring, scoring.Block, gradient._Call, gradient._Window,
+                   divergence.Pair, kept.Kept, screening.ScreenedScoring):
         monkeypatch.setattr(shared, "__setattr__", set_while_made)
     x, w, t = problem(900, 9000, 24)
     soft = np.abs(x[:, :1] + w[:, 0]).astype("f2")
@@ -139,7 +161,13 @@ def test_what_threads_share_is_not_changed_once_it_is_made(monkeypatch):
     for workspace in (1 << 20, 64 << 20):
         head.value_and_grad(x, t, workspace_bytes=workspace)
     ll.linear_cross_entropy_value_and_grad(x, w[:90], t % 90, n_threads=3)
-    assert made == {"LinearScoring", "LogitScoring", "Block", "_Call", "ScreenedScoring"}
+    ll.linear_kl_div(x, w, x[:, :9], w[:, :9], beta=0.5, n_threads=3)
+    for workspace in (1 << 20, 128 << 20):
+        ll.linear_kl_div_value_and_grad(x, w, x[:, :9], w[:, :9], n_threads=3,
+                                        workspace_bytes=workspace)
+    ll.linear_kl_div_value_and_grad(x, w[:90], x, w[:90], n_threads=3)
+    assert made == {"LinearScoring", "LogitScoring", "Block", "_Call", "_Window", "Pair", "Kept",
+                    "ScreenedScoring"}
 
 
 # The pool

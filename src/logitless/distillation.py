@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -276,6 +277,13 @@ def _heads(
         teacher_temperature = temperature
     student = LinearHead(weight, bias, softcap=softcap, temperature=temperature, pack=False,
                          n_threads=n_threads)
-    teacher = LinearHead(teacher_weight, teacher_bias, softcap=teacher_softcap,
-                         temperature=teacher_temperature, pack=False)
+    try:
+        teacher = LinearHead(teacher_weight, teacher_bias, softcap=teacher_softcap,
+                             temperature=teacher_temperature, pack=False)
+    except (TypeError, ValueError) as error:  # in the names that these arguments have here
+        words = re.sub(r"\b(weight|bias|softcap|temperature)\b", r"teacher_\1", str(error))
+        raise type(error)(words) from None
+    if teacher.n_classes != student.n_classes:
+        raise ValueError(f"`teacher_weight` must have as many classes as `weight`, "
+                         f"{student.n_classes}, got {teacher.n_classes}")
     return student, teacher
