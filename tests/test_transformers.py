@@ -555,6 +555,18 @@ def test_accelerate_wraps_patched_models(gen, precision):
     assert_same(ours, loss_and_gradients(prepared, inputs), 2e-6 if precision == "no" else 0.05)
 
 
+def test_patched_models_are_functions_for_transforms(gen):
+    model, inputs = model_of("Llama"), batch(gen)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    theirs = loss_and_gradients(model, inputs)[1]
+    patched = patch(model)
+    ours = torch.func.grad(
+        lambda p: torch.func.functional_call(patched, p, (), inputs).loss)(parameters)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])
 def test_compiled_models_have_no_graph_break(gen, family):

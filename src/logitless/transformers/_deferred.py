@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..torch import linear_cross_entropy
+from ..torch._operators import in_transform
 
 
 class DeferredHead(TorchFunctionMode):
@@ -201,7 +202,9 @@ def cross_entropy(
 
 def check_in_memory(logits: DeferredLogits) -> None:
     """Weights that are sharded apart from the model are freed as soon as their layer is done."""
-    if not torch.compiler.is_compiling() and not logits.weight.untyped_storage().nbytes():
+    if torch.compiler.is_compiling() or in_transform():  # storages are not to be seen
+        return
+    if not logits.weight.untyped_storage().nbytes():
         raise RuntimeError(f"the weights of the head of {logits.name} are freed before the loss "
                            "needs them: give it no `fully_shard` of its own, or one with "
                            "`reshard_after_forward=False`")
