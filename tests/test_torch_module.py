@@ -143,8 +143,6 @@ ERRORS = [
     (TypeError, "`entropy_weight` must be a number", changed(entropy_weight=lambda t: "1")),
     (ValueError, r"`temperature` must have shape \(6,\), got \(5,\)",
      changed(temperature=lambda t: torch.ones(5))),
-    (ValueError, r"`temperature` must have shape \(6,\), got \(\)",
-     changed(temperature=lambda t: torch.tensor(1.0))),
     (ValueError, "`temperature` of row 2 must be within .* got 0.0",
      changed(temperature=lambda t: torch.tensor([1.0, 1, 0, 1, 1, 1]))),
     (TypeError, "`temperature` must be of one of .* got torch.int64",
