@@ -802,7 +802,11 @@ class LinearHead:
         -----
         One pass, as `target_log_prob`, in float64 from there, in some 40 bytes for each entry of
         `index`. What is left of the student's probability is a difference of sums: its error is
-        that of the sum of all classes but the largest.
+        that of the sum of all classes but the largest, so that where the student shares out its
+        probability among several of `index`, less than 1e-7 of it, in float32, is taken for
+        about that. Where all but the largest have less than 1e-45 in float32, nothing is left,
+        and `beta` 0 is infinite if the teacher leaves anything; `beta` 1 is if the teacher leaves
+        nothing, in float64, and the student something.
 
         Examples
         --------
