@@ -274,7 +274,7 @@ static inline void make_gradient_inputs(inputs *in, int options)
         part[LL_PROBS] = soft ? factor * (1 - smooth) : 0;
         part[LL_GIVEN] = 0;
         part[LL_SMOOTH] = factor * smooth / (double)p->n;
-        part[LL_ENTROPY] = options & ENTROPIC ? factor * (i % 3 - 1) / 4 : 0;
+        part[LL_ENTROPY] = options & ENTROPIC ? factor * (double)(i % 3 - 1) / 4 : 0;
         /* A row that does not count has a limit, too. */
         part[LL_LIMIT] = (counts ? factor < 0 ? -factor : factor : 1) * 0x1p-9;
         for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)
