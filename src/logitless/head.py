@@ -681,8 +681,9 @@ class LinearHead:
         Notes
         -----
         The logits of both heads are kept for a few rows, up to 64 MiB. What is summed up are
-        terms that are not negative, ``q * (expm1(d) - d)`` with ``d = log(p / q)``, in
-        float64: nearly equal heads keep their digits, as do rows in which both are sure.
+        terms that are not negative, ``q * (expm1(d) - d)`` with ``d = log(p / q)``, a block of
+        classes after the other in float64: nearly equal heads keep their digits, as do rows in
+        which both are sure, and an offset that all logits of a head share cancels.
 
         For beta between 0 and 1 it is what R. Agarwal et al. distil with, "On-policy
         distillation of language models", 2023, arXiv:2306.13649.
