@@ -57,6 +57,8 @@ def calls_of(head, x, t):
     dtype = np.result_type(x, head.dtype)
     d_x = ll.Gradients(np.empty(x.shape, dtype))
     candidates = np.repeat(t[:, None], 3, axis=1)
+    named = t[:, None] // 2 + [[0, n // 2]], np.full((m, 2), 0.25)
+    mixed = {"temperature": np.linspace(0.5, 2, m), "entropy_weight": 0.1}
     calls = {
         "loss": lambda: head.loss(x, t),
         "predict": lambda: head.predict(x),
@@ -65,6 +67,13 @@ def calls_of(head, x, t):
         "candidates": lambda: head.target_log_prob(x, candidates),
         "smoothed": lambda: head.loss(x, t, label_smoothing=0.1),
         "gradient": lambda: head.value_and_grad(x, t, wrt="x", out=d_x, workspace_bytes=MIB),
+        "temperatures": lambda: head.value_and_grad(
+            x, t, wrt="x", out=d_x, workspace_bytes=MIB, **mixed),
+        "divergence": lambda: head.kl_div(x, head, x, beta=0.5),
+        "divergence gradient": lambda: head.kl_div_value_and_grad(
+            x, head, x, wrt="x", out=d_x, workspace_bytes=MIB),
+        "named classes": lambda: head.topk_kl_div_value_and_grad(
+            x, *named, wrt="x", out=d_x, workspace_bytes=MIB),
     }
     if m <= 16:
         probs = np.full((m, n), 1 / n, "f2")
