@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -134,8 +135,9 @@ class BuildKernels(build_ext):
                 if (not machines or machine in machines) and self.compiles(probe, flags):
                     yield name, flags
 
-        def build(source, folder, macros, flags):
-            ext.extra_objects += self.compiler.compile(
+        def compiled(job):
+            source, folder, macros, flags = job
+            return self.compiler.compile(
                 [source],
                 output_dir=str(Path(self.build_temp, folder)),
                 macros=macros,
@@ -143,19 +145,24 @@ class BuildKernels(build_ext):
                 depends=ext.depends,
             )
 
-        have = []
+        jobs, have = [], []
         for isa, flags in usable(ISAS):
             for bits in (32, 64):
-                build(f"csrc/isa/{isa}.c", f"{isa}{bits}", [("LL_REAL", str(bits))], flags)
+                macros = [("LL_REAL", str(bits))]
+                jobs.append((f"csrc/isa/{isa}.c", f"{isa}{bits}", macros, flags))
             have.append(isa)
         for screen, flags in usable(SCREENS):
-            build(f"csrc/isa/screen_{screen}.c", f"screen_{screen}", [], flags)
+            jobs.append((f"csrc/isa/screen_{screen}.c", f"screen_{screen}", [], flags))
             have.append(f"screen_{screen}")
         for product, flags in usable(BF16S):
-            build(f"csrc/isa/bf16_{product}.c", f"bf16_{product}", [], flags)
+            jobs.append((f"csrc/isa/bf16_{product}.c", f"bf16_{product}", [], flags))
             have.append(f"bf16_{product}")
         print("instruction sets:", ", ".join(have))
-        build("csrc/dispatch.c", "", [(f"LL_HAVE_{name.upper()}", "1") for name in have], common)
+        macros = [(f"LL_HAVE_{name.upper()}", "1") for name in have]
+        jobs.append(("csrc/dispatch.c", "", macros, common))
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for objects in threads.map(compiled, jobs):
+                ext.extra_objects += objects
         if WERROR and not msvc:
             ext.extra_compile_args.append("-Werror")
         if SANITIZE and not msvc:
