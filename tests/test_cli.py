@@ -27,6 +27,7 @@ def quick_demo(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(demo, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(demo, "SPIN_SECONDS", 0)
     monkeypatch.setattr(demo, "TILED_ROWS", 2000)
 
 
@@ -115,10 +116,20 @@ def test_demo_does_not_time_what_does_not_agree(command, quick_demo, monkeypatch
     assert "speedup" not in stdout
 
 
+@pytest.mark.parametrize(("n_threads", "pause"), [(1, 0.0), (2, 1e-9)])
+def test_a_turn_on_several_threads_comes_after_a_pause(monkeypatch, n_threads, pause):
+    done = []
+    monkeypatch.setattr(demo, "SPIN_SECONDS", 1e-9)
+    monkeypatch.setattr(demo.time, "sleep", done.append)
+    demo.best_times([lambda: done.append("a"), lambda: done.append("b")], 0, n_threads)
+    assert done == [pause, "a", pause, "b"] * 3
+
+
 @pytest.fixture
 def quick_bench(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(bench, "SECONDS_PER_SHAPE", 0)
+    monkeypatch.setattr(demo, "SPIN_SECONDS", 0)
     monkeypatch.setattr(bench.ll, "machine_limits",
                         lambda n: MachineLimits(n, 10.0, 5.0, 1.0, 20.0, 40.0))
 

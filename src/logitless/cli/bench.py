@@ -18,7 +18,7 @@ from .._arrays.bfloat16 import BFLOAT16
 from .._arrays.checks import compute_dtype, plain
 from .._parallel import pool
 from ..limits import MachineLimits
-from .demo import best_times
+from .demo import best_times, settle
 
 # samples x features x classes: few classes, a recommender, a language model, one of its tokens
 DEFAULT_SHAPES = ((50_000, 64, 10), (512, 64, 100_000), (256, 768, 50_257), (1, 768, 50_257))
@@ -94,6 +94,7 @@ def run(console: Console, shapes: Iterable[tuple[int, int, int]], dtype: str,
     times = []
     for shape in shapes:
         times.append(measure(shape, DTYPES[dtype], threads))
+        settle(threads)
         limits.append(ll.machine_limits(threads))
     # The best seen before, between and after: a slow moment of the machine flatters nobody.
     peak = max(gflops_limit(found, dtype) for found in limits)
@@ -147,7 +148,7 @@ def measure(shape: tuple[int, int, int], dtype: np.dtype, threads: int) -> Timed
     if not np.allclose(ours, theirs, rtol=TOLERANCE[wide], atol=TOLERANCE[wide]):
         raise click.ClickException("logitless and NumPy disagree on this shape: please report "
                                    "this with the output of `logitless info`")
-    fastest, by_numpy = best_times(rivals, SECONDS_PER_SHAPE)
+    fastest, by_numpy = best_times(rivals, SECONDS_PER_SHAPE, threads)
     return Timed(shape, fastest, by_numpy, 2 * m * k * n, x.nbytes + weight.nbytes)
 
 
