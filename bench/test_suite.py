@@ -237,6 +237,19 @@ def test_samples_are_taken_in_turns():
     assert all(0.005 < t < 0.1 for taken in samples.values() for t in taken)
 
 
+def test_a_turn_comes_after_a_pause_and_takes_as_long(monkeypatch):
+    done = []
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(len(done)))  # a second each
+    monkeypatch.setattr(timing.time, "sleep", lambda s: done.extend(["pause"] * bool(s)))
+    calls = {name: lambda name=name: done.append(name) for name in "ab"}
+    samples = timing.interleave(calls, dict.fromkeys("ab", 0.1), 0, 3)
+    turns = "".join(done).replace("pause", " ").split()
+    assert turns == ["a", "b", "aaa", "bbb", "bbb", "aaa", "aaa", "bbb"]
+    assert samples == {"a": [1.0] * 9, "b": [1.0] * 9}
+    assert timing.settle_seconds(1) == 0 < 0.2 < timing.settle_seconds(2)
+
+
 def test_slow_calls_are_timed_less_often():
     calls = dict.fromkeys("abcd", lambda: None)
     for first, rounds in (

@@ -12,6 +12,12 @@ SAMPLE_SECONDS = 0.01  # a sample repeats short calls until it takes this long
 ROUNDS = (3, 60)
 SLOW = ((8.0, 2), (2.0, 3))  # a call of so many seconds is timed so often in all
 HOPELESS = 1.5  # and once less if it takes that many times as long as the fastest
+SPIN_SECONDS = 0.25  # threads of BLAS and OpenMP keep a core that long after a call, at most
+
+
+def settle_seconds(threads: int) -> float:
+    """Pause between contenders of so many threads: none where nobody has threads that spin."""
+    return SPIN_SECONDS if threads > 1 else 0.0
 
 
 def interleave(
@@ -29,19 +35,19 @@ def interleave(
         Time to spend on each call, unless that makes fewer than three rounds.
     settle : float
         Seconds to wait at each change, so that threads of one library that still spin do not
-        slow the next one down.
+        slow the next one down. A turn takes as long again: short calls are sampled again and again.
 
     Returns
     -------
     dict of list of float
-        Seconds a call, one entry for each round.
+        Seconds a call, at least one entry for each round.
     """
     slow = {name: times for name in calls for least, times in SLOW[::-1] if first[name] >= least}
     fastest = min(first.values(), default=0.0)
     slow |= {name: max(1, times - 1) for name, times in slow.items()
              if first[name] > HOPELESS * fastest}
     samples = {name: [first[name]] if name in slow else [] for name in calls}
-    number = {name: 1 if name in slow else _calls_a_sample(calls[name]) for name in calls}
+    number = {name: 1 if name in slow else _calls_a_sample(calls[name], settle) for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds * sum(name not in slow for name in calls)
     for done in range(ROUNDS[1] if names else 0):
@@ -50,8 +56,16 @@ def interleave(
         shift = done % len(names)  # nobody always comes after the same one
         for name in names[shift:] + names[:shift]:
             if len(samples[name]) < slow.get(name, ROUNDS[1]):
-                time.sleep(settle)
-                samples[name].append(_sample(calls[name], number[name]))
+                samples[name] += _turn(calls[name], number[name], settle)
+    return samples
+
+
+def _turn(call: Callable, number: int, settle: float) -> list[float]:
+    time.sleep(settle)
+    end = time.perf_counter() + settle
+    samples = [_sample(call, number)]
+    while time.perf_counter() < end:
+        samples.append(_sample(call, number))
     return samples
 
 
@@ -70,7 +84,8 @@ def _sample(call: Callable, number: int) -> float:
     return seconds / number
 
 
-def _calls_a_sample(call: Callable) -> int:
+def _calls_a_sample(call: Callable, settle: float) -> int:
+    time.sleep(settle)
     number = 1
     while (seconds := _sample(call, number)) * number < SAMPLE_SECONDS / 2 and number < 1 << 20:
         number *= 2 if seconds * number > SAMPLE_SECONDS / 16 else 8

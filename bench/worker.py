@@ -99,7 +99,7 @@ class Timing(Worker):
         import logitless as ll
 
         self.facts = {
-            "limits": asdict(ll.machine_limits(self.job["threads"])),
+            "limits": self.limits(),
             "isa": ll.active_isa(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {},
@@ -108,10 +108,23 @@ class Timing(Worker):
         for op in self.job["ops"]:
             self.time(op, made, problem)
             # The best seen before, between and after: a slow moment flatters nobody.
-            again = asdict(ll.machine_limits(self.job["threads"]))
+            again = self.limits()
             self.facts["limits"] = {
                 key: max(value, again[key]) for key, value in self.facts["limits"].items()}
             self.write()
+
+    def limits(self) -> dict:
+        """What the machine can do now."""
+        import logitless as ll
+
+        self.settle()
+        return asdict(ll.machine_limits(self.job["threads"]))
+
+    def settle(self) -> None:
+        """Wait for threads that still spin."""
+        from timing import settle_seconds
+
+        time.sleep(settle_seconds(self.job["threads"]))
 
     def make_all(self, problem) -> dict:
         made = {}
@@ -163,6 +176,7 @@ class Timing(Worker):
             call = contender.operation(op)
             if cls.compiles or cls.keeps_memory:
                 call()  # compiles, or takes from the system what later calls find there
+            self.settle()
             start = time.perf_counter()
             result = call()
             seconds = time.perf_counter() - start
@@ -193,9 +207,9 @@ class Timing(Worker):
         return float(abs(loss - self.exact).max())
 
     def turns(self, op: str, calls: dict, first: dict) -> None:
-        from timing import give_memory_back, interleave
+        from timing import give_memory_back, interleave, settle_seconds
 
-        settle = 0.0 if self.job["threads"] == 1 else 0.2
+        settle = settle_seconds(self.job["threads"])
         for name, samples in interleave(calls, first, self.job["seconds"], settle).items():
             self.found(op, name)["samples"] = samples
         calls.clear()
