@@ -1,19 +1,21 @@
-"""Time a whole fit: SoftmaxRegression beside scikit-learn's LogisticRegression.
+"""Time a whole fit: SoftmaxRegression beside LogisticRegression of scikit-learn and of Intel's.
 
     python bench/fit.py            four problems, best of three; some minutes
     python bench/fit.py --quick    small ones, once; seconds
 
-Both minimise the same objective by L-BFGS with the same penalty and tolerance, on the same rows,
+All minimise the same objective by L-BFGS with the same penalty and tolerance, on the same rows,
 in turns. What each came to, the objective and the largest entry of its gradient, is computed here
-in float64.
+in float64. Intel's is that of scikit-learn-intelex (sklearnex), where that is installed.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import click
 import numpy as np
@@ -21,15 +23,21 @@ import sklearn
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from runner import usable_cpus
 from scipy.special import logsumexp
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
-from timing import extra_peak
+from timing import extra_peak, settle_seconds
 
 import logitless as ll
 from logitless.sklearn import SoftmaxRegression
+
+try:
+    from sklearnex.linear_model import LogisticRegression as IntelRegression
+except ImportError:
+    IntelRegression = None
 
 BLOCK_ROWS = 2048
 
@@ -87,8 +95,11 @@ class Result:
 
 def contenders(p: Problem, max_iter: int, threads: int) -> dict[str, Callable]:
     same = {"C": p.C, "tol": p.tol, "max_iter": max_iter}
-    return {"logitless": lambda: SoftmaxRegression(**same, n_jobs=threads),
-            "scikit-learn": lambda: LogisticRegression(**same)}
+    found = {"logitless": lambda: SoftmaxRegression(**same, n_jobs=threads),
+             "scikit-learn": lambda: LogisticRegression(**same)}
+    if IntelRegression:
+        found["sklearnex"] = lambda: IntelRegression(**same)
+    return found
 
 
 def reached(model, x: np.ndarray, y: np.ndarray, C: float) -> tuple[float, float]:
@@ -129,6 +140,7 @@ def measure(p: Problem, dtype: str, rounds: int, max_iter: int, threads: int,
                 results[name] = Result(np.inf, extra, int(np.max(model.n_iter_)),
                                        *reached(model, x, y, p.C))
                 continue
+            time.sleep(settle_seconds(threads))
             start = time.perf_counter()
             model.fit(x, y)
             results[name].seconds = min(results[name].seconds, time.perf_counter() - start)
@@ -159,9 +171,11 @@ def show(console: Console, measured: dict[str, dict[str, Result]]) -> None:
               help="Timed fits of each; the best counts.")
 @click.option("--max-iter", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Of both, BLAS and OpenMP included.")
+              help="Of all, BLAS and OpenMP included; the process is pinned to as many CPUs.")
 def main(quick: bool, dtype: str, rounds: int, max_iter: int, threads: int) -> None:
     """Time whole fits beside scikit-learn."""
+    if hasattr(os, "sched_setaffinity"):  # the threads of Intel's heed nothing else
+        os.sched_setaffinity(0, usable_cpus()[-threads:])
     warnings.simplefilter("ignore", ConvergenceWarning)  # the objectives tell
     console = Console(highlight=False)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -171,8 +185,10 @@ def main(quick: bool, dtype: str, rounds: int, max_iter: int, threads: int) -> N
         for p in QUICK if quick else FULL:
             measured[p.name] = measure(p, dtype, 1 if quick else rounds, max_iter, threads,
                                        progress)
+    intel = ("sklearnex " + version("scikit-learn-intelex") if IntelRegression
+             else "no sklearnex")
     console.print(f"{dtype}, threads: {threads}; logitless {ll.__version__} "
-                  f"({ll.active_isa()}), scikit-learn {sklearn.__version__}")
+                  f"({ll.active_isa()}), scikit-learn {sklearn.__version__}, {intel}")
     show(console, measured)
     console.print("Samples x features x classes. Steps: iterations of L-BFGS. Memory: the most a "
                   "fit held beyond its rows. Gradient: its largest entry, at the end.")
