@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from runner import OURS, SCREENED, WIDE
@@ -15,6 +16,7 @@ COLUMNS = {  # contenders of which the fastest counts
               "torch.compile"),
     "JAX": ("JAX",),
     "ONNX Runtime": ("ONNX Runtime",),
+    "OpenVINO": ("OpenVINO",),
 }
 
 
@@ -31,19 +33,23 @@ class Cut:
 
 
 CUTS = (
-    Cut("main", "loss", ("gpt2", "recsys", "digits", "seed", "decode1"), COLUMNS),
-    Cut("screen", "best", ("gpt2", "wide", "recsys", "peaked-20k", "decode8", "decode1"),
-        {"screened": (SCREENED,), "without": (OURS,),
-         **{name: COLUMNS[name] for name in ("NumPy", "torch", "JAX", "ONNX Runtime")},
-         "FAISS (`IndexFlatIP`)": ("FAISS",)}, beside=None),
+    Cut("main", "loss",
+        ("gpt2", "recsys", "intents", "tags", "digits", "seed", "decode1", "decode64"), COLUMNS),
     Cut("bf16", "loss", ("gpt2", "llama3", "imagenet", "decode1", "decode8"),
         {"logitless": (OURS,), "OpenVINO bf16": ("OpenVINO bf16",),
          "torch bf16 `linear_cross_entropy`": ("torch bf16 linear_cross_entropy",),
          "torch eager bf16": ("torch bf16", "torch bf16, bf16 logits")},
         beside="error", heads=True),
-    Cut("gradient", "value_and_grad", ("gpt2", "gemma2", "recsys", "imagenet", "digits"),
+    Cut("screen", "best",
+        ("gpt2", "wide", "recsys", "peaked-20k", "decode64", "decode8", "decode1"),
+        {"screened": (SCREENED,), "without": (OURS,),
+         **{name: names for name, names in COLUMNS.items() if name != "logitless"},
+         "FAISS (`IndexFlatIP`)": ("FAISS",)}, beside=None),
+    Cut("gradient", "value_and_grad",
+        ("gpt2", "gemma2", "recsys", "imagenet", "intents", "tags", "digits"),
         {name: COLUMNS[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
 )
+TABLE = re.compile(r"^\|  \| (.*)\n(?:\|.*\n)+", re.M)  # one whose first heading is empty
 
 
 def cut_table(cut: Cut, records: list[dict]) -> str:
@@ -75,6 +81,18 @@ def _cell(record: dict | None, least: float, beside: str | None) -> str:
     return f"{time}, {scientific(record['loss_error'])}" if beside == "error" else time
 
 
-def readme(records: list[dict]) -> str:
+def tables(records: list[dict]) -> list[str]:
     """Give all tables, in the order of the README."""
-    return "\n\n".join(cut_table(cut, records) for cut in CUTS)
+    return [cut_table(cut, records) for cut in CUTS]
+
+
+def renewed(page: str, records: list[dict]) -> str:
+    """Give the README with its first tables made anew; what is written between them stays."""
+    for new, old in zip(tables(records)[::-1], list(TABLE.finditer(page))[: len(CUTS)][::-1],
+                        strict=True):
+        (made,) = TABLE.finditer(f"{new}\n")
+        first, before = (found[1].partition(" |")[0] for found in (made, old))
+        if first != before:
+            raise ValueError(f"expected a table of {first!r}, found one of {before!r}")
+        page = page[: old.start()] + made[0] + page[old.end() :]
+    return page

@@ -3,7 +3,7 @@
     python bench/report.py            everything; two and a half hours on two cores
     python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
     python bench/report.py --redraw   tables and plots again from results.json, nothing measured
-    python bench/report.py --readme   print the tables of the README from results.json
+    python bench/report.py --readme   the tables of the README again from results.json
 
 A run of some sections, shapes, operations or rivals replaces those records and leaves the others.
 """
@@ -59,7 +59,7 @@ def full_sections() -> list[Section]:
     found = [
         Section("main", "float32, one thread", tuple(SHAPES.values()), Setting(ops=FORWARD)),
         Section("gradient", "gradients, float32, one thread",
-                _named("digits imagenet recsys gpt2 gemma2"), gradient),
+                _named("digits tags intents imagenet recsys gpt2 gemma2"), gradient),
         Section("screen", "the best classes of a screened head, float32, one thread", SCREEN_SHAPES,
                 Setting(ops=SCREEN, contenders=SCREEN_CONTENDERS)),
         Section("bf16", "bfloat16, one thread", _named("gpt2 llama3 imagenet decode1 decode8"),
@@ -68,8 +68,10 @@ def full_sections() -> list[Section]:
     if len(usable_cpus()) >= 2:
         found += [
             Section("threads", "float32, two threads",
-                    _named("seed digits imagenet recsys gpt2 tiny"), replace(loss, threads=2)),
-            Section("threads", "float32, two threads", _named("digits imagenet recsys gpt2"),
+                    _named("seed digits tags intents imagenet recsys gpt2 decode1 decode64 tiny"),
+                    replace(loss, threads=2)),
+            Section("threads", "float32, two threads",
+                    _named("digits tags intents imagenet recsys gpt2"),
                     replace(gradient, threads=2)),
         ]
     found += [
@@ -204,7 +206,8 @@ def main() -> int:
         if unknown := set(asked or ()) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
     if args.readme:
-        print(readme.readme(load(out)["records"]))
+        page = HERE.parent / "README.md"
+        page.write_text(readme.renewed(page.read_text(), load(out)["records"]))
         return 0
     if args.redraw:
         store(out, load(out))

@@ -63,6 +63,11 @@ class Shape:
 _TABLE = (
     Shape("seed", 20_000, 1_600, 7, "few classes, long rows"),
     Shape("digits", 100_000, 64, 10, "few classes, short rows"),
+    Shape("million", 1_000_000, 64, 10, "few classes, very many short rows"),
+    Shape("tags", 50_000, 300, 23, "words and their parts of speech"),
+    Shape("phones", 100_000, 128, 50, "frames of speech and their phonemes"),
+    Shape("cifar", 200_000, 32, 100, "a hundred classes, rows of 128 bytes"),
+    Shape("intents", 30_000, 48, 3_000, "thousands of classes, short rows"),
     Shape("imagenet", 10_000, 2_048, 1_000, "image classifier"),
     Shape("recsys", 2_048, 64, 100_000, "recommender"),
     Shape("xml", 1_024, 128, 670_091, "extreme classification"),
@@ -71,6 +76,7 @@ _TABLE = (
     Shape("llama3", 256, 4_096, 128_256, "language model, long rows"),
     Shape("decode1", 1, 4_096, 32_000, "one token at a time"),
     Shape("decode8", 8, 768, 50_257, "eight tokens at a time"),
+    Shape("decode64", 64, 2_048, 32_000, "64 tokens at a time"),
     Shape("tiny", 1, 64, 10, "the cost of a call"),
 )
 SHAPES = {shape.name: shape for shape in _TABLE}
@@ -88,7 +94,7 @@ SWEEP = tuple(Shape(f"n={n:,}", 256, 64, n, "memory against classes")
               for n in (1_000, 10_000, 100_000, 1_000_000))
 # For a screened head.
 SCREEN_SHAPES = (
-    *(SHAPES[name] for name in ("gpt2", "recsys", "decode1", "decode8")),
+    *(SHAPES[name] for name in ("gpt2", "recsys", "decode1", "decode8", "decode64")),
     Shape("wide", 256, 2_304, 128_000, "many features, large vocabulary"),
     Shape("peaked", 10_000, 512, 1_000, "a fitted head", "fitted"),
     Shape("peaked-20k", 2_048, 384, 20_000, "a fitted head, more classes", "fitted"),

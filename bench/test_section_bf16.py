@@ -108,7 +108,7 @@ def test_readme_shows_errors_beside_times():
     made = [record("logitless", 0.5, 2.04e-6, head_bytes=75 << 20),
             record("logitless, float32", 1.0, 2e-6, head_bytes=150 << 20),
             record("torch bf16", 2.0, 0.0137), record("torch bf16, bf16 logits", 1.5, 0.07)]
-    (table,) = (t for t in readme.readme(made).split("\n\n") if " ms" in t)
+    (table,) = (t for t in readme.tables(made) if " ms" in t)
     assert table.splitlines()[0].endswith("| torch eager bf16 | head |")
     assert table.splitlines()[2] == ("| gpt2: 2,048 x 768 x 50,257 | **500 ms**, 2.0e-6 | - | - "
                                      "| 1,500 ms, 7.0e-2 | 75.0 MiB for 150 |")

@@ -328,11 +328,22 @@ def test_tables_hide_nothing(tmp_path):
 def test_readme_shows_the_fastest_way_of_each_library():
     made = records()
     faster = {**made[1], "contender": "NumPy, row blocks", "best": 0.5, "extra_bytes": 3 << 20}
-    loss, *others = readme.readme([*made, faster]).split("\n\n")
+    loss, *others = readme.tables([*made, faster])
     assert loss.splitlines()[2] == (
-        "| gpt2: 2,048 x 768 x 50,257 | 1,000 ms, 1.0 MiB | **500 ms**, 3.0 MiB | - | - | - |")
+        "| gpt2: 2,048 x 768 x 50,257 | 1,000 ms, 1.0 MiB | **500 ms**, 3.0 MiB | - | - | - | - |")
     assert len(others) == 3
     assert all(" ms" not in table for table in others)
+
+
+def test_readme_is_renewed_in_place():
+    page = (runner.HERE.parent / "README.md").read_text()
+    blank = readme.renewed(page, [])
+    assert " ms" in page.split("## Use")[0].split("ONNX Runtime and")[0]
+    assert " ms" not in blank.split("## Use")[0].split("ONNX Runtime and")[0]
+    prose = [readme.TABLE.sub("", text) for text in (page, blank)]
+    assert prose[0] == prose[1]
+    with pytest.raises(ValueError, match="expected a table of 'logitless'"):
+        readme.renewed(page[page.index("## The same answers") :] + page, [])
 
 
 def test_records_measured_again_replace_the_old_ones():
