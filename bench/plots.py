@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-from runner import OURS, USUAL
+from runner import LIBRARIES, OURS, SCREENED, USUAL
+from scaling_tables import by_threads, fastest
 from shapes import OPS, Shape
 
 DPI = 80
@@ -13,10 +15,7 @@ DPI = 80
 def draw_all(records: list[dict], folder: Path) -> list[tuple[str, str]]:
     """Draw what the records of one thread in float32 allow; file names and what they show."""
     main = [r for r in records if r["section"] in ("main", "gradient") and r["status"] == "ok"]
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        print("matplotlib is not installed: no plots")
+    if not _matplotlib():
         return []
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
@@ -35,7 +34,22 @@ def draw_all(records: list[dict], folder: Path) -> list[tuple[str, str]]:
     if loss:
         _roofline(loss, folder / "roofline.png")
         drawn.append(("roofline.png", "Roofline of the loss"))
+    for op in OPS:
+        some = [r for r in records if (r["section"], r["op"], r["status"]) == ("scaling", op, "ok")]
+        if len({r["threads"] for r in some}) > 1:
+            _scaling(some, op, folder / f"scaling_{op}.png")
+            drawn.append((f"scaling_{op}.png", f"Speed of {op} over threads"))
     return drawn
+
+
+@cache
+def _matplotlib() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print("matplotlib is not installed: no plots")
+        return False
+    return True
 
 
 def _figure(width: float, height: float):
@@ -82,6 +96,50 @@ def _bars(records: list[dict], op: str, path: Path) -> None:
             axes.text(min(ratio, 5.2) if ratio == ratio else 0, y, f" {label}", va="center",
                       fontsize=7, clip_on=False)
     panels[0, 0].invert_yaxis()
+    _save(figure, path)
+
+
+LINES = {"logitless": ((OURS,), "black"), "logitless, screened": ((SCREENED,), "tab:red"),
+         "NumPy": (LIBRARIES["NumPy"], "tab:blue"), "torch": (LIBRARIES["torch"], "tab:orange")}
+
+
+def _scaling(records: list[dict], op: str, path: Path) -> None:
+    """One panel for each shape: speed over threads, ours on one thread being 1, and the limit."""
+    shapes = list(dict.fromkeys(r["shape"] for r in records))
+    columns = min(4, len(shapes))
+    rows = -(-len(shapes) // columns)
+    figure = _figure(0.5 + 3.2 * columns, 1 + 2.6 * rows)
+    figure.suptitle(f"{op}: times as fast as logitless on one thread")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(shapes) :]:
+        axes.set_axis_off()
+    for axes, shape in zip(panels.flat, shapes, strict=False):
+        found = by_threads([r for r in records if r["shape"] == shape])
+        ours = {count: fastest(some, (OURS,)) for count, some in found.items()}
+        ours = {count: r for count, r in ours.items() if r}
+        if not ours:
+            axes.set_axis_off()
+            continue
+        one = next(iter(ours.values()))["best"]
+        axes.plot(list(ours), [one / r["limit_seconds"] for r in ours.values()], color="grey",
+                  linestyle="--", label="limit of the machine")
+        for label, (names, colour) in LINES.items():
+            timed = {count: fastest(some, names) for count, some in found.items()}
+            points = [(count, one / r["best"]) for count, r in timed.items() if r]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label,
+                          color=colour, linewidth=2.5 if label == OURS else 1)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(list(found), [str(count) for count in found])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_title(shape, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("threads")
+    lines = {label: line for axes in panels.flat
+             for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, fontsize=8)
     _save(figure, path)
 
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from runner import OURS, SCREENED, WIDE
+from formats import mebibytes, milliseconds, scientific, table
+from runner import LIBRARIES, OURS, SCREENED, WIDE
 from shapes import ALL
-from tables import mebibytes, milliseconds, scientific, table
-
-COLUMNS = {  # contenders of which the fastest counts
-    "logitless": (OURS,),
-    "NumPy": ("NumPy", "NumPy, row blocks"),
-    "torch": ("torch", "torch linear_cross_entropy", "torch linear_cross_entropy, options",
-              "torch.compile"),
-    "JAX": ("JAX",),
-    "ONNX Runtime": ("ONNX Runtime",),
-    "OpenVINO": ("OpenVINO",),
-}
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class Cut:
 
 CUTS = (
     Cut("main", "loss",
-        ("gpt2", "recsys", "intents", "tags", "digits", "seed", "decode1", "decode64"), COLUMNS),
+        ("gpt2", "recsys", "intents", "tags", "digits", "seed", "decode1", "decode64"), LIBRARIES),
     Cut("bf16", "loss", ("gpt2", "llama3", "imagenet", "decode1", "decode8"),
         {"logitless": (OURS,), "OpenVINO bf16": ("OpenVINO bf16",),
          "torch bf16 `linear_cross_entropy`": ("torch bf16 linear_cross_entropy",),
@@ -43,11 +33,11 @@ CUTS = (
     Cut("screen", "best",
         ("gpt2", "wide", "recsys", "peaked-20k", "decode64", "decode8", "decode1"),
         {"screened": (SCREENED,), "without": (OURS,),
-         **{name: names for name, names in COLUMNS.items() if name != "logitless"},
+         **{name: names for name, names in LIBRARIES.items() if name != "logitless"},
          "FAISS (`IndexFlatIP`)": ("FAISS",)}, beside=None),
     Cut("gradient", "value_and_grad",
         ("gpt2", "gemma2", "recsys", "imagenet", "intents", "tags", "digits"),
-        {name: COLUMNS[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
+        {name: LIBRARIES[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
 )
 TABLE = re.compile(r"^\|  \| (.*)\n(?:\|.*\n)+", re.M)  # one whose first heading is empty
 

@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -35,8 +36,9 @@ from shapes import ALL, FORWARD, OPS, QUICK, SCREEN, SCREEN_SHAPES, SHAPES, SWEE
 
 HERE = Path(__file__).resolve().parent
 QUICK_OUT = HERE.parent / "build" / "bench-quick"
-SECTIONS = ("main", "gradient", "screen", "bf16", "threads", "float64", "avx2", "memory")
-KEY = ("section", "shape", "op", "contender")
+SECTIONS = ("main", "gradient", "screen", "bf16", "threads", "float64", "avx2", "memory",
+            "scaling", "model")  # the last two are those of scaling.py
+KEY = ("section", "shape", "op", "contender", "threads")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Section:
     title: str
     shapes: tuple[Shape, ...]
     setting: Setting
+    take: Callable[[Shape, Setting], list[dict]] = measure
 
 
 def _named(text: str) -> tuple[Shape, ...]:
@@ -146,31 +149,36 @@ def store(out: Path, results: dict) -> None:
 def merged(records: list[dict], new: list[dict]) -> list[dict]:
     """Replace the records that were measured again, keep the order of the tables."""
     by_key = {tuple(r[k] for k in KEY): r for r in [*records, *new]}
-    order = [SECTIONS, list(ALL), OPS, CONTENDERS]
-    return sorted(by_key.values(),
-                  key=lambda r: [names.index(r[k]) for k, names in zip(KEY, order, strict=True)])
+    order = [{name: i for i, name in enumerate(names)}
+             for names in (SECTIONS, ALL, OPS, CONTENDERS)]
+    return sorted(by_key.values(), key=lambda r: (  # shapes that have no name come last
+        *(at.get(r[k], len(at)) for k, at in zip(KEY[:-1], order, strict=True)), r["threads"]))
 
 
 def run(sections: list[Section], args, out: Path) -> dict:
-    """Measure sections and write after every shape, so that nothing is lost."""
+    """Measure sections and write after every shape, so that nothing is lost.
+
+    `args` may narrow them down: to `ops`, to `rivals`, to so many `seconds`, to `no_memory`.
+    """
     results = load(out)
     results["machine"] = machine()
-    begun = time.perf_counter()
+    begun, rivals = time.perf_counter(), getattr(args, "rivals", None)
     for section in sections:
         for shape in section.shapes:
             setting = section.setting
             setting = replace(
                 setting,
                 ops=tuple(op for op in setting.ops if not args.ops or op in args.ops),
-                contenders=tuple(c for c in setting.contenders if not args.rivals
-                                 or c.startswith(OURS) or c in args.rivals),
+                contenders=tuple(c for c in setting.contenders if not rivals
+                                 or c.startswith(OURS) or c in rivals),
                 seconds=args.seconds or setting.seconds,
-                memory=setting.memory and not args.no_memory,
+                memory=setting.memory and not getattr(args, "no_memory", False),
                 more={"section": section.name, "title": section.title})
             if not setting.ops:
                 continue
-            print(f"{time.perf_counter() - begun:6.0f} s  {section.title}: {shape}", flush=True)
-            records = measure(shape, setting)
+            print(f"{time.perf_counter() - begun:6.0f} s  {section.title}: {shape}, "
+                  f"{setting.threads} thread{'s' * (setting.threads > 1)}", flush=True)
+            records = section.take(shape, setting)
             for r in records:
                 r["rounds"] = len(r.pop("samples", ()))  # the file stays small
             results["records"] = merged(results["records"], records)
@@ -180,7 +188,7 @@ def run(sections: list[Section], args, out: Path) -> dict:
     return results
 
 
-def _list(text: str, separator: str = ",") -> list[str]:
+def parse_list(text: str, separator: str = ",") -> list[str]:
     return [part.strip() for part in text.split(separator)]
 
 
@@ -191,11 +199,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--readme", action="store_true")
-    parser.add_argument("--sections", type=_list, help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--shapes", type=_list,
+    parser.add_argument("--sections", type=parse_list, help=f"of {', '.join(SECTIONS[:-2])}")
+    parser.add_argument("--shapes", type=parse_list,
                         help=f"of {', '.join(name for name in ALL if '=' not in name)}")
-    parser.add_argument("--ops", type=_list, help=f"of {', '.join(OPS)}")
-    parser.add_argument("--rivals", type=lambda text: _list(text, ";"),
+    parser.add_argument("--ops", type=parse_list, help=f"of {', '.join(OPS)}")
+    parser.add_argument("--rivals", type=lambda text: parse_list(text, ";"),
                         help=f"separated by semicolons, of: {'; '.join(CONTENDERS)}")
     parser.add_argument("--seconds", type=float, help="for each contender and operation")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory alone")

@@ -54,6 +54,16 @@ BF16_CONTENDERS = (OURS, "logitless, unpacked", *ONLY_BF16, "torch", "ONNX Runti
 USUAL = tuple(c for c in CONTENDERS
               if c != SCREENED and not c.startswith("FAISS") and c not in ONLY_BF16)
 
+LIBRARIES = {  # contenders of which the fastest counts
+    "logitless": (OURS,),
+    "NumPy": ("NumPy", "NumPy, row blocks"),
+    "torch": ("torch", "torch linear_cross_entropy", "torch linear_cross_entropy, options",
+              "torch.compile"),
+    "JAX": ("JAX",),
+    "ONNX Runtime": ("ONNX Runtime",),
+    "OpenVINO": ("OpenVINO",),
+}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -79,13 +89,8 @@ def measure(shape: Shape, setting: Setting) -> list[dict]:
     facts, records = _start("time", shape, setting, setting.contenders,
                             usable_cpus()[-setting.threads :])
     for record in records:
-        record |= {
-            "shape": shape.name, "m": shape.m, "k": shape.k, "n": shape.n,
-            "dtype": setting.dtype, "threads": setting.threads, "isa": facts.get("isa"),
-            "limits": facts.get("limits"), "date": facts.get("date"),
-            "version": facts.get("versions", {}).get(record["contender"]),
-            **setting.more,
-        }
+        record |= _facts(shape, setting, facts)
+        record["version"] = facts.get("versions", {}).get(record["contender"])
     if setting.memory:
         names = list({r["contender"]: None for r in records if r["status"] == "ok"})
         by_key = {(r["op"], r["contender"]): r for r in records}
@@ -95,6 +100,21 @@ def measure(shape: Shape, setting: Setting) -> list[dict]:
                 record["held_bytes"] = found.get("held_bytes")
     complete(records)
     return records
+
+
+def modelled(shape: Shape, setting: Setting) -> list[dict]:
+    """What calls on so many threads would come to: see `model`."""
+    cpus = usable_cpus()[-2:]
+    facts, records = _start("model", shape, setting, setting.contenders, cpus)
+    return [record | _facts(shape, setting, facts) for record in records]
+
+
+def _facts(shape: Shape, setting: Setting, facts: dict) -> dict:
+    return {
+        "shape": shape.name, "m": shape.m, "k": shape.k, "n": shape.n, "dtype": setting.dtype,
+        "threads": setting.threads, "isa": facts.get("isa"), "limits": facts.get("limits"),
+        "date": facts.get("date"), **setting.more,
+    }
 
 
 def _memory(shape: Shape, setting: Setting, names: list[str]) -> list[dict]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+import scaling_tables
 from checks import TOLERANCE_16
+from formats import mebibytes, milliseconds, scientific, table, times
 from runner import OURS, SCREENED, WIDE, WIDE_ROWS
 from shapes import ALL, LOGIT_STD, TOP
 
@@ -78,40 +80,12 @@ compute in it.
 """
 
 
-def scientific(value: float) -> str:
-    """Two digits."""
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits}e{int(exponent)}"
-
-
 EXTRA_COLUMNS = {  # of records that have them: heading, and how it is told
     "rescored": ("logits a row", lambda value: f"{value:,.1f}"),
     "fell_back": ("rows given up", lambda value: f"{value:,}"),
     "recall": ("recall", lambda value: f"{value:.3f}"),
     "loss_error": ("loss error", scientific),
 }
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits."""
-    value = seconds * 1e3
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 4
-    return f"{value:,.{digits}f}"
-
-
-def mebibytes(count: int | None) -> str:
-    """One decimal; a dash where it was not measured."""
-    if count is None:
-        return "-"
-    value = count / 2**20
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> str:
-    """Lines of a Markdown table, the first `left` columns aligned to the left."""
-    header = list(header)
-    rule = ["---" if i < left else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def whole(results: dict, plots: list[tuple[str, str]]) -> str:
@@ -122,8 +96,11 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
     parts += [f"![{text}](plots/{name})" for name, text in plots]
     for _, section in groupby(records, key=lambda r: r["section"]):
         section = list(section)
-        parts += [f"## {section[0]['title'][0].upper() + section[0]['title'][1:]}",
-                  *_limits(section)]
+        parts.append(f"## {section[0]['title'][0].upper() + section[0]['title'][1:]}")
+        if section[0]["section"] in scaling_tables.SECTIONS:
+            parts += scaling_tables.SECTIONS[section[0]["section"]](section, records)
+            continue
+        parts += _limits(section)
         if section[0]["section"] == "screen":
             parts += [SCREEN_ABOUT, screen_summary(section)]
         elif section[0]["section"] == "bf16":
@@ -190,7 +167,7 @@ def summary(records: list[dict]) -> str:
             ratio = best["best"] / ours["best"]
             row += [best["contender"], milliseconds(best["best"]),
                     mebibytes(best.get("extra_bytes")),
-                    _times(ratio)]
+                    times(ratio)]
         rows.append(row + [""] * (9 - len(row)))
     return table(("shape", "operation", "ours, ms", "of limit", "extra MiB", "best rival",
                   "its ms", "its extra MiB", "x ours"), rows, 2)
@@ -233,15 +210,11 @@ def bf16_summary(records: list[dict]) -> str:
                   "x ours", "its loss error"), rows, 2)
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}** behind"
-
-
 def _beside(ours: dict, other: dict | None) -> list[str]:
     """Another's time, and over ours."""
     if not other or not other.get("best"):
         return ["", ""]
-    return [milliseconds(other["best"]), _times(other["best"] / ours["best"])]
+    return [milliseconds(other["best"]), times(other["best"] / ours["best"])]
 
 
 def _extra(record: dict, keys: Iterable[str]) -> list[str]:

@@ -47,7 +47,7 @@ def interleave(
     slow |= {name: max(1, times - 1) for name, times in slow.items()
              if first[name] > HOPELESS * fastest}
     samples = {name: [first[name]] if name in slow else [] for name in calls}
-    number = {name: 1 if name in slow else _calls_a_sample(calls[name], settle) for name in calls}
+    number = {name: 1 if name in slow else _calls_a_sample(calls[name]) for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds * sum(name not in slow for name in calls)
     for done in range(ROUNDS[1] if names else 0):
@@ -84,8 +84,7 @@ def _sample(call: Callable, number: int) -> float:
     return seconds / number
 
 
-def _calls_a_sample(call: Callable, settle: float) -> int:
-    time.sleep(settle)
+def _calls_a_sample(call: Callable) -> int:
     number = 1
     while (seconds := _sample(call, number)) * number < SAMPLE_SECONDS / 2 and number < 1 << 20:
         number *= 2 if seconds * number > SAMPLE_SECONDS / 16 else 8

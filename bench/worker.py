@@ -16,6 +16,8 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+SCREENED = "logitless, screened"  # asked for what it is for; the head without, for the rest
+
 
 def main(path: str) -> None:
     """Do the job described in the file at `path`."""
@@ -23,7 +25,7 @@ def main(path: str) -> None:
     if hasattr(os, "sched_setaffinity") and job["cpus"]:
         os.sched_setaffinity(0, job["cpus"])
     threading.Thread(target=_end_with, args=(job["parent"],), daemon=True).start()
-    work = {"time": Timing, "memory": Memory}[job["mode"]]
+    work = {"time": Timing, "memory": Memory, "model": Model}[job["mode"]]
     work(job).run()
 
 
@@ -276,6 +278,33 @@ class Memory(Worker):
             self.record(op, name, "ok", extra_bytes=peak,
                         held_bytes=None if cls.compiles else held)
             self.write()
+        self.write()
+
+
+class Model(Worker):
+    """What calls of ours on many threads are made of, and what they would come to."""
+
+    def run(self) -> None:
+        import model
+
+        import logitless as ll
+
+        self.facts = {"isa": ll.active_isa(),
+                      "date": datetime.now().astimezone().isoformat(timespec="seconds")}
+        problem, costs = self.problem(), model.costs()
+        if self.job["cpus"]:
+            os.sched_setaffinity(0, self.job["cpus"][-1:])  # its caches are all it has
+        for name in self.classes:
+            made = problem if isinstance(problem, str) else self.make(name, problem)
+            for op in self.job["ops"]:
+                if (op == "best") != (name == SCREENED):
+                    continue
+                if isinstance(made, str):
+                    self.record(op, name, "skipped", reason=made)
+                    continue
+                phases = model.measured(made.operation(op), costs, self.job["seconds"])
+                self.record(op, name, "ok", **phases.told())
+                self.write()
         self.write()
 
 
