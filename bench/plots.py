@@ -109,7 +109,7 @@ def _scaling(records: list[dict], op: str, path: Path) -> None:
     columns = min(4, len(shapes))
     rows = -(-len(shapes) // columns)
     figure = _figure(0.5 + 3.2 * columns, 1 + 2.6 * rows)
-    figure.suptitle(f"{op}: times as fast as logitless on one thread")
+    figure.suptitle(f"{op} over threads: times as fast as logitless on one thread")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat[len(shapes) :]:
         axes.set_axis_off()
@@ -136,7 +136,6 @@ def _scaling(records: list[dict], op: str, path: Path) -> None:
         axes.set_title(shape, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-    figure.supxlabel("threads")
     lines = {label: line for axes in panels.flat
              for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, fontsize=8)

@@ -45,29 +45,31 @@ def summary(section: list[dict], _: list[dict]) -> Iterator[str]:
     """A table for each operation, a row for each shape and number of threads."""
     yield ABOUT
     for op in dict.fromkeys(r["op"] for r in section):
+        of_op = [r for r in section if r["op"] == op]
+        columns = [OURS, *([SCREENED] if any(r["contender"] == SCREENED for r in of_op) else [])]
         rows = []
-        for (shape, found), some in _grouped(section, "shape", "op"):
-            if found == op:
-                rows += _rows(shape, by_threads(some))
+        for (shape,), some in _grouped(of_op, "shape"):
+            rows += _rows(shape, by_threads(some), columns)
         yield f"**{op}**"
-        yield table(("shape", "threads", "ours, ms", "of limit", "times one thread", "the limit's",
-                     "screened, ms", "times one thread", "NumPy, ms", "x ours", "torch, ms",
-                     "x ours"), rows, 1)
+        yield table(("shape", "threads", "the limit's", "ours, ms", "of limit", "times one thread",
+                     *(["screened, ms", "of limit", "times one thread"] if columns[1:] else []),
+                     "NumPy, ms", "x ours", "torch, ms", "x ours"), rows, 1)
 
 
-def _rows(shape: str, found: dict[int, list[dict]]) -> Iterator[list[str]]:
-    single = fastest(found.get(1, []), (OURS,))
-    single_screened = fastest(found.get(1, []), (SCREENED,))
+def _rows(shape: str, found: dict[int, list[dict]], columns: list[str]) -> Iterator[list[str]]:
+    single = {name: fastest(found.get(1, []), (name,)) for name in columns}
     for count, records in found.items():
-        ours, screened = (fastest(records, (name,)) for name in (OURS, SCREENED))
+        ours = fastest(records, (OURS,))
         if ours is None:
             told = next((r for r in records if r["contender"] == OURS), {})
-            yield [shape, str(count), f"*{told.get('status')}*: {told.get('reason')}", *[""] * 9]
+            yield [shape, str(count), f"*{told.get('status')}*: {told.get('reason')}",
+                   *[""] * (4 + 3 * len(columns))]
             continue
-        row = [shape, str(count), milliseconds(ours["best"]), f"{ours['fraction']:.2f}",
-               _gain(single, ours, "best"), _gain(single, ours, "limit_seconds"),
-               milliseconds(screened["best"]) if screened else "",
-               _gain(single_screened, screened, "best") if screened else ""]
+        row = [shape, str(count), _gain(single[OURS], ours, "limit_seconds")]
+        for name in columns:
+            timed = fastest(records, (name,))
+            row += ([milliseconds(timed["best"]), f"{timed['fraction']:.2f}",
+                     _gain(single[name], timed, "best")] if timed else ["-", "", ""])
         for library in ("NumPy", "torch"):
             rival = fastest(records, LIBRARIES[library])
             row += ([milliseconds(rival["best"]), times(rival["best"] / ours["best"])] if rival
