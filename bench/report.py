@@ -149,10 +149,11 @@ def store(out: Path, results: dict) -> None:
 def merged(records: list[dict], new: list[dict]) -> list[dict]:
     """Replace the records that were measured again, keep the order of the tables."""
     by_key = {tuple(r[k] for k in KEY): r for r in [*records, *new]}
-    order = [{name: i for i, name in enumerate(names)}
-             for names in (SECTIONS, ALL, OPS, CONTENDERS)]
-    return sorted(by_key.values(), key=lambda r: (  # shapes that have no name come last
-        *(at.get(r[k], len(at)) for k, at in zip(KEY[:-1], order, strict=True)), r["threads"]))
+    sections, shapes, ops, contenders = (
+        {name: i for i, name in enumerate(names)} for names in (SECTIONS, ALL, OPS, CONTENDERS))
+    return sorted(by_key.values(), key=lambda r: (
+        sections[r["section"]], shapes.get(r["shape"], len(shapes)), r["shape"], ops[r["op"]],
+        contenders[r["contender"]], r["threads"]))
 
 
 def run(sections: list[Section], args, out: Path) -> dict:

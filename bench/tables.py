@@ -298,6 +298,8 @@ def brief(records: list[dict]) -> str:
         if ours.get("best_rival"):
             rival = group[ours["best_rival"]]
             line += f"; {rival['contender']} {milliseconds(rival['best'])} ms"
+        if predicted := [r["seconds"] for r in group.values() if r.get("seconds")]:
+            line += f"{milliseconds(predicted[0])} ms predicted"
         if group.get(SCREENED, {}).get("best"):
             line += f"; screened {milliseconds(group[SCREENED]['best'])} ms"
         lines.append("; ".join([line, *bad]))

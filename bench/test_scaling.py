@@ -135,6 +135,9 @@ def test_tables_of_made_up_numbers(tmp_path):
     records = report.merged(made_up()[::-1], [])
     assert [(r["section"], r["threads"]) for r in records if r["contender"] == "logitless"] == [
         ("scaling", 1), ("scaling", 2), ("model", 1), ("model", 2), ("model", 16)]
+    others = [r | {"shape": shape} for r in records for shape in ("2x3x4", "1x2x3")]
+    assert [r["shape"] for r in report.merged(records, others)[:24]] == [
+        *["tags"] * 8, *["1x2x3"] * 8, *["2x3x4"] * 8]  # those without a name come last
     report.store(tmp_path, {"machine": report.machine(), "records": records})
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| tags | 1 | 1.00 | 10.0 | 0.90 | 1.00 | 20.0 | 2.00 | - |  |\n" in text
