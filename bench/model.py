@@ -66,7 +66,6 @@ class Phases:
         longest = sum(max(run.work) * len(run.work) for run in self.runs)
         return longest / busy if busy else 1.0
 
-
     def told(self) -> dict:
         """For a record."""
         return {"alone": self.alone, "runs": len(self.runs),
@@ -133,51 +132,35 @@ class _Taken:
 @contextmanager
 def phases(costs: Costs) -> Iterator[Phases]:
     """Take turns in all runs within, and tell what they and the time between them came to."""
-    found, real, inside = Phases(), (pool.run, getattr(pool, "share", None)), threading.local()
-
-    @contextmanager
-    def a_run(tasks: int, n: int) -> Iterator[_Turns]:
-        nonlocal began
-        found.alone += time.perf_counter() - began
-        turns = _Turns([costs.submit * (n - 1), *(costs.submit * i + costs.wake
-                                                  for i in range(1, n))])
-        inside.a_run = True
-        yield turns
-        inside.a_run = False
-        clocks = [turns.clocks[0], *(clock + costs.join for clock in turns.clocks[1:])]
-        found.runs.append(Run(tasks, clocks, turns.work))
-        began = time.perf_counter()
+    found, real, inside = Phases(), pool.run, threading.local()
 
     def run(work: pool.Work, count: int, n_threads: int) -> None:
+        nonlocal began
         if getattr(inside, "a_run", False):  # of a task: its thread does it alone
-            real[0](work, count, 1)
+            real(work, count, 1)
             return
-        with a_run(count, max(1, min(n_threads, count))) as turns:
-            real[0](lambda tasks: _in_turns(turns, inside, work, tasks), count, 1)
-
-    def share(crew, helpers: int) -> None:
-        """Of work whose tasks nobody sees: as if it could be cut at will."""
-        if getattr(inside, "a_run", False):
-            real[1](crew, 0)
-            return
-        with a_run(0, helpers + 1) as turns:
-            start = time.perf_counter()
-            real[1](crew, 0)
-            each = (time.perf_counter() - start) / (helpers + 1)
-            turns.work = [each] * (helpers + 1)
-            turns.clocks = [clock + each for clock in turns.clocks]
+        found.alone += time.perf_counter() - began
+        turns = _Turns(_started(max(1, min(n_threads, count)), costs))
+        real(lambda tasks: _in_turns(turns, inside, work, tasks), count, 1)
+        found.runs.append(Run(count, _awaited(turns.clocks, costs), turns.work))
+        began = time.perf_counter()
 
     pool.run = run
-    if real[1]:
-        pool.share = share
     began = time.perf_counter()
     try:
         yield found
         found.alone += time.perf_counter() - began
     finally:
-        pool.run = real[0]
-        if real[1]:
-            pool.share = real[1]
+        pool.run = real
+
+
+def _started(n: int, costs: Costs) -> list[float]:
+    """When so many threads are at work, the caller, who starts the others, first."""
+    return [costs.submit * (n - 1), *(costs.submit * i + costs.wake for i in range(1, n))]
+
+
+def _awaited(clocks: list[float], costs: Costs) -> list[float]:
+    return [clocks[0], *(clock + costs.join for clock in clocks[1:])]
 
 
 def _in_turns(turns: _Turns, inside: threading.local, work: pool.Work, tasks: pool.Tasks) -> None:

@@ -1,7 +1,7 @@
 """Time calls over threads, each number beside the machine's limit on as many; RESULTS.md.
 
     python bench/scaling.py                      all shapes, 1, 2, 4, ... all threads; an hour
-    python bench/scaling.py --quick              a few shapes, cut down; some minutes
+    python bench/scaling.py --quick              a few shapes, cut down; ten minutes on two cores
     python bench/scaling.py --shapes tags,100x512x1000 --ops loss --threads 1,2
 
 Beside torch and NumPy, which is all it needs; plots where there is matplotlib. Then a model of what
