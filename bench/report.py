@@ -1,6 +1,7 @@
 """Measure everything and write it down: RESULTS.md, results.json and plots.
 
-    python bench/report.py            everything; two and a half hours on two cores
+    python bench/report.py            everything but scaling.py's; four hours on one core
+    python bench/report.py --shown    what the README shows; an hour and a half
     python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
     python bench/report.py --redraw   tables and plots again from results.json, nothing measured
     python bench/report.py --readme   the tables of the README again from results.json
@@ -89,6 +90,15 @@ def full_sections() -> list[Section]:
 
     isas = ll.available_isas()
     return [s for s in found if s.setting.isa is None or s.setting.isa in isas[1:]]
+
+
+def shown(sections: list[Section]) -> list[Section]:
+    """Sections cut down to what the README shows of them."""
+    return [
+        replace(s, shapes=tuple(shape for shape in s.shapes if shape.name in cut.shapes),
+                setting=replace(s.setting, ops=(cut.op,)))
+        for cut in readme.CUTS for s in sections if s.name == cut.section
+    ]
 
 
 def quick_sections() -> list[Section]:
@@ -198,6 +208,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--shown", action="store_true")
     parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--sections", type=parse_list, help=f"of {', '.join(SECTIONS[:-2])}")
@@ -222,6 +233,8 @@ def main() -> int:
         store(out, load(out))
         return 0
     sections = quick_sections() if args.quick else full_sections()
+    if args.shown:
+        sections = shown(sections)
     if args.sections:
         sections = [s for s in sections if s.name in args.sections]
     if args.shapes:

@@ -335,6 +335,16 @@ def test_readme_shows_the_fastest_way_of_each_library():
     assert all(" ms" not in table for table in others)
 
 
+def test_what_the_readme_shows_is_measured():
+    measured = {(s.name, op, shape.name, contender) for s in report.shown(report.full_sections())
+                for op in s.setting.ops for shape in s.shapes for contender in s.setting.contenders}
+    shown = [(cut.section, cut.op, shape, names) for cut in readme.CUTS for shape in cut.shapes
+             for names in cut.columns.values()]
+    for *where, names in shown:
+        assert any((*where, name) in measured for name in names)
+    assert {found[:3] for found in measured} == {found[:3] for found in shown}
+
+
 def test_readme_is_renewed_in_place():
     page = (runner.HERE.parent / "README.md").read_text()
     blank = readme.renewed(page, [])
