@@ -19,9 +19,9 @@ A call planned for as many threads, made on one core: its threads take turns, ea
 undisturbed, and goes to the thread that is the first to be free. **alone**: time in which one
 thread does what cannot be shared out. **runs**: how often threads are started and awaited,
 **starting**: the time of that, as measured on two cores. **longest thread**: the time of tasks;
-**imbalance**: over the mean of all threads. The three add up to the time predicted. It is for cores
-as fast as this one: what many cores share, memory above all, is not in it; where the limit grows
-less, so does a call."""
+**imbalance**: over the mean of all threads; **work**: of all threads, over that of a call on one.
+The three times add up to the one predicted. It is for cores as fast as this one: what many cores
+share, memory above all, is not in it; where the limit grows less, so does a call."""
 
 
 def _grouped(records: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
@@ -90,7 +90,7 @@ def model_summary(section: list[dict], records: list[dict]) -> Iterator[str]:
         by_count = {r["threads"]: r for r in some if r["status"] == "ok"}
         if not {1, many} <= set(by_count):
             reason = next((r["reason"] for r in some if r["status"] != "ok"), "not measured")
-            rows.append([shape, op, reason, *[""] * 8])
+            rows.append([shape, op, reason, *[""] * 9])
             continue
         one, two, most = by_count[1], by_count.get(2), by_count[many]
         name = one["contender"]
@@ -101,11 +101,12 @@ def model_summary(section: list[dict], records: list[dict]) -> Iterator[str]:
                      f"{pair[0] / pair[1]:.2f}" if all(pair) else "-",
                      f"{most['runs']:,}", milliseconds(most["alone"]), milliseconds(starting),
                      milliseconds(most["longest"]), f"{most['imbalance']:.2f}",
+                     f"{most['work'] / one['work']:.2f}",
                      f"{one['seconds'] / most['seconds']:.1f}"])
     yield MODEL_ABOUT
     yield table(("shape", "operation", "one thread, ms", "x on two, predicted", "measured",
                  f"on {many}: runs", "alone, ms", "starting, ms", "longest thread, ms", "imbalance",
-                 f"x on {many}, predicted"), rows, 2)
+                 "work", f"x on {many}, predicted"), rows, 2)
 
 
 SECTIONS = {"scaling": summary, "model": model_summary}

@@ -122,11 +122,12 @@ def made_up():
                             "limit_seconds": limit},
                     base | {"contender": "torch", "status": "skipped",
                             "reason": "torch is not installed"}]
-    for threads, seconds, longest in ((1, 0.010, 0.0), (2, 0.0055, 0.005), (16, 0.002, 0.001)):
+    for threads, seconds, longest, work in (
+            (1, 0.010, 0.0, 0.010), (2, 0.0055, 0.005, 0.011), (16, 0.002, 0.001, 0.0132)):
         records.append({
             "section": "model", "title": "a model", "shape": "tags", "op": "loss", "m": 50_000,
             "k": 300, "n": 23, "threads": threads, "contender": "logitless", "status": "ok",
-            "isa": "scalar", "alone": 0.0005, "runs": 3, "tasks": 48, "work": 0.011,
+            "isa": "scalar", "alone": 0.0005, "runs": 3, "tasks": 48, "work": work,
             "longest": longest, "seconds": seconds, "imbalance": 1.25})
     return records
 
@@ -143,7 +144,8 @@ def test_tables_of_made_up_numbers(tmp_path):
     assert "| tags | 1 | 1.00 | 10.0 | 0.90 | 1.00 | 20.0 | 2.00 | - |  |\n" in text
     assert "| tags | 2 | 1.80 | 5.00 | 1.00 | 2.00 | 4.00 | **0.80** behind | - |  |" in text
     # 10 ms: 0.5 alone and 1 of tasks leave 0.5 for starting
-    assert ("| tags | loss | 10.0 | 1.82 | 2.00 | 3 | 0.5000 | 0.5000 | 1.00 | 1.25 | 5.0 |\n"
+    assert ("| tags | loss | 10.0 | 1.82 | 2.00 | 3 | 0.5000 | 0.5000 | 1.00 | 1.25 | 1.32 | "
+            "5.0 |\n"
             in text)
 
 
