@@ -11,23 +11,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from sys import is_finalizing
+from typing import Any
 
 from .cores import usable_cores
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 MAX_THREADS = 256
 Work = Callable[["Tasks"], None]  # what a thread does: it iterates over the tasks it is given
 
 _chosen: ContextVar[int | None] = ContextVar("logitless_threads", default=None)
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+_helpers: list[Any] = []
 
 
 def check_threads(n: Any, name: str = "n_threads") -> int:
@@ -101,21 +97,58 @@ def default_threads() -> int:
     return usable_cores()
 
 
-def _executor() -> ThreadPoolExecutor:
-    """Return the pool, made when first needed: importing it is not free."""
-    global _pool
-    with _pool_lock:
-        if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+class _FreshThreads:
+    """Helpers where no engine has better ones: threads made for one piece of work."""
 
-            _pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="logitless")
-        return _pool
+    def __init__(self, work: Callable[[], None], help: Callable[[], None],
+                 stop: Callable[[], None]):
+        self._work, self._help, self._stop = work, help, stop
+
+    def run(self, helpers: list[Any], count: int, hire: Callable[[], Any]) -> None:
+        threads = [threading.Thread(target=self._help, daemon=True) for _ in range(count)]
+        started = []
+        try:
+            for thread in threads:
+                thread.start()
+                started.append(thread)
+            self._work()
+        finally:
+            self._stop()
+            for thread in started:
+                thread.join()
+
+
+def wait_with(helper: Callable[[], Any], crew: Callable[..., Any]) -> None:
+    """Let helpers wait for work in an engine's own way."""
+    global _new_helper, _new_crew
+    _new_helper, _new_crew = helper, crew
+
+
+_new_helper: Callable[[], Any] | None = None
+_new_crew: Callable[..., Any] = _FreshThreads
+
+
+def _hire() -> Any:
+    """Start one more helper; None where there can be none."""
+    if _new_helper is None or len(_helpers) >= MAX_THREADS:
+        return None
+    helper = _new_helper()
+    try:
+        threading.Thread(target=helper.serve, name=f"logitless_{len(_helpers)}",
+                         daemon=True).start()
+    except RuntimeError:
+        return None
+    _helpers.append(helper)
+    if len(_helpers) >= usable_cores():
+        for each in _helpers:
+            each.turns = 0  # who waits awake would be in the way
+    return helper
 
 
 def _after_fork() -> None:
     """Threads do not survive a fork: the child makes its own."""
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
+    global _helpers
+    _helpers = []
 
 
 if hasattr(os, "register_at_fork"):
@@ -129,8 +162,6 @@ class Tasks:
     ----------
     stopped : bool
         Nothing more should be done: a thread looks at it between two calls of one task.
-    helpers : int
-        Threads that may be at work besides the caller's.
     error : BaseException or None
         What a helper raised first.
     """
@@ -138,10 +169,7 @@ class Tasks:
     def __init__(self, work: Work, count: int):
         self._work = work
         self._left = deque(range(count))
-        self._signing = threading.Lock()
-        self._gone: SimpleQueue[None] = SimpleQueue()
         self.stopped = False
-        self.helpers = 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[int]:
@@ -151,34 +179,22 @@ class Tasks:
             except IndexError:
                 return
 
+    def lead(self) -> None:
+        """Take part in the work, in the calling thread."""
+        self._work(self)
+
     def help(self) -> None:
         """Take part in the work, in a thread of the pool."""
-        # It signs in before it looks whether there is anything to do; the caller stops first and
-        # looks for helpers then: one of the two sees the other.
-        self._sign(+1)
         try:
             if self._left and not self.stopped:
                 self._work(self)
         except BaseException as error:
             self.error = self.error or error
             self.stopped = True
-        finally:
-            self._sign(-1)
-            self._gone.put(None)
 
-    def _sign(self, change: int) -> None:
-        with self._signing:
-            self.helpers += change
-
-    def forget(self) -> None:
-        """Let go of the work, and of all that it holds: a helper may come late, and hold this."""
-        self._work = lambda tasks: None
-
-    def wait(self) -> None:
-        """Wait until no helper is at work."""
-        while self.helpers:
-            with suppress(Empty):  # Ctrl-C on Windows waits for a wait to end
-                self._gone.get(timeout=0.1)
+    def stop(self) -> None:
+        """Let no task be begun any more."""
+        self.stopped = True
 
 
 def run(work: Work, count: int, n_threads: int) -> None:
@@ -199,24 +215,11 @@ def run(work: Work, count: int, n_threads: int) -> None:
     threads are in have returned, however many more come meanwhile.
     """
     tasks = Tasks(work, count)
-    try:
-        for _ in range(min(n_threads, count) - 1):
-            try:
-                _executor().submit(tasks.help)
-            except (RuntimeError, ImportError):  # the interpreter is going down: no more threads
-                break
-        work(tasks)
-        tasks.wait()
-    except BaseException:
-        # Without a call outside of `try`: that is where another Ctrl-C would leave from.
-        tasks.stopped = True
-        while tasks.helpers:
-            try:
-                tasks.wait()
-            except BaseException:  # they have been told already
-                continue
-        tasks.forget()
-        raise
-    tasks.forget()
+    share(_new_crew(tasks.lead, tasks.help, tasks.stop), min(n_threads, count) - 1)
     if tasks.error is not None:
         raise tasks.error
+
+
+def share(crew: Any, helpers: int) -> None:
+    """Let a crew do its work with up to so many helpers; none when the interpreter goes down."""
+    crew.run(_helpers, 0 if is_finalizing() else helpers, _hire)

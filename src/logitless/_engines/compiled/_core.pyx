@@ -439,4 +439,5 @@ cdef class Gradient:
 
 
 include "_few_rows.pxi"
+include "_crew.pxi"
 include "_screen.pxi"

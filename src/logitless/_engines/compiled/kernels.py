@@ -7,8 +7,11 @@ import os
 import numpy as np
 
 from ..._arrays.bfloat16 import BFLOAT16
+from ..._parallel import pool
 from . import _core
-from ._core import TYPES, Kernels
+from ._core import TYPES, Crew, Helper, Kernels
+
+pool.wait_with(Helper, Crew)
 
 
 def available_isas() -> tuple[str, ...]:

@@ -1,0 +1,220 @@
+# Part of _core.pyx: threads that wait for work, and the work that they share.
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport (
+    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
+    PyThread_free_lock, PyThread_release_lock, PyThread_type_lock, WAIT_LOCK)
+
+cdef extern from "pythread.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long, int)
+
+cdef extern from "base/atomics.h" nogil:
+    int64_t ll_read(int64_t *)
+    int64_t ll_add(int64_t *, int64_t)
+    bint ll_replace(int64_t *, int64_t, int64_t)
+    void ll_relax()
+
+cdef enum:
+    TURNS = 1000  # of a loop that waits before it sleeps: some 15 to 60 us
+    AWAITED = 1 << 20  # more than there are helpers
+    LOOK = 100_000  # us between two looks for signals
+
+# What a helper is at; above these bits the number of the work, so that no two are mistaken.
+cdef enum:
+    IDLE, ASLEEP, TAKEN, POSTED, AT_WORK
+    KIND = 7
+
+
+cdef struct errand:
+    void *owner  # whose `help` is called, unless there is
+    void (*part)(void *, int) noexcept nogil  # to be called without the GIL, with the seat and
+    void *shared
+    int64_t helpers  # that may be at work, or will be; and AWAITED once the caller sleeps
+    PyThread_type_lock gone  # released by the last of them
+
+
+cdef void leave(errand *work) noexcept nogil:
+    """The last thing that a helper does: then the errand is the caller's alone."""
+    cdef PyThread_type_lock gone = work.gone
+    if ll_add(&work.helpers, -1) == AWAITED + 1:
+        PyThread_release_lock(gone)
+
+
+cdef class Helper:
+    """Where a thread of the pool waits for work: without the GIL, and for a while without sleep.
+
+    Attributes
+    ----------
+    turns : int
+        How long it is awake: 0 where threads are more than cores.
+    """
+
+    cdef int64_t state
+    cdef public int turns
+    cdef int seat
+    cdef bint needs_gil
+    cdef errand *work
+    cdef PyThread_type_lock bell  # it lives as long as the process: a fork may leave it behind
+
+    def __cinit__(self):
+        self.turns = TURNS
+        self.bell = PyThread_allocate_lock()
+        if self.bell == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.bell, WAIT_LOCK)
+
+    cdef int64_t post(self, errand *work, int seat) noexcept:
+        """Give it work, if it has none; returns the number of the work or 0."""
+        cdef int64_t state = ll_read(&self.state), number = (state >> 3) + 1
+        while (state & KIND) <= ASLEEP:
+            if ll_replace(&self.state, state, number << 3 | TAKEN):
+                self.work, self.seat, self.needs_gil = work, seat, work.part == NULL
+                ll_add(&work.helpers, 1)
+                ll_add(&self.state, POSTED - TAKEN)
+                if (state & KIND) == ASLEEP:
+                    PyThread_release_lock(self.bell)
+                return number
+            state = ll_read(&self.state)
+            number = (state >> 3) + 1
+        return 0
+
+    cdef void recall(self, errand *work, int64_t number) noexcept:
+        """Take work back that it has not begun."""
+        if ll_replace(&self.state, number << 3 | POSTED, number << 3 | IDLE):
+            ll_add(&work.helpers, -1)
+
+    cdef bint begin(self) noexcept nogil:
+        """Whether there is work, which the caller will now wait for."""
+        cdef int64_t state = ll_read(&self.state)
+        return (state & KIND) == POSTED and ll_replace(&self.state, state, state + AT_WORK - POSTED)
+
+    cdef void end(self, errand *work) noexcept nogil:
+        ll_add(&self.state, IDLE - AT_WORK)
+        leave(work)
+
+    cdef bint wait(self) noexcept nogil:
+        """Wait for work that needs the GIL, and do other work; returns whether it has been begun."""
+        cdef int turns = self.turns
+        cdef int64_t state
+        while True:
+            state = ll_read(&self.state)
+            if (state & KIND) == POSTED:
+                if self.needs_gil:
+                    return False
+                if self.begin():
+                    if self.work.part == NULL:  # other work took the place of what was seen
+                        return True
+                    self.work.part(self.work.shared, self.seat)
+                    self.end(self.work)
+                    turns = self.turns
+            elif turns > 0 or (state & KIND) == TAKEN:
+                turns -= 1
+                ll_relax()
+            elif ll_replace(&self.state, state, state + ASLEEP - IDLE):
+                PyThread_acquire_lock(self.bell, WAIT_LOCK)
+                turns = self.turns
+
+    def serve(self):
+        """What its thread does, until the end of the process."""
+        cdef errand *work
+        cdef bint begun
+        while True:
+            with nogil:
+                begun = self.wait()
+            # With the GIL at last: the work may be done by now, and have been taken back.
+            if begun or self.begin():
+                work = self.work
+                if work.part == NULL:
+                    (<object>work.owner).help()
+                else:
+                    work.part(work.shared, self.seat)
+                self.end(work)
+
+
+cdef class Crew:
+    """Work that a caller and helpers share. It is done once.
+
+    ``work()`` is the caller's part, ``help()`` that of a helper, which raises nothing; ``stop()`` makes
+    them end soon.
+    """
+
+    cdef errand errand
+    cdef bint awaited
+    cdef int turns
+    cdef list posted
+    cdef object work, help_, stop_
+
+    def __cinit__(self, *arguments):
+        self.errand.owner = <void *>self
+        self.posted = []
+        self.errand.gone = PyThread_allocate_lock()
+        if self.errand.gone == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.errand.gone, WAIT_LOCK)
+
+    def __dealloc__(self):
+        if self.errand.gone != NULL:
+            PyThread_free_lock(self.errand.gone)
+
+    def __init__(self, work, help, stop):
+        self.work, self.help_, self.stop_ = work, help, stop
+
+    def help(self):
+        self.help_()
+
+    cdef object lead(self):
+        """The caller's part."""
+        self.work()
+
+    cdef object stop(self):
+        self.stop_()
+
+    def run(self, list helpers, int count, hire):
+        """Do the work with up to `count` of the helpers; `hire` makes one more, or None.
+
+        What the caller's part raises, or a handler of a signal, leaves when no helper is at work.
+        """
+        cdef Helper helper
+        cdef int i = 0
+        try:
+            while i < len(helpers) and len(self.posted) < count:
+                self.post(helpers[i])
+                i += 1
+            while len(self.posted) < count:
+                helper = hire()
+                if helper is None:
+                    break
+                self.post(helper)
+            self.lead()
+            self.settle(True)
+        except:  # noqa: E722: also those that handlers of signals raise
+            # No bytecode runs from here on, and with it no other handler.
+            self.stop()
+            self.settle(False)
+            raise
+
+    cdef void post(self, Helper helper):
+        cdef int64_t number = helper.post(&self.errand, <int>len(self.posted) + 1)
+        if number:
+            self.posted.append((helper, number))
+            self.turns = helper.turns
+
+    cdef int settle(self, bint signals) except -1:
+        """Wait until no helper is at work."""
+        cdef int turns = self.turns
+        cdef bint gone = False
+        for helper, number in self.posted:
+            (<Helper>helper).recall(&self.errand, number)
+        with nogil:
+            while turns > 0 and ll_read(&self.errand.helpers):
+                turns -= 1
+                ll_relax()
+        if not self.awaited:
+            self.awaited = True
+            gone = ll_add(&self.errand.helpers, AWAITED) == 0
+        while not gone:
+            with nogil:
+                gone = PyThread_acquire_lock_timed(self.errand.gone, LOOK, 0) == PY_LOCK_ACQUIRED
+            if signals and not gone:
+                PyErr_CheckSignals()
+        return 0
