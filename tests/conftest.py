@@ -55,8 +55,8 @@ def rng():
 @pytest.fixture
 def eager(monkeypatch):
     """Threads are put to work of any size."""
-    for module in "plan", "gradient":
-        monkeypatch.setattr(f"logitless._engines.compiled.{module}.FLOPS_PER_THREAD", 1)
+    for name in "plan.FLOPS_PER_THREAD", "plan.FLOPS_PER_SHARE", "gradient.FLOPS_PER_THREAD":
+        monkeypatch.setattr(f"logitless._engines.compiled.{name}", 1)
 
 
 @pytest.fixture

@@ -124,6 +124,7 @@ class Job:
         self, teacher: Job, beta: float, sums: _Array, first: int, last: int
     ) -> None: ...
     def target_logits(self) -> None: ...
+    def fold(self, kept: _Array, first: int, last: int) -> None: ...
     def merge(self, values: _Array, ints: _Array) -> None: ...
     def merge_top(self, top_logit: _Array, top_index: _Array) -> None: ...
     def finish(self, target_loss: _Array | None) -> None: ...
@@ -207,3 +208,35 @@ class Crew:
     ) -> None: ...
     def help(self) -> None: ...
     def run(self, helpers: list[Helper], count: int, hire: Callable[[], Helper | None]) -> None: ...
+
+@disjoint_base
+class Shares(Crew):
+    def memory_bytes(self) -> int: ...
+    def memory(self, memories: list[_Array]) -> None: ...
+
+@disjoint_base
+class RowShares(Shares):
+    def __init__(
+        self,
+        job: Job,
+        bounds: _Array,
+        class_step: int,
+        packs: bool,
+        ranks: bool,
+        loss: _Array | None,
+    ) -> None: ...
+
+@disjoint_base
+class ClassShares(Shares):
+    def __init__(
+        self,
+        job: Job,
+        first: int,
+        last: int,
+        classes: int,
+        class_step: int,
+        values: _Array,
+        ints: _Array,
+        tops: list[tuple[_Array, _Array]],
+        by_seat: bool,
+    ) -> None: ...

@@ -144,7 +144,7 @@ cdef void give_weights(ll_product *p, cnp.ndarray weight, cnp.ndarray bias, bint
         p.w_row, p.w_col = step(weight, 0), step(weight, 1)
 
 
-cdef ptrdiff_t class_bytes(const ll_product *p, ptrdiff_t item) noexcept:
+cdef ptrdiff_t class_bytes(const ll_product *p, ptrdiff_t item) noexcept nogil:
     """From one class to the next; of packed ones on the average."""
     if p.type != LL_REALS:
         return 4 * ((p.k + 1) // 2) if p.packed else 2 * p.w_row
@@ -177,6 +177,47 @@ def bf16_products(str isa):
     """The ways of an instruction set that this processor runs, the fastest first."""
     return [Bf16(i) for i in range(ll_bf16_count)
             if ll_bf16s[i].isa.decode() == isa and ll_bf16s[i].supported()]
+
+
+cdef void *moved(const void *p, ptrdiff_t bytes) noexcept nogil:
+    return NULL if p == NULL else <char *>p + bytes
+
+
+cdef ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef ll_job some_classes(const ll_job *whole, ptrdiff_t item, ptrdiff_t first, ptrdiff_t last,
+                         ptrdiff_t w_first, ptrdiff_t p_first, ptrdiff_t z_first) noexcept nogil:
+    """A job for some classes, where weights, probabilities and logits begin with others."""
+    cdef ll_job job = whole[0]
+    cdef ll_product *p = &job.product
+    cdef ll_question *q = &job.question
+    job.first, job.last = first, last
+    p.weight = moved(p.weight, (first - w_first) * class_bytes(p, item))
+    p.bias = moved(p.bias, (first - w_first) * item)
+    p.logits = moved(p.logits, (first - z_first) * p.z_col * item)
+    q.probs = moved(q.probs, (first - p_first) * q.p_col * item)
+    return job
+
+
+cdef void pack_into(const ll_kernels *table, ll_job *job, void *packed) noexcept nogil:
+    """Replace the rows by their packed form."""
+    cdef ll_product *p = &job.product
+    if p.bf16 != NULL:
+        p.bf16.pack_rows(<const uint16_t *>p.x, job.rows, p.k, p.x_row, packed)
+    else:
+        table.pack_x(p.x, job.rows, p.k, p.x_row, packed)
+    p.x = packed
+
+
+cdef void finish(const ll_kernels *table, const ll_job *job, void *loss) noexcept nogil:
+    """Logits in `out` and the state to results, the best classes in order."""
+    if job.output.out != NULL and job.output.write != LL_LOGITS:
+        table.normalise(job)
+    table.finish(job, loss)
+    if job.question.top:
+        table.sort_top(job)
 
 
 cdef class Job:
@@ -245,16 +286,10 @@ cdef class Job:
 
     def pack_rows(self, cnp.ndarray packed):
         """Replace the rows by their packed form, made in `packed`."""
-        cdef const void *x = self.job.product.x
         cdef void *p = data(packed)
-        cdef const ll_bf16 *bf16 = self.job.product.bf16
         with nogil:
-            if bf16 != NULL:
-                bf16.pack_rows(<const uint16_t *>x, self.job.rows, self.job.product.k,
-                               self.job.product.x_row, p)
-            else:
-                self.table.pack_x(x, self.job.rows, self.job.product.k, self.job.product.x_row, p)
-        self.packed_rows(packed)
+            pack_into(self.table, &self.job, p)
+        self.owners["rows"] = packed
 
     def multiply_by(self, Bf16 product):
         """Rows are bfloat16, and so are weights; call it before anything else about rows."""
@@ -330,20 +365,8 @@ cdef class Job:
 
     cdef ll_job part(self, ptrdiff_t first, ptrdiff_t last) noexcept:
         """The job for some of the classes."""
-        cdef ll_job job = self.job
-        cdef ll_product *p = &job.product
-        cdef ll_question *q = &job.question
-        cdef ptrdiff_t item = self.table.item, skip = first - self.w_first
-        job.first, job.last = first, last
-        if p.weight != NULL:
-            p.weight = <const char *>p.weight + skip * class_bytes(p, item)
-        if p.bias != NULL:
-            p.bias = <const char *>p.bias + item * skip
-        if p.logits != NULL:
-            p.logits = <const char *>p.logits + item * (first - self.z_first) * p.z_col
-        if q.probs != NULL:
-            q.probs = <const char *>q.probs + item * (first - self.p_first) * q.p_col
-        return job
+        return some_classes(&self.job, self.table.item, first, last, self.w_first, self.p_first,
+                            self.z_first)
 
     def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):
         """Pack the features of the rows, which the gradient of the weights is a product with."""
@@ -382,6 +405,19 @@ cdef class Job:
         with nogil:
             self.table.target_logits(&self.job)
 
+    def fold(self, cnp.ndarray kept, ptrdiff_t first, ptrdiff_t last):
+        """Fold kept logits of all rows, of classes [first, last), into the state, in order."""
+        cdef ll_job job = self.job
+        cdef char *z = <char *>data(kept)
+        job.product.z_row, job.product.z_col = self.table.keep_size(1, self.table.block), 1
+        job.last = first
+        with nogil:
+            while job.last < last:
+                job.first, job.last = job.last, least(job.last + self.table.block, last)
+                job.product.logits = z
+                self.table.score(&job)
+                z += job.rows * job.product.z_row * self.table.item
+
     def merge(self, cnp.ndarray values, cnp.ndarray ints):
         """Merge the state of later classes, all but the best ones."""
         cdef ll_state later
@@ -397,14 +433,10 @@ cdef class Job:
             self.table.merge_top(&self.job, logit, index)
 
     def finish(self, cnp.ndarray target_loss):
-        """All classes have been met: logits in `out` and the state to results, the best in order."""
+        """All classes have been met: what was asked is made of the state."""
         cdef void *loss = data(target_loss)
         with nogil:
-            if self.job.output.out != NULL and self.job.output.write != LL_LOGITS:
-                self.table.normalise(&self.job)
-            self.table.finish(&self.job, loss)
-            if self.job.question.top:
-                self.table.sort_top(&self.job)
+            finish(self.table, &self.job, loss)
 
 
 cdef class Gradient:
@@ -440,4 +472,5 @@ cdef class Gradient:
 
 include "_few_rows.pxi"
 include "_crew.pxi"
+include "_shares.pxi"
 include "_screen.pxi"

@@ -23,6 +23,7 @@ class LogitScoring(Scoring):
         super().__init__(request, m, n, 0)
         self.logits, self.in_place = logits, in_place(logits, self.dtype)
         self.copies = not self.in_place or self.copied_probs is not None
+        self.direct = not self.copies and not (request.rank and n > self.kernels.block)
         self.cut = plan(
             self.kernels, self.m, self.n, 0, small_n=False, tiles_rows=False,
             n_threads=pool.resolve(n_threads), copies_values=self.copies,
@@ -31,6 +32,10 @@ class LogitScoring(Scoring):
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         if self.in_place:
             job.logits(self.logits[lo:hi], 0)
+
+    def see(self, job: Job, lo: int, hi: int) -> bool:
+        self.open(job, lo, hi)
+        return False
 
     def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
         super().give(job, block, lo, hi, first, last)

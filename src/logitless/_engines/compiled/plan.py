@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ._core import Kernels
 
 ROW_STEP = 48  # whole micro-panels and whole vectors, for every instruction set
+VECTOR = 16  # rows: whole vectors
 MAX_ROWS = 1008
 THREAD_BYTES = 6 << 20  # bytes of packed rows, copies and tiles a thread may hold
 COPY_BYTES = 1 << 21  # of weights, logits, distributions that must be copied
 SMALL_N_ROWS = 16 * MAX_ROWS
 FLOPS_PER_CALL = {"scalar": 1 << 26}  # a call this size ends soon enough for Ctrl-C
 FLOPS_PER_CALL_VECTOR = 1 << 32
-FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for
+FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for that runs Python,
+FLOPS_PER_SHARE = 1 << 22  # and one that does not
+LEAST_ROWS = 8  # weights take as long to read as to multiply with so many
+EVEN_BYTES = 8 << 20  # of weights: larger ones are met by as few blocks of rows as can be
 FLOPS_TINY = 1 << 22  # not worth planning
 
 
@@ -26,11 +32,13 @@ class Plan:
     Attributes
     ----------
     row_block : int
-        Rows that are packed and scored together.
+        Rows that are packed and scored together, at most.
     class_step : int
         Classes that one call takes: whole spans, or whole blocks where weights are copied.
     by_class : bool
         Threads share out the classes of all rows rather than blocks of rows.
+    even : bool
+        A block of rows costs much besides its rows: as few of them as can be.
     n_threads : int
         Threads that take part.
     """
@@ -38,10 +46,29 @@ class Plan:
     row_block: int
     class_step: int
     by_class: bool
+    even: bool
     n_threads: int
 
+    def bounds(self, m: int) -> np.ndarray:
+        """Where the blocks of m rows begin, and m.
 
-ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, n_threads=1)
+        Threads take them in order: the later, the smaller, so that all come to an end together,
+        however late one has begun.
+        """
+        if self.n_threads == 1:
+            return np.append(np.arange(0, m, self.row_block), m)
+        if self.even:
+            blocks = round_up(-(-m // self.row_block), self.n_threads)
+            vectors = np.arange(blocks) * -(-m // VECTOR) // blocks
+            return np.append(np.unique(vectors) * VECTOR, m)
+        bounds, fewest = [0], min(ROW_STEP, round_up(-(-m // self.n_threads), VECTOR))
+        while (left := m - bounds[-1]) > 0:
+            rows = left // (2 * self.n_threads) // ROW_STEP * ROW_STEP
+            bounds.append(bounds[-1] + min(left, max(min(rows, self.row_block), fewest)))
+        return np.array(bounds)
+
+
+ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, even=False, n_threads=1)
 
 
 def round_up(count: int, step: int) -> int:
@@ -50,8 +77,8 @@ def round_up(count: int, step: int) -> int:
 
 
 def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
-         n_threads: int, copies_rows: bool = False, copies_weights: bool = False,
-         copies_values: bool = False) -> Plan:
+         n_threads: int, packs_weights: bool = False, copies_rows: bool = False,
+         copies_weights: bool = False, copies_values: bool = False) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
     Results do not depend on any of it: rows are independent, and classes are cut at blocks.
@@ -69,15 +96,18 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     copies_weights, copies_values : bool
         So must weights; or logits at hand, or target distributions.
     tiles_rows : bool
-        Weights are packed on the way, so a tile holds all rows of a block.
+        A tile holds all rows of a block.
+    packs_weights : bool
+        Weights are packed on the way, once for each block.
     n_threads : int
         Threads the call may use.
     """
     m = max(m, 1)
-    flops = 2 * m * n * max(k, 16)
     if m <= small_rows(kernels, n, k) and not (copies_weights or copies_values):
         return ONE_CALL
-    n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
+    copies = copies_rows or copies_weights or copies_values
+    flops = 2 * max(m, LEAST_ROWS) * n * max(k, 16)
+    n_threads = max(1, min(n_threads, flops // (FLOPS_PER_THREAD if copies else FLOPS_PER_SHARE)))
 
     item = kernels.itemsize
     row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
@@ -89,16 +119,14 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
     by_class = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP and n > kernels.span
     if not by_class:
-        # Equal shares: as many blocks as a multiple of the threads.
-        blocks = round_up(-(-m // rows), n_threads)
-        rows = max(min(rows, round_up(-(-m // blocks), ROW_STEP)), ROW_STEP)
-        n_threads = min(n_threads, -(-m // rows))
+        n_threads = min(n_threads, -(-m // VECTOR))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
     step = spans * kernels.span
     if copies_weights or copies_values:
         copied = k * copies_weights + min(rows, m) * copies_values
         step = min(step, copied_classes(kernels, copied, kernels.block))
-    return Plan(rows, step, by_class, max(1, n_threads))
+    even = packs_weights or copies or n * k * item > EVEN_BYTES
+    return Plan(rows, step, by_class, even, n_threads)
 
 
 def copied_classes(kernels: Kernels, values: int, least: int) -> int:

@@ -11,7 +11,7 @@ from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import NOT_ASKED, Request, State
 from . import scratch
-from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job, field_bits
+from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, ClassShares, Job, RowShares, field_bits
 from .kernels import BF16, KERNELS, has_rows, in_place, type_of
 from .layer import Layer
 from .plan import COPY_BYTES, Plan, plan
@@ -48,16 +48,19 @@ class Scoring:
         Weights, logits or target distributions come as copies, of some classes at a time.
     copied_probs : ndarray, Rows or None
         Target distributions that do.
+    direct : bool
+        All that is read lies where it can be read.
     fields : int
         The bits of the fields of the kernels' state that the request uses.
     kept_row : int
         Reals to a row in a block of classes whose logits are kept.
     """
 
-    __slots__ = ("class_weight", "copied_probs", "copies", "cut", "dtype", "fields", "k",
+    __slots__ = ("class_weight", "copied_probs", "copies", "cut", "direct", "dtype", "fields", "k",
                  "kept_row", "kernels", "m", "n", "parts", "request", "softcap", "temperature")
     copies: bool
     cut: Plan
+    direct: bool
 
     def __init__(self, request: Request, m: int, n: int, k: int, softcap: float = 0.0,
                  temperature: float = 1.0):
@@ -130,6 +133,10 @@ class Scoring:
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         """Give a job of rows [lo, hi) what it reads of all classes, and its rows packed."""
+        raise NotImplementedError
+
+    def see(self, job: Job, lo: int, hi: int) -> bool:
+        """Let a job see its rows and all weights; returns whether rows are to be packed."""
         raise NotImplementedError
 
     def give(self, job: Job, block: Block, lo: int, hi: int, first: int, last: int) -> None:
@@ -248,11 +255,13 @@ class LinearScoring(Scoring):
             self.weight = None
         self.copies = self.weight is None or self.copied_probs is not None
         self.copies_rows = isinstance(x, Rows) or not has_rows(x, self.x_dtype)
+        self.direct = not (self.copies or self.copies_rows)
         self.cut = plan(
             self.kernels, m if rows is None else rows, self.n, self.k,
             small_n=self.small,
             tiles_rows=not self.small and not self.packed and self.k > KC,
             n_threads=pool.resolve(n_threads),
+            packs_weights=not self.small and not self.packed,
             copies_rows=self.copies_rows,
             copies_weights=self.weight is None,
             copies_values=self.copied_probs is not None,
@@ -285,6 +294,11 @@ class LinearScoring(Scoring):
         self.read(job, lo, hi)
         if not self.small:
             job.pack_rows(self.room_for_rows(hi - lo))
+
+    def see(self, job: Job, lo: int, hi: int) -> bool:
+        self.give_weights(job, 0, self.n)
+        self.read(job, lo, hi)
+        return not self.small
 
     def room_for_rows(self, count: int) -> np.ndarray:
         """Make room for packed rows."""
@@ -351,25 +365,50 @@ def score_block(
 
     Gives back the scratch memory for the next, of no more rows, where only this thread had one.
     """
-    cut, first, last = scoring.cut, block.first, block.first + block.m
-    if cut.by_class and block.m:
+    if scoring.cut.by_class and block.m:
         _score_by_class(scoring, block)
         return memory
-    step = cut.row_block
-    if cut.n_threads == 1 or block.m <= step:
-        for lo in range(first, max(last, first + 1), step):
-            memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, None)
-        return memory
+    bounds = scoring.cut.bounds(block.m)
+    if scoring.direct and block.m:
+        return _share_rows(scoring, block, bounds, memory)
+    bounds = (bounds + block.first).tolist()
+    if len(bounds) < 3:
+        return _score_rows(scoring, block, block.first, block.first + block.m, memory, None)
 
     def work(tasks: pool.Tasks) -> None:
         memory = None
         for task in tasks:
-            lo = first + task * step
-            memory = _score_rows(scoring, block, lo, min(lo + step, last), memory, tasks)
+            memory = _score_rows(scoring, block, bounds[task], bounds[task + 1], memory, tasks)
         scratch.give(memory)
 
-    pool.run(work, -(-block.m // step), cut.n_threads)
+    pool.run(work, len(bounds) - 1, scoring.cut.n_threads)
     return memory
+
+
+def _share_rows(scoring: Scoring, block: Block, bounds: np.ndarray,
+                memory: np.ndarray | None) -> np.ndarray:
+    """Threads share out blocks of rows, without a step of Python."""
+    rows = block.first, block.first + block.m
+    job = scoring.job(block, *rows)
+    packs = scoring.see(job, *rows)
+    ranks = scoring.request.rank and scoring.n > scoring.kernels.block
+    shares = RowShares(job, bounds, scoring.cut.class_step, packs, ranks, block.target_loss)
+    memories = _memories(shares, min(scoring.cut.n_threads, len(bounds) - 1), memory)
+    pool.share(shares, len(memories) - 1)
+    for each in memories[1:]:
+        scratch.give(each)
+    return memories[0]
+
+
+def _memories(shares: RowShares | ClassShares, n_threads: int,
+              first: np.ndarray | None = None) -> list[np.ndarray]:
+    """Give shares memory for each thread, which touches it first."""
+    nbytes = shares.memory_bytes()
+    memories = [scratch.take(nbytes) for _ in range(n_threads - (first is not None))]
+    if first is not None:
+        memories.insert(0, first if len(first) >= nbytes else np.empty(nbytes, np.uint8))
+    shares.memory(memories)
+    return memories
 
 
 def _score_rows(
@@ -416,28 +455,59 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
     at_once = max(at_once, SPANS_PER_THREAD * scoring.cut.n_threads)
 
     for begin in range(0, n, at_once * span):
-        spans = range(begin, min(begin + at_once * span, n), span)
-        values, ints = scoring.room_for_state(len(spans), stride)
-        tops: list[tuple[np.ndarray, np.ndarray]] = []
-
-        def work(tasks: pool.Tasks, spans: range = spans, values: np.ndarray = values,
-                 ints: np.ndarray = ints, tops: list[tuple[np.ndarray, np.ndarray]] = tops) -> None:
-            best: tuple[np.ndarray, np.ndarray] | tuple[None, None] = None, None
-            if scoring.request.k:
-                best = no_classes(m, scoring.request)
-                tops.append(best)
-            memory = None
-            for task in tasks:
-                part = scoring.job(block, lo, hi)
-                part.remember(values[task], None, ints[task], block.target_logit, *best)
-                memory = _score_span(scoring, block, part, shared, spans[task], memory)
-
-        pool.run(work, len(spans), scoring.cut.n_threads)
-        for task in range(len(spans)):
+        end = min(begin + at_once * span, n)
+        spans = -(-(end - begin) // span)
+        values, ints = scoring.room_for_state(spans, stride)
+        score = _share_spans if scoring.direct else _score_spans
+        tops = score(scoring, block, shared, begin, end, values, ints)
+        for task in range(spans):
             job.merge(values[task], ints[task])
         for best in tops:
             job.merge_top(*best)
     job.finish(block.target_loss)
+
+
+Tops = list[tuple[np.ndarray, np.ndarray]]
+
+
+def _share_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begin: int, end: int,
+                 values: np.ndarray, ints: np.ndarray) -> Tops:
+    """Threads share out spans of classes [begin, end), without a step of Python."""
+    threads, tops = min(scoring.cut.n_threads, len(values)), []
+    rows = block.first, block.first + block.m
+    job = scoring.job(block, *rows)
+    scoring.open(job, *rows, shared)
+    if scoring.request.k:
+        tops = [no_classes(block.m, scoring.request) for _ in range(threads)]
+    shares = ClassShares(job, begin, end, scoring.kernels.span, scoring.cut.class_step, values,
+                         ints, tops, False)
+    memories = _memories(shares, threads)
+    pool.share(shares, threads - 1)
+    for memory in memories:
+        scratch.give(memory)
+    return tops
+
+
+def _score_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begin: int, end: int,
+                 values: np.ndarray, ints: np.ndarray) -> Tops:
+    """The same where something must be copied for each of them."""
+    lo, hi = block.first, block.first + block.m
+    tops: Tops = []
+
+    def work(tasks: pool.Tasks) -> None:
+        best: tuple[np.ndarray, np.ndarray] | tuple[None, None] = None, None
+        if scoring.request.k:
+            best = no_classes(block.m, scoring.request)
+            tops.append(best)
+        memory = None
+        for task in tasks:
+            part = scoring.job(block, lo, hi)
+            part.remember(values[task], None, ints[task], block.target_logit, *best)
+            first = begin + task * scoring.kernels.span
+            memory = _score_span(scoring, block, part, shared, first, memory)
+
+    pool.run(work, len(values), scoring.cut.n_threads)
+    return tops
 
 
 def _score_span(
