@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.oracle import assert_same_bits
 
 import logitless as ll
@@ -109,6 +111,42 @@ def test_scores(m, n_threads):
             assert_same_bits(one.predict_proba(x), many.predict_proba(x))
 
 
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize(("m", "n", "kind"), [
+    (45, 513, "f4"), (30, 700, "f8"), (20, 5000, "f2"), (50, 4097, "f4"), (3, 9000, "f8"),
+    (30, 11_000, "f4"),
+])
+def test_blocks_of_classes(eager, monkeypatch, m, n, kind, pack):
+    """Few rows, few spans: logits of blocks are kept, all or a few spans at a time, and folded."""
+    from logitless._engines.compiled import plan, scoring
+
+    x, w, t = problem(m, n, 100, seed=n)
+    x = x.astype("f8") if kind == "f8" else x
+    soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
+    w, options = w.astype(kind), {"softcap": 9.0, "temperature": 0.7, "pack": pack}
+    ways = []
+    monkeypatch.setattr(scoring, "_score_by_block",
+                        lambda *args, way=scoring._score_by_block: ways.append(1) or way(*args))
+
+    def results(n_threads):
+        head = ll.LinearHead(w, n_threads=n_threads, **options)
+        s = head.score(x, t, k=5, entropy=True)
+        grad = head.value_and_grad(x, t)[1]
+        return (s.loss, s.target_rank, s.predicted, s.entropy, s.top.index, s.top.logit,
+                head.loss(x, soft), head.loss(x, t, label_smoothing=0.1), head.predict_proba(x),
+                head.logits(x), grad.x, grad.weight,
+                head.score(x, temperature=np.linspace(0.5, 2, m)).lse)
+
+    expected = results(1)
+    assert not ways
+    for kept in (4 << 20, 1 << 20):
+        monkeypatch.setattr(plan, "KEPT_BYTES", kept)
+        for n_threads in (2, 3):
+            for a, b in zip(results(n_threads), expected, strict=True):
+                assert_same_bits(a, b)
+    assert ways
+
+
 @pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
 def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
     """However many of their states wait for that."""
@@ -205,6 +243,66 @@ def test_all_tasks_are_done_once():
         done = []
         pool.run(lambda tasks, done=done: done.extend(tasks), 500, n_threads)
         assert sorted(done) == list(range(500))
+
+
+def test_work_of_both_kinds_by_many_callers():
+    """Work in Python and in C, begun and taken back, by more callers than there are cores."""
+    x, w, _ = problem(200, 900, 16)
+    head = ll.LinearHead(w, n_threads=3)
+    expected, wrong = head.logsumexp(x), []
+
+    def call():
+        for i in range(60):
+            done = []
+            pool.run(lambda tasks, done=done: done.extend(tasks), i % 5, 4)
+            same = np.array_equal(head.logsumexp(x), expected)
+            if sorted(done) != list(range(i % 5)) or not same:
+                wrong.append(i)
+
+    callers = [threading.Thread(target=call) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_helpers_are_kept():
+    pool.run(lambda tasks: [spin(0.001) for _ in tasks], 30, 3)
+    before = list(pool._helpers)
+    assert len(before) >= 2
+    for _ in range(50):
+        pool.run(lambda tasks: [None for _ in tasks], 6, 3)
+    assert pool._helpers == before
+
+
+def test_threads_that_are_more_than_cores_do_not_wait_awake(monkeypatch):
+    monkeypatch.setattr(pool, "_helpers", [])
+    monkeypatch.setattr(pool, "usable_cores", lambda: 3)
+    pool.run(lambda tasks: [None for _ in tasks], 6, 3)
+    assert all(helper.turns for helper in pool._helpers)
+    pool.run(lambda tasks: [None for _ in tasks], 6, 4)
+    assert len(pool._helpers) == 3
+    assert not any(helper.turns for helper in pool._helpers)
+
+
+@given(st.integers(1, 20_000), st.integers(1, 40), st.integers(1, 21), st.booleans())
+def test_blocks_of_rows(m, n_threads, steps, even):
+    from logitless._engines.compiled.plan import ROW_STEP, VECTOR, Plan
+
+    most = steps * ROW_STEP
+    bounds = Plan(most, 1, False, False, even, n_threads).bounds(m)
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0
+    assert bounds[-1] == m
+    assert (sizes > 0).all()
+    assert (bounds[:-1] % VECTOR == 0).all()
+    assert sizes.max() < most + VECTOR
+    if n_threads > 1 and not even:  # the last to be taken are small
+        assert sizes[-1] <= ROW_STEP
+        assert sizes.max() <= max(m / (2 * n_threads), ROW_STEP)
+    elif n_threads > 1:
+        assert np.ptp(sizes[:-1]) <= VECTOR if len(sizes) > 1 else True
 
 
 # Interrupts, in a process of their own

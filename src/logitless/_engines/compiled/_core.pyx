@@ -338,6 +338,15 @@ cdef class Job:
         self.job.output.keep_rows, self.job.output.keep_first = rows, first
         self.owners["kept"] = memory
 
+    def look_at(self, cnp.ndarray kept):
+        """In place of a product: logits that another job has kept."""
+        cdef ll_product *p = &self.job.product
+        p.k, p.x, p.weight, p.bias, p.bf16 = 0, NULL, NULL, NULL, NULL
+        p.softcap, p.temperature, p.temperatures = 0, 1, NULL  # they are in them
+        p.logits, p.z_row, p.z_col = data(kept), self.table.keep_size(1, self.table.block), 1
+        self.job.output.keep = NULL
+        self.owners["kept"] = kept
+
     def scratch_bytes(self):
         """Bytes of scratch that score needs, with room to start at a cache line."""
         return self.table.scratch_bytes(&self.job) + LINE
@@ -404,19 +413,6 @@ cdef class Job:
         """Logits of the first target of each row, from unpacked rows."""
         with nogil:
             self.table.target_logits(&self.job)
-
-    def fold(self, cnp.ndarray kept, ptrdiff_t first, ptrdiff_t last):
-        """Fold kept logits of all rows, of classes [first, last), into the state, in order."""
-        cdef ll_job job = self.job
-        cdef char *z = <char *>data(kept)
-        job.product.z_row, job.product.z_col = self.table.keep_size(1, self.table.block), 1
-        job.last = first
-        with nogil:
-            while job.last < last:
-                job.first, job.last = job.last, least(job.last + self.table.block, last)
-                job.product.logits = z
-                self.table.score(&job)
-                z += job.rows * job.product.z_row * self.table.item
 
     def merge(self, cnp.ndarray values, cnp.ndarray ints):
         """Merge the state of later classes, all but the best ones."""

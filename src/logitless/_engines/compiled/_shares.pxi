@@ -20,12 +20,14 @@ cdef struct shared:
     size_t scratch           # of so many bytes; packed rows lie behind
     void (*open)(shared *, share *, int64_t, int) noexcept nogil
     void (*close)(shared *, share *) noexcept nogil
+    ptrdiff_t first, last    # classes
     # Shares are ranges of rows ...
     const int64_t *bounds
+    ptrdiff_t kept_bytes     # from a block of kept logits to the next, where these are looked at
     bint packs, ranks
     char *loss               # or NULL
     # ... or of classes, each or each thread with a state of its own; the best are those of a thread.
-    ptrdiff_t first, last, classes
+    ptrdiff_t classes
     bint by_seat
     ptrdiff_t value_bytes, int_bytes  # from a state to the next
     char **top_logit
@@ -55,13 +57,14 @@ cdef void some_rows(const shared *all, share *own, ptrdiff_t lo, ptrdiff_t hi) n
     s.top_logit = moved(s.top_logit, lo * q.top * item)
     s.top_index = <int64_t *>moved(s.top_index, lo * q.top * integer)
     own.loss = <char *>moved(all.loss, lo * q.n_targets * item)
-    own.next, own.last = 0, own.job.n
+    own.next, own.last = all.first, all.last
 
 
 cdef void open_rows(shared *all, share *own, int64_t task, int seat) noexcept nogil:
     some_rows(all, own, all.bounds[task], all.bounds[task + 1])
     own.job.scratch = all.memory[seat]
-    all.table.init(&own.job)
+    if all.first == 0:
+        all.table.init(&own.job)
     if all.ranks:
         all.table.target_logits(&own.job)
     if all.packs:
@@ -69,7 +72,8 @@ cdef void open_rows(shared *all, share *own, int64_t task, int seat) noexcept no
 
 
 cdef void close_rows(shared *all, share *own) noexcept nogil:
-    finish(all.table, &own.job, own.loss)
+    if own.last == own.job.n:
+        finish(all.table, &own.job, own.loss)
 
 
 cdef void open_classes(shared *all, share *own, int64_t task, int seat) noexcept nogil:
@@ -97,6 +101,9 @@ cdef bint advance(shared *all, share *own, int seat) noexcept nogil:
         all.open(all, own, task, seat)
     part = some_classes(&own.job, all.table.item, own.next,
                         least(own.next + all.class_step, own.last), 0, 0, 0)
+    if all.kept_bytes:
+        part.product.logits = moved(own.job.product.logits,
+                                    (own.next - all.first) // all.table.block * all.kept_bytes)
     all.table.score(&part)
     own.next = part.last
     if own.next >= own.last and all.close != NULL:
@@ -158,6 +165,7 @@ cdef class RowShares(Shares):
     def __init__(self, Job job, cnp.ndarray bounds, ptrdiff_t class_step, bint packs, bint ranks,
                  cnp.ndarray loss):
         self.begin(job, cnp.PyArray_DIM(bounds, 0) - 1, class_step, (bounds, loss))
+        self.all.first, self.all.last = 0, job.job.n
         self.all.open, self.all.close = open_rows, close_rows
         self.all.bounds = <const int64_t *>data(bounds)
         self.all.packs, self.all.ranks, self.all.loss = packs, ranks, <char *>data(loss)
@@ -174,6 +182,17 @@ cdef class RowShares(Shares):
             p.bf16.row_bytes(most, p.k) if p.bf16 != NULL
             else (most * p.k + self.all.table.lanes) * self.all.table.item)
         return self.all.scratch + most + LINE
+
+
+cdef class KeptShares(RowShares):
+    """The same by logits that were kept, of classes [first, last): whole spans, or the last."""
+
+    def __init__(self, Job job, cnp.ndarray bounds, cnp.ndarray kept, ptrdiff_t first,
+                 ptrdiff_t last, cnp.ndarray loss):
+        job.look_at(kept)
+        RowShares.__init__(self, job, bounds, job.table.block, False, False, loss)
+        self.all.first, self.all.last = first, last
+        self.all.kept_bytes = job.job.rows * job.job.product.z_row * job.table.item
 
 
 cdef class ClassShares(Shares):

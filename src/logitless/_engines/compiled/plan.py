@@ -21,6 +21,7 @@ FLOPS_PER_CALL_VECTOR = 1 << 32
 FLOPS_PER_THREAD = 1 << 24  # less is not worth waking a thread for that runs Python,
 FLOPS_PER_SHARE = 1 << 22  # and one that does not
 LEAST_ROWS = 8  # weights take as long to read as to multiply with so many
+KEPT_BYTES = 4 << 20  # of logits of few rows that threads keep for each other
 EVEN_BYTES = 8 << 20  # of weights: larger ones are met by as few blocks of rows as can be
 FLOPS_TINY = 1 << 22  # not worth planning
 
@@ -37,6 +38,8 @@ class Plan:
         Classes that one call takes: whole spans, or whole blocks where weights are copied.
     by_class : bool
         Threads share out the classes of all rows rather than blocks of rows.
+    by_block : bool
+        So they do, by blocks of classes, whose logits are kept.
     even : bool
         A block of rows costs much besides its rows: as few of them as can be.
     n_threads : int
@@ -46,6 +49,7 @@ class Plan:
     row_block: int
     class_step: int
     by_class: bool
+    by_block: bool
     even: bool
     n_threads: int
 
@@ -68,7 +72,8 @@ class Plan:
         return np.array(bounds)
 
 
-ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, even=False, n_threads=1)
+ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, by_block=False, even=False,
+                n_threads=1)
 
 
 def round_up(count: int, step: int) -> int:
@@ -117,16 +122,32 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     span_flops = 2 * min(n, kernels.span) * max(k, 16)
     rows = min(rows, max(per_call // span_flops, ROW_STEP))
     rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
-    by_class = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP and n > kernels.span
-    if not by_class:
+    few = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP
+    by_class = few and n > kernels.span
+    even = packs_weights or copies or n * k * item > EVEN_BYTES
+    by_block = few and k > 0 and not copies and _by_block(kernels, m, n, even, n_threads)
+    if not (by_class or by_block):
         n_threads = min(n_threads, -(-m // VECTOR))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
     step = spans * kernels.span
     if copies_weights or copies_values:
         copied = k * copies_weights + min(rows, m) * copies_values
         step = min(step, copied_classes(kernels, copied, kernels.block))
-    even = packs_weights or copies or n * k * item > EVEN_BYTES
-    return Plan(rows, step, by_class, even, n_threads)
+    return Plan(rows, step, by_class, by_block, even, n_threads)
+
+
+def _by_block(kernels: Kernels, m: int, n: int, even: bool, n_threads: int) -> bool:
+    """Whether spans are too few to be shared out, and rows too few, or each block of them dear."""
+    if n <= kernels.block or n > 2 * n_threads * kernels.span:
+        return False
+    at_once = min(n, max(2 * n_threads * kernels.block, kernels.span))
+    return (even or m < 2 * VECTOR * n_threads) and kept_classes(kernels, m) >= at_once
+
+
+def kept_classes(kernels: Kernels, m: int) -> int:
+    """Classes, whole spans, of m rows whose logits are kept at a time."""
+    row = kernels.keep_size(1, kernels.block) * kernels.itemsize
+    return KEPT_BYTES // (m * row) * kernels.block // kernels.span * kernels.span
 
 
 def copied_classes(kernels: Kernels, values: int, least: int) -> int:

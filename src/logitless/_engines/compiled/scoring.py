@@ -11,10 +11,21 @@ from ..._arrays.sparse import SparseRows
 from ..._parallel import pool
 from ..interface import NOT_ASKED, Request, State
 from . import scratch
-from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, ClassShares, Job, RowShares, field_bits
+from ._core import (
+    FIELDS,
+    INT_FIELDS,
+    KC,
+    SMALL_N,
+    ClassShares,
+    Job,
+    KeptShares,
+    RowShares,
+    Shares,
+    field_bits,
+)
 from .kernels import BF16, KERNELS, has_rows, in_place, type_of
 from .layer import Layer
-from .plan import COPY_BYTES, Plan, plan
+from .plan import COPY_BYTES, Plan, kept_classes, plan, round_up
 
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
@@ -365,6 +376,9 @@ def score_block(
 
     Gives back the scratch memory for the next, of no more rows, where only this thread had one.
     """
+    if scoring.cut.by_block and scoring.direct and block.m:
+        _score_by_block(scoring, block)
+        return memory
     if scoring.cut.by_class and block.m:
         _score_by_class(scoring, block)
         return memory
@@ -393,22 +407,23 @@ def _share_rows(scoring: Scoring, block: Block, bounds: np.ndarray,
     packs = scoring.see(job, *rows)
     ranks = scoring.request.rank and scoring.n > scoring.kernels.block
     shares = RowShares(job, bounds, scoring.cut.class_step, packs, ranks, block.target_loss)
-    memories = _memories(shares, min(scoring.cut.n_threads, len(bounds) - 1), memory)
-    pool.share(shares, len(memories) - 1)
-    for each in memories[1:]:
-        scratch.give(each)
-    return memories[0]
+    return _take_part(shares, min(scoring.cut.n_threads, len(bounds) - 1), memory)
 
 
-def _memories(shares: RowShares | ClassShares, n_threads: int,
-              first: np.ndarray | None = None) -> list[np.ndarray]:
-    """Give shares memory for each thread, which touches it first."""
+def _take_part(shares: Shares, n_threads: int, memory: np.ndarray | None = None) -> np.ndarray:
+    """Give shares to threads, with scratch memory that each of them touches first.
+
+    Gives back that of the calling thread, which `memory` is if it is large enough.
+    """
     nbytes = shares.memory_bytes()
-    memories = [scratch.take(nbytes) for _ in range(n_threads - (first is not None))]
-    if first is not None:
-        memories.insert(0, first if len(first) >= nbytes else np.empty(nbytes, np.uint8))
-    shares.memory(memories)
-    return memories
+    if memory is None or len(memory) < nbytes:
+        memory = scratch.take(nbytes)
+    others = [scratch.take(nbytes) for _ in range(n_threads - 1)]
+    shares.memory([memory, *others])
+    pool.share(shares, n_threads - 1)
+    for each in others:
+        scratch.give(each)
+    return memory
 
 
 def _score_rows(
@@ -436,6 +451,35 @@ def _score_rows(
     loss = block.target_loss
     job.finish(None if loss is None else loss[lo - block.first : hi - block.first])
     return memory
+
+
+def _score_by_block(scoring: Scoring, block: Block) -> None:
+    """Threads share out blocks of classes, then rows: where spans are too few for them all.
+
+    A block is not folded into the state where it is computed: its logits are kept until those of
+    all blocks before it are there.
+    """
+    m, n, threads = block.m, scoring.n, scoring.cut.n_threads
+    rows = block.first, block.first + m
+    job, product = scoring.job(block, *rows), scoring.product(*rows)
+    if scoring.request.rank and n > scoring.kernels.block:
+        scoring.target_logits(block, *rows)
+    scoring.open(product, *rows, scoring.share(*rows))
+    idle = (np.empty((threads, 1, block.values.shape[1]), scoring.dtype),
+            np.empty((threads, 1, block.values.shape[1]), np.int64))
+    step, kept = n, block.kept
+    if kept is None:
+        step = min(round_up(n, scoring.kernels.block), kept_classes(scoring.kernels, m))
+        kept = np.empty(step // scoring.kernels.block * m * scoring.kept_row, scoring.dtype)
+    bounds = scoring.cut.bounds(m)
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        product.keep(kept, 0, m, first)
+        blocks = ClassShares(product, first, last, scoring.kernels.block, scoring.kernels.block,
+                             *idle, [], True)
+        scratch.give(_take_part(blocks, min(threads, -(-(last - first) // scoring.kernels.block))))
+        folds = KeptShares(job, bounds, kept, first, last, block.target_loss)
+        scratch.give(_take_part(folds, min(threads, len(bounds) - 1)))
 
 
 def _score_by_class(scoring: Scoring, block: Block) -> None:
@@ -481,10 +525,7 @@ def _share_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begi
         tops = [no_classes(block.m, scoring.request) for _ in range(threads)]
     shares = ClassShares(job, begin, end, scoring.kernels.span, scoring.cut.class_step, values,
                          ints, tops, False)
-    memories = _memories(shares, threads)
-    pool.share(shares, threads - 1)
-    for memory in memories:
-        scratch.give(memory)
+    scratch.give(_take_part(shares, threads))
     return tops
 
 
