@@ -105,6 +105,14 @@ class _Turns:
             self._gone += 1
             self._hand_on()
 
+    def alone(self, work: Callable[[], object]) -> None:
+        """Do in one thread what all would have equal shares of."""
+        start = time.perf_counter()
+        work()
+        each = (time.perf_counter() - start) / len(self.clocks)
+        self.work = [each] * len(self.clocks)
+        self.clocks = [clock + each for clock in self.clocks]
+
     def _hand_on(self) -> None:
         """Give the turn to a thread, once nobody is at work."""
         if self._waiting and len(self._waiting) + self._gone == len(self.clocks):
@@ -132,26 +140,42 @@ class _Taken:
 @contextmanager
 def phases(costs: Costs) -> Iterator[Phases]:
     """Take turns in all runs within, and tell what they and the time between them came to."""
-    found, real, inside = Phases(), pool.run, threading.local()
+    found, inside, real_run, real_share = Phases(), threading.local(), pool.run, pool.share
 
-    def run(work: pool.Work, count: int, n_threads: int) -> None:
+    @contextmanager
+    def a_run(tasks: int, n: int) -> Iterator[_Turns]:
         nonlocal began
-        if getattr(inside, "a_run", False):  # of a task: its thread does it alone
-            real(work, count, 1)
-            return
         found.alone += time.perf_counter() - began
-        turns = _Turns(_started(max(1, min(n_threads, count)), costs))
-        real(lambda tasks: _in_turns(turns, inside, work, tasks), count, 1)
-        found.runs.append(Run(count, _awaited(turns.clocks, costs), turns.work))
+        turns, inside.a_run = _Turns(_started(n, costs)), True
+        try:
+            yield turns
+        finally:
+            inside.a_run = False
+        found.runs.append(Run(tasks, _awaited(turns.clocks, costs), turns.work))
         began = time.perf_counter()
 
-    pool.run = run
+    def run(work: pool.Work, count: int, n_threads: int) -> None:
+        if getattr(inside, "a_run", False):  # of a task: its thread does it alone
+            real_run(work, count, 1)
+            return
+        with a_run(count, max(1, min(n_threads, count))) as turns:
+            real_run(lambda tasks: _in_turns(turns, inside, work, tasks), count, 1)
+
+    def share(crew, helpers: int) -> None:
+        """What kernels share out among themselves is seen as a whole, and taken for even."""
+        if getattr(inside, "a_run", False):
+            real_share(crew, 0)
+            return
+        with a_run(0, helpers + 1) as turns:
+            turns.alone(lambda: real_share(crew, 0))
+
+    pool.run, pool.share = run, share
     began = time.perf_counter()
     try:
         yield found
         found.alone += time.perf_counter() - began
     finally:
-        pool.run = real
+        pool.run, pool.share = real_run, real_share
 
 
 def _started(n: int, costs: Costs) -> list[float]:

@@ -20,6 +20,7 @@ undisturbed, and goes to the thread that is the first to be free. **alone**: tim
 thread does what cannot be shared out. **runs**: how often threads are started and awaited,
 **starting**: the time of that, as measured on two cores. **longest thread**: the time of tasks;
 **imbalance**: over the mean of all threads; **work**: of all threads, over that of a call on one.
+What kernels share out among themselves is seen as a whole, and taken for even.
 The three times add up to the one predicted. It is for cores as fast as this one: what many cores
 share, memory above all, is not in it; where the limit grows less, so does a call."""
 

@@ -82,8 +82,20 @@ def test_runs_within_tasks_are_theirs(clock):
     assert [run.clocks for run in found.runs] == [[4.0, 4.0]]
 
 
+def test_what_kernels_share_is_taken_for_even(clock, monkeypatch):
+    monkeypatch.setattr(pool, "share", lambda crew, helpers: crew(helpers))
+    costs = model.Costs(wake=0.25, submit=0.125, join=0.5)
+    with model.phases(costs) as found:
+        clock.work(1.0)
+        pool.share(lambda helpers: clock.work(4.0 if helpers == 0 else 99.0), 1)
+    (run,) = found.runs
+    assert run.work == [2.0, 2.0]
+    assert run.clocks == [2.125, 2.0 + 0.125 + 0.25 + 0.5]
+    assert (found.alone, found.seconds) == (1.0, 1.0 + 2.875)
+
+
 def test_the_pool_is_as_before_and_errors_get_through(clock):
-    real, before = pool.run, threading.active_count()
+    real, before = (pool.run, pool.share), threading.active_count()
 
     def work(tasks):
         for task in tasks:
@@ -91,7 +103,7 @@ def test_the_pool_is_as_before_and_errors_get_through(clock):
 
     with pytest.raises(ValueError, match="0"), model.phases(FREE):
         pool.run(work, 3, 1)
-    assert pool.run is real
+    assert (pool.run, pool.share) == real
     assert threading.active_count() == before
 
 
