@@ -155,14 +155,18 @@ typedef struct {
  *     scale of row * scale of class * (q . q) + bias
  * by no more than reach * norm + size * error + slack * |bias|, with reach and size of the row,
  * norm and error of the class: docs/screening.md. A class whose upper bound is below the `top` best
- * lower bounds is out; the others are candidates, and their logits are computed as everywhere. */
+ * lower bounds is out; the others are candidates, and their logits are computed as everywhere.
+ *
+ * What bytes lack of a class is held in 16ths of its scale, too, which need not be read but for
+ * candidates: most of these are out then. */
 #define LL_SCREEN_LANES 16    /* classes to a panel, four features of each side by side */
 #define LL_SCREEN_BLOCK 256   /* classes that meet all rows together, whole panels */
 #define LL_SCREEN_TOP 64      /* best classes at most */
 #define LL_SCREEN_K 65536     /* features at most: sums stay within int32 */
+#define LL_FINE_STEP 32       /* features whose 16ths lie in as many half bytes */
 
 enum { LL_ROW_SCALE, LL_ROW_REACH, LL_ROW_SIZE, LL_ROW_BOUNDS };
-enum { LL_CLASS_NORM, LL_CLASS_ERROR, LL_CLASS_SCALE, LL_CLASS_BOUNDS };
+enum { LL_CLASS_NORM, LL_CLASS_ERROR, LL_CLASS_SCALE, LL_CLASS_FINE_ERROR, LL_CLASS_BOUNDS };
 
 typedef struct {
     ptrdiff_t rows, n, k;
@@ -172,11 +176,16 @@ typedef struct {
     double softcap, temperature; /* as in ll_product */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
     const uint8_t *weight;
+    /* 16ths of classes, class by class, 8 more than they are: of LL_FINE_STEP features the first half
+     * in the low, the second in the high halves of bytes. */
+    const uint8_t *fine;
     const float *bounds;       /* (panels, LL_CLASS_BOUNDS, LL_SCREEN_LANES) */
     const float *bias;         /* upper bounds of the bias, whole panels; or NULL ... */
     float no_bias;             /* ... and this instead */
     float slack;
-    /* Rows, made by quantise_rows. */
+    /* Rows, and what quantise_rows made of them. */
+    const float *rows_x;
+    ptrdiff_t x_row;
     const void *x;
     const float *row_bounds;   /* (rows, LL_ROW_BOUNDS) */
     const int32_t *start;      /* (rows, levels) */
@@ -188,6 +197,7 @@ typedef struct {
     int32_t *count;            /* (rows): how many, -1 where the row is given up */
     ptrdiff_t room;            /* candidates of a row at most */
     void *scratch;
+    void *apart;               /* refine_bytes of it, 64-byte aligned */
 } ll_screen;
 /* For tighten and rescore scratch holds a real and two int32 for each candidate there is room for,
  * and an int32 for each panel and one more. */
@@ -198,15 +208,21 @@ typedef struct {
     size_t (*row_bytes)(ptrdiff_t rows, ptrdiff_t k);
     /* Panels of LL_SCREEN_LANES classes, float32 feature by feature, to bytes and bounds. */
     void (*quantise_weight)(const float *panels, ptrdiff_t count, ptrdiff_t k, uint8_t *weight,
-                            float *bounds);
+                            uint8_t *fine, float *bounds);
     /* Rows of float32 to bytes and bounds. A row with a number that is not finite is given up. */
-    void (*quantise_rows)(const ll_screen *screen, const float *x, ptrdiff_t x_row, void *packed,
-                          float *row_bounds, int32_t *start);
+    void (*quantise_rows)(const ll_screen *screen, void *packed, float *row_bounds,
+                          int32_t *start);
     size_t (*scratch_bytes)(const ll_screen *screen);
+    size_t (*refine_bytes)(ptrdiff_t k);
     /* Candidates among blocks [first, last) of LL_SCREEN_BLOCK classes. */
     void (*scan)(const ll_screen *screen);
-    /* Candidates of other classes, found apart, beside those there. */
-    void (*merge)(const ll_screen *screen, const ll_screen *other);
+    /* What keeps classes out of rows with more than `many` candidates, at least `top`, from 16ths. */
+    void (*lift)(const ll_screen *screen, ptrdiff_t many);
+    /* Lower upper bounds of all candidates but the first `top` of each row; those out go. */
+    void (*refine)(const ll_screen *screen);
+    /* Candidates of other classes, found apart, beside those there: of rows from `first` on of all
+     * rows of the other. */
+    void (*merge)(const ll_screen *screen, const ll_screen *other, ptrdiff_t first);
     /* Products of bytes as fast as there can be any: how many operations these were. */
     double (*spin)(ptrdiff_t rounds);
 } ll_screener;
@@ -305,9 +321,10 @@ typedef struct {
      * 1, and, unless it is 0, of KL(p | m) and of p log(p / m) as it is, which derivatives need. */
     void (*divergence)(const ll_job *student, const ll_job *teacher, double beta, double *sums,
                        ptrdiff_t stride);
-    /* What keeps classes out becomes exact in rows with more than `many` candidates. */
+    /* What keeps classes out becomes exact in rows with more than `many` candidates, at least `top`,
+     * or, for rescore, in all (-1). */
     void (*tighten)(const ll_job *job, const ll_screen *screen, ptrdiff_t many);
-    /* Exact logits of the candidates, and of these the best. */
+    /* Exact logits of the candidates, and of these the best: after tighten with the same scratch. */
     void (*rescore)(const ll_job *job, const ll_screen *screen);
     /* y[i] = f(x[i]) of LL_FUNCTIONS. */
     void (*map)(int function, ptrdiff_t count, const void *x, void *y);

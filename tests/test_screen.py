@@ -258,8 +258,8 @@ def test_what_it_spares(rng):
 @pytest.mark.parametrize(("n", "k"), [(5000, 64), (1000, 768), (600, 4096)])
 def test_memory_held(n, k, rng):
     weight = normal(rng, n, k)
-    assert ll.LinearHead(weight, screen="int8").nbytes <= 1.3 * weight.nbytes
-    assert ll.LinearHead(weight, screen="int8").nbytes > 1.24 * weight.nbytes
+    assert ll.LinearHead(weight, screen="int8").nbytes <= 1.45 * weight.nbytes
+    assert ll.LinearHead(weight, screen="int8").nbytes > 1.37 * weight.nbytes
 
 
 def test_without_a_screen_there_are_no_stats(rng):

@@ -54,6 +54,9 @@
 #define LL_SCAN_ROWS         24  /* of a tile, about: it stays in L1 */
 #define LL_SCAN_STRIP        4   /* of these share what is loaded of the classes */
 #define LL_RESCORE_PAIRS     4   /* candidates whose exact logits are computed together */
+#define LL_CACHE_LINE        64
+#define LL_FINE_AHEAD        4   /* candidates whose 16ths are fetched ahead */
+#define LL_SECOND_PANELS     LL_FOR(   4,   2,   2,   2) /* those that take a second level together */
 
 /* Classes that are folded into the state at once, and those of a span. */
 #define LL_BLOCK (LL_BLOCK_VECS * LL_LANES)

@@ -42,6 +42,14 @@ static row_place place_of(const ll_screen *s, void *packed, ptrdiff_t i)
     return found;
 }
 
+/* A word of a row packed alone in two levels. */
+static inline word level_word(const void *packed, ptrdiff_t quad, int level)
+{
+    const ptrdiff_t step = LL_AMX_BYTES / LL_QUAD;
+    return make_word((const int8_t *)packed + (quad / step * 2 + level) * LL_AMX_BYTES
+                     + quad % step * LL_QUAD);
+}
+
 /* Whole numbers of LL_LANES features as bytes. */
 static inline void put_bytes(row_place *to, vec q)
 {

@@ -38,6 +38,12 @@ static row_place place_of(const ll_screen *s, void *packed, ptrdiff_t i)
     return found;
 }
 
+/* A word of a row packed alone in two levels. */
+static inline word level_word(const void *packed, ptrdiff_t quad, int level)
+{
+    return ((const word *)packed)[2 * quad + level];
+}
+
 /* Whole numbers of LL_LANES features as words. */
 static inline void put_bytes(row_place *to, vec q)
 {

@@ -68,17 +68,20 @@ static void keep(const ll_screen *s, ptrdiff_t i, float upper, int32_t c)
     s->index[i * s->room + s->count[i]++] = c;
 }
 
-static void merge(const ll_screen *s, const ll_screen *other)
+static void merge(const ll_screen *s, const ll_screen *other, ptrdiff_t first)
 {
     for (ptrdiff_t i = 0; i < s->rows; i++) {
-        if (other->count[i] < 0)
+        const ptrdiff_t from = first + i;
+        if (other->count[from] < 0)
             give_up(s, i);
         for (ptrdiff_t j = 0; j < s->top; j++)
-            raise(s, i, other->best[i * s->top + j]);
-        if (other->least[i] > s->least[i])
-            s->least[i] = other->least[i];
-        for (int32_t j = 0; j < other->count[i]; j++)
-            if (!(other->upper[i * s->room + j] < s->least[i]))
-                keep(s, i, other->upper[i * s->room + j], other->index[i * s->room + j]);
+            raise(s, i, other->best[from * s->top + j]);
+        if (other->least[from] > s->least[i])
+            s->least[i] = other->least[from];
+        for (int32_t j = 0; j < other->count[from]; j++) {
+            float upper = other->upper[from * s->room + j];
+            if (!(upper < s->least[i]))
+                keep(s, i, upper, other->index[from * s->room + j]);
+        }
     }
 }

@@ -10,35 +10,64 @@
 /* What float32 sums of k squares may fall short by, and their roots even more so. */
 static inline double sum_up(ptrdiff_t k) { return LL_UP * (1 + (double)(k + 32) * 0x1p-23); }
 
-/* norm, error and scale of each class of a panel, from the largest number of each, and the sums of
- * squares of numbers and residuals in units of the scale. */
-static void class_bounds(ptrdiff_t k, const float *top, const float *squares,
-                         const float *residuals, float *bounds)
+/* Sums of squares, of LL_SCREEN_LANES classes, in units of their scales: of numbers, of what bytes
+ * lack of them, and of what 16ths lack besides. */
+typedef struct {
+    float numbers[LL_SCREEN_LANES], rests[LL_SCREEN_LANES], fine_rests[LL_SCREEN_LANES];
+} class_sums;
+
+/* Bounds of the classes of a panel, which has their scales, from the largest number of each. */
+static void class_bounds(ptrdiff_t k, const float *top, const class_sums *sums, float *bounds)
 {
     float *norm = bounds + LL_CLASS_NORM * LL_SCREEN_LANES;
     float *error = bounds + LL_CLASS_ERROR * LL_SCREEN_LANES;
     float *scale = bounds + LL_CLASS_SCALE * LL_SCREEN_LANES;
+    float *fine_error = bounds + LL_CLASS_FINE_ERROR * LL_SCREEN_LANES;
     double root = sqrt((double)k), up = sum_up(k);
 
     for (int c = 0; c < LL_SCREEN_LANES; c++) {
         double unit = (double)scale[c];
         if (unit > 0) {
-            norm[c] = (float)(unit * up * sqrt((double)squares[c]) + root * LL_LOST);
-            error[c] = (float)(unit * (up * sqrt((double)residuals[c]) + root * 0x1p-40)
-                               + root * LL_LOST);
+            double rest = up * sqrt((double)sums->rests[c]) + root * 0x1p-40;
+            double fine = up * sqrt((double)sums->fine_rests[c]) + rest * 0x1p-22;
+            norm[c] = (float)(unit * up * sqrt((double)sums->numbers[c]) + root * LL_LOST);
+            error[c] = (float)(unit * rest + root * LL_LOST);
+            fine_error[c] = (float)(unit * (fine + root * 0x1p-40) + root * LL_LOST);
         } else
-            norm[c] = error[c] = (float)(LL_UP * root * ((double)top[c] + LL_LOST));
+            norm[c] = error[c] = fine_error[c]
+                = (float)(LL_UP * root * ((double)top[c] + LL_LOST));
         if (!((double)norm[c] < LL_LARGE)) { /* or NaN: always a candidate, and bounds no other */
             norm[c] = LL_INF;
-            error[c] = scale[c] = 0;
+            error[c] = scale[c] = fine_error[c] = 0;
         }
     }
 }
 
-static void quantise_panel(const real *panel, ptrdiff_t k, uint8_t *weight, float *bounds)
+/* Half bytes of a class. */
+static inline ptrdiff_t fine_size(ptrdiff_t k)
 {
-    vec top = vset(0), squares = vset(0), residuals = vset(0);
-    float tops[LL_SCREEN_LANES], sums[2][LL_SCREEN_LANES];
+    return (k + LL_FINE_STEP - 1) / LL_FINE_STEP * (LL_FINE_STEP / 2);
+}
+
+/* 16ths of LL_FINE_STEP features, feature by feature and 8 more than they are, as half bytes class
+ * by class. */
+static void put_fine(int8_t parts[LL_FINE_STEP][LL_SCREEN_LANES], uint8_t *fine, ptrdiff_t size)
+{
+    for (int j = 0; j < LL_FINE_STEP / 2; j++)
+        for (int c = 0; c < LL_SCREEN_LANES; c++)
+            parts[j][c] = (int8_t)(parts[j][c] + 16 * (parts[LL_FINE_STEP / 2 + j][c] - 8));
+    for (int c = 0; c < LL_SCREEN_LANES; c++)
+        for (int j = 0; j < LL_FINE_STEP / 2; j++)
+            fine[c * size + j] = (uint8_t)(parts[j][c] ^ 128);
+}
+
+static void quantise_panel(const real *panel, ptrdiff_t k, uint8_t *weight, uint8_t *fine,
+                           float *bounds)
+{
+    vec top = vset(0), squares = vset(0), rests = vset(0), fine_rests = vset(0);
+    float tops[LL_SCREEN_LANES];
+    class_sums sums;
+    int8_t parts[LL_FINE_STEP][LL_SCREEN_LANES];
     float inverse[LL_SCREEN_LANES], *scale = bounds + LL_CLASS_SCALE * LL_SCREEN_LANES;
 
     for (ptrdiff_t p = 0; p < k; p++)
@@ -49,7 +78,8 @@ static void quantise_panel(const real *panel, ptrdiff_t k, uint8_t *weight, floa
         scale[c] = usable ? tops[c] / 127 : 0;
         inverse[c] = usable ? 127 / tops[c] : 0;
     }
-    vec unit = vload(scale), by_unit = vload(inverse);
+    vec unit = vload(scale), by_unit = vload(inverse), fine_unit = vmul(unit, vset(0x1p-4f));
+    memset(parts, 8, sizeof parts);
     for (ptrdiff_t p = 0; p < k; p += LL_QUAD, weight += LL_STEP) {
         vec q[LL_QUAD];
         LL_UNROLL
@@ -58,29 +88,41 @@ static void quantise_panel(const real *panel, ptrdiff_t k, uint8_t *weight, floa
             if (p + j < k) {
                 vec w = vload(panel + (p + j) * LL_SCREEN_LANES), share = vmul(w, by_unit);
                 q[j] = vround(share);
-                vec rest = vmul(vnfma(unit, q[j], w), by_unit);
+                vec rest = vnfma(unit, q[j], w), in_units = vmul(rest, by_unit);
                 squares = vfma(share, share, squares);
-                residuals = vfma(rest, rest, residuals);
+                rests = vfma(in_units, in_units, rests);
+                vec part = vround(vmul(in_units, vset(16)));
+                part = vmax(vmin(part, vset(7)), vset(-8));
+                qstore(parts[(p + j) % LL_FINE_STEP], vadd(part, vset(8)));
+                rest = vmul(vnfma(fine_unit, part, rest), by_unit);
+                fine_rests = vfma(rest, rest, fine_rests);
                 /* A NaN shows in the sums; its byte must be one. */
                 q[j] = vselect(vunordered(q[j], q[j]), vset(0), q[j]);
             }
         }
         bstore(weight, q);
+        if (p + LL_QUAD >= k || (p + LL_QUAD) % LL_FINE_STEP == 0) {
+            put_fine(parts, fine, fine_size(k));
+            fine += LL_FINE_STEP / 2;
+            memset(parts, 8, sizeof parts);
+        }
     }
-    vstore(sums[0], squares);
-    vstore(sums[1], residuals);
+    vstore(sums.numbers, squares);
+    vstore(sums.rests, rests);
+    vstore(sums.fine_rests, fine_rests);
     for (int c = 0; c < LL_SCREEN_LANES; c++) /* all is residual, or infinite, or NaN */
-        tops[c] = scale[c] > 0 ? 0 : sums[0][c] == 0 ? tops[c] : LL_INF;
-    class_bounds(k, tops, sums[0], sums[1], bounds);
+        tops[c] = scale[c] > 0 ? 0 : sums.numbers[c] == 0 ? tops[c] : LL_INF;
+    class_bounds(k, tops, &sums, bounds);
 }
 
 static void quantise_weight(const float *panels, ptrdiff_t count, ptrdiff_t k, uint8_t *weight,
-                            float *bounds)
+                            uint8_t *fine, float *bounds)
 {
     for (ptrdiff_t j = 0; j < count; j++) {
-        quantise_panel(panels, k, weight, bounds);
+        quantise_panel(panels, k, weight, fine, bounds);
         panels += k * LL_SCREEN_LANES;
         weight += quads(k) * LL_STEP;
+        fine += fine_size(k) * LL_SCREEN_LANES;
         bounds += LL_CLASS_BOUNDS * LL_SCREEN_LANES;
     }
 }
@@ -153,12 +195,11 @@ static int quantise_row(const ll_screen *s, ptrdiff_t i, const float *x, void *p
     return usable && size + reach < LL_LARGE;
 }
 
-static void quantise_rows(const ll_screen *s, const float *x, ptrdiff_t x_row, void *packed,
-                          float *row_bounds, int32_t *start)
+static void quantise_rows(const ll_screen *s, void *packed, float *row_bounds, int32_t *start)
 {
     for (ptrdiff_t i = 0; i < s->rows; i++) {
-        int usable = quantise_row(s, i, x + i * x_row, packed, row_bounds + i * LL_ROW_BOUNDS,
-                                  start + i * s->levels);
+        int usable = quantise_row(s, i, s->rows_x + i * s->x_row, packed,
+                                  row_bounds + i * LL_ROW_BOUNDS, start + i * s->levels);
         s->count[i] = usable ? 0 : -1;
         s->least[i] = usable ? -LL_INF : LL_INF;
         for (ptrdiff_t j = 0; j < s->top; j++)

@@ -16,13 +16,15 @@ static inline ptrdiff_t quads(ptrdiff_t k) { return (k + LL_QUAD - 1) / LL_QUAD;
 #endif
 #include "quantise.inc.h"
 #include "candidates.inc.h"
+#include "order.inc.h"
 #include "scan.inc.h"
+#include "refine.inc.h"
 
 #define LL_TABLE LL_JOIN(ll_screener, LL_SCREEN)
 #define LL_STRING(name) #name
 #define LL_NAMED(name) LL_STRING(name)
 extern const ll_screener LL_TABLE;
 const ll_screener LL_TABLE = {
-    LL_NAMED(LL_SCREEN), row_bytes, quantise_weight, quantise_rows, scratch_bytes, scan, merge,
-    spin,
+    LL_NAMED(LL_SCREEN), row_bytes, quantise_weight, quantise_rows, scratch_bytes, refine_bytes,
+    scan, lift, refine, merge, spin,
 };

@@ -54,6 +54,12 @@ static inline void rqstore(int8_t *p, reg q)
                                     _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
 }
+static inline reg rhalves(const int shift, const uint8_t *p)
+{
+    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    b = _mm256_and_si256(_mm256_srli_epi32(b, shift), _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(b, _mm256_set1_epi32(8)));
+}
 
 #include "bytes_parts.h"
 #endif

@@ -41,5 +41,10 @@ static inline void bstore(uint8_t *p, const vec *q)
     }
 }
 static inline void qstore(int8_t *p, vec q) { LL_EACH(rqstore(p + LL_PART * i, AT(q))) }
+/* Half bytes, less 8: the low ones (shift 0) or the high ones (4). */
+static inline vec vhalves(const int shift, const uint8_t *p)
+{
+    LL_VECTOR(rhalves(shift, p + LL_PART * i));
+}
 
 #endif

@@ -35,6 +35,10 @@ static inline void rbstore(uint8_t *p, const reg *q)
         p[j] = (uint8_t)((int)q[j] + 128);
 }
 static inline void rqstore(int8_t *p, reg q) { *p = (int8_t)q; }
+static inline reg rhalves(const int shift, const uint8_t *p)
+{
+    return (reg)((*p >> shift & 15) - 8);
+}
 
 #include "bytes_parts.h"
 #endif

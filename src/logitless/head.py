@@ -83,7 +83,7 @@ class LinearHead:
         times sooner where classes are many. For `topk` this takes
         ``normalize=False``, and `k` up to 64 and a 128th of the classes. Rows for
         which too many classes are left are computed without it.
-        The copy takes a byte a weight and 12 bytes a class. Needs `pack`. Everything
+        The copy takes a byte and a half a weight and 16 bytes a class. Needs `pack`. Everything
         else is as without: whatever a softmax is part of needs all classes, `score` too.
     n_threads : int, optional
         Threads a call may use; by default what `logitless.threads`,

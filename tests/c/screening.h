@@ -16,12 +16,14 @@ static void give_classes(ll_screen *s, const inputs *in)
     ptrdiff_t panels = (s->n + LL_SCREEN_LANES - 1) / LL_SCREEN_LANES, quads = (s->k + 3) / 4;
     ptrdiff_t whole = panels * LL_SCREEN_LANES;
     uint8_t *weight = array(whole * quads * 4, 1);
-    float *bounds = floats(whole * 3), *bias = floats(whole);
+    uint8_t *fine = array(whole * ((s->k + LL_FINE_STEP - 1) / LL_FINE_STEP * LL_FINE_STEP / 2), 1);
+    float *bounds = floats(whole * LL_CLASS_BOUNDS), *bias = floats(whole);
 
-    screener->quantise_weight(in->panels, panels, s->k, weight, bounds);
+    screener->quantise_weight(in->panels, panels, s->k, weight, fine, bounds);
     for (ptrdiff_t c = 0; c < whole; c++)
         bias[c] = c < s->n ? ((float *)in->bias)[c] + 0x1p-10f : 0;
     s->weight = weight;
+    s->fine = fine;
     s->bounds = bounds;
     s->bias = bias;
     s->slack = 0x1p-14f;
@@ -40,7 +42,9 @@ static void give_rows(ll_screen *s, const inputs *in)
     s->upper = floats(s->rows * s->room);
     s->index = small_integers(s->rows * s->room);
     s->count = small_integers(s->rows);
-    screener->quantise_rows(s, in->x, in->x_row, x, bounds, start);
+    s->rows_x = in->x;
+    s->x_row = in->x_row;
+    screener->quantise_rows(s, x, bounds, start);
     s->x = x;
     s->row_bounds = bounds;
     s->start = start;
@@ -80,7 +84,13 @@ static void rescore(ll_screen *s, const inputs *in)
     }
     s->scratch = cache_lines((size_t)(s->rows * s->room) * (item + 2 * sizeof(int32_t))
                              + (size_t)(panels + 1) * sizeof(int32_t));
+    s->apart = cache_lines(screener->refine_bytes(s->k));
+    screener->lift(s, 5 * s->top);
+    mix_candidates(s);
     table->tighten(&job, s, 3 * s->top);
+    table->tighten(&job, s, -1);
+    screener->refine(s);
+    mix_candidates(s);
     table->rescore(&job, s);
     table->sort_top(&job);
     int64_t *rescored = memcpy(integers(s->rows * s->top), job.output.state.top_index,
@@ -121,7 +131,7 @@ static uint64_t try_screen(const problem *p, ptrdiff_t top, ptrdiff_t room, ptrd
     other.last = end;
     screener->scan(&other);
     mix_candidates(&other);
-    screener->merge(&s, &other);
+    screener->merge(&s, &other, 0);
     mix_candidates(&s);
     rescore(&s, &in);
     release(0);

@@ -8,7 +8,7 @@ cdef extern from "logitless.h" nogil:
     const char *ll_coefficient_names[]
     const char *ll_function_names[]
     enum: LL_LOGITS, LL_PROBA, LL_LOG_PROBA
-    enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K
+    enum: LL_SCREEN_LANES, LL_SCREEN_BLOCK, LL_SCREEN_TOP, LL_SCREEN_K, LL_FINE_STEP
     enum: LL_ROW_BOUNDS, LL_CLASS_BOUNDS
     ctypedef struct ll_state:
         void *values
@@ -90,9 +90,12 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t rows, n, k, top, levels, first, last
         double softcap, temperature
         const uint8_t *weight
+        const uint8_t *fine
         const float *bounds
         const float *bias
         float no_bias, slack
+        const float *rows_x
+        ptrdiff_t x_row
         const void *x
         const float *row_bounds
         const int32_t *start
@@ -103,16 +106,19 @@ cdef extern from "logitless.h" nogil:
         int32_t *count
         ptrdiff_t room
         void *scratch
+        void *apart
     ctypedef struct ll_screener:
         const char *name
         size_t (*row_bytes)(ptrdiff_t, ptrdiff_t) noexcept nogil
-        void (*quantise_weight)(const float *, ptrdiff_t, ptrdiff_t, uint8_t *,
+        void (*quantise_weight)(const float *, ptrdiff_t, ptrdiff_t, uint8_t *, uint8_t *,
                                 float *) noexcept nogil
-        void (*quantise_rows)(const ll_screen *, const float *, ptrdiff_t, void *, float *,
-                              int32_t *) noexcept nogil
+        void (*quantise_rows)(const ll_screen *, void *, float *, int32_t *) noexcept nogil
         size_t (*scratch_bytes)(const ll_screen *) noexcept nogil
+        size_t (*refine_bytes)(ptrdiff_t) noexcept nogil
         void (*scan)(const ll_screen *) noexcept nogil
-        void (*merge)(const ll_screen *, const ll_screen *) noexcept nogil
+        void (*lift)(const ll_screen *, ptrdiff_t) noexcept nogil
+        void (*refine)(const ll_screen *) noexcept nogil
+        void (*merge)(const ll_screen *, const ll_screen *, ptrdiff_t) noexcept nogil
         double (*spin)(ptrdiff_t) noexcept nogil
     ctypedef struct ll_screen_isa:
         const char *isa

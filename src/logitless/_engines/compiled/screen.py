@@ -20,11 +20,11 @@ UNIT = 2.0**-24  # half the distance of float32 numbers from 1
 def slack_of(k: int) -> float:
     """What rounding may change in a logit of k features, in units of the sum of its magnitudes.
 
-    The longest chain of roundings of the exact logit, of reals or of bfloat16, and 40 more for the
+    The longest chain of roundings of the exact logit, of reals or of bfloat16, and 128 more for the
     screen's own arithmetic.
     """
     chain = max(min(k, KC) + -(-k // KC), min(k, 16) + 1 + -(-k // 32)) + 1
-    return chain * UNIT / (1 - chain * UNIT) + 40 * UNIT
+    return chain * UNIT / (1 - chain * UNIT) + 128 * UNIT
 
 
 class Screen:
@@ -34,15 +34,18 @@ class Screen:
     ----------
     weight : ndarray of uint8
         Panels of 16 classes, four features of each side by side, 128 more than they are.
-    bounds : ndarray of float32, shape (panels, 3, 16)
-        Of each class: its norm, that of its residual, and the scale of its bytes.
+    fine : ndarray of uint8
+        What bytes lack in 16ths of their scale, class by class, two features to a byte.
+    bounds : ndarray of float32, shape (panels, 4, 16)
+        Of each class: its norm, that of its residual, the scale of its bytes, and the norm of what
+        16ths lack, too.
     bias : ndarray of float32, or None
         Upper bounds of the bias.
     loose : float
         The norm of the residual over that of the weights, of the median class.
     """
 
-    __slots__ = ("bias", "bounds", "loose", "no_bias", "screener", "slack", "weight")
+    __slots__ = ("bias", "bounds", "fine", "loose", "no_bias", "screener", "slack", "weight")
 
     def __init__(self, layer: Layer):
         n, k = layer.n_classes, layer.n_features
@@ -50,6 +53,8 @@ class Screen:
         lanes = self.screener.lanes
         panels = -(-n // lanes)
         self.weight = aligned((panels * lanes * round_up(k, 4),), np.dtype(np.uint8))
+        fine_bytes = self.screener.fine_bytes(k)
+        self.fine = aligned((panels * lanes * fine_bytes,), np.dtype(np.uint8))
         self.bounds = aligned((panels, self.screener.class_bounds, lanes), np.dtype(np.float32))
         self.slack = slack_of(k)
         self.no_bias = (k + 16) * 2.0**-124  # what underflow may change
@@ -59,17 +64,20 @@ class Screen:
             last = min(first + step, panels)
             self.screener.quantise_weight(
                 _float32_panels(layer, first * lanes, min(last * lanes, n)), k,
-                self.weight[first * lanes * round_up(k, 4):], self.bounds[first:last])
-        norm, error, _ = self.bounds.transpose(1, 0, 2)
+                self.weight[first * lanes * round_up(k, 4):],
+                self.fine[first * lanes * fine_bytes:], self.bounds[first:last])
+        norm, error, _, fine_error = self.bounds.transpose(1, 0, 2)
         if layer.held == BFLOAT16:  # rows of bfloat16 do not see subnormal weights
             error += np.float32(2.0**-125 * k**0.5)
+            fine_error += np.float32(2.0**-125 * k**0.5)
         with np.errstate(invalid="ignore"):
             self.loose = float(np.median(error / norm))
 
     @property
     def nbytes(self) -> int:
         """Bytes it takes."""
-        return sum(a.nbytes for a in (self.weight, self.bounds, self.bias) if a is not None)
+        held = self.weight, self.fine, self.bounds, self.bias
+        return sum(a.nbytes for a in held if a is not None)
 
     def _raised(self, bias: np.ndarray, size: int) -> np.ndarray:
         """Upper bounds of a bias; NaN, which nothing keeps out, where it is too large for any."""

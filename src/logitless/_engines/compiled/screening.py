@@ -21,115 +21,132 @@ from .plan import ROW_STEP, round_up
 from .scratch import aligned
 from .screen import Screen
 
-FEW_ROWS = 2  # products take less time than memory: two levels cost nothing
+FEW_ROWS = 4  # products take less time than memory: two levels cost nothing
 MAX_ROWS = 1008
-ROOM = 512, 2048  # candidates of a row: between these half as many as there are features
+ROOM = 512, 2048  # candidates of a row: between these as many as there are features
 CANDIDATES = 1 << 19  # of all rows of a block, at most
 FIRST_BLOCKS = 2  # blocks of classes to begin with: there is room for all, before any is kept out
-BLOCKS = 16  # blocks that a thread takes at a time
+BLOCKS = 16  # blocks that a thread takes at a time, at most
+TASKS = 3  # of a thread, at least: they end together
+CANDIDATE = 0.06  # the time a candidate takes by its 16ths, that by the second level being 1
+SECOND_LEVEL = 140  # classes whose second levels take as long in the pass over all
 MACS_PER_CALL = 1 << 33
-MACS_PER_THREAD = 1 << 24
+ROWS_READ = 8  # products of so many take as long as reading the bytes of all classes
+MACS_PER_THREAD = 1 << 23  # as long as it takes to wake one and to make ready for it
 FLOAT32 = np.dtype(np.float32)
 
 
-class _Block:
-    """Memory for a block of rows, and their screening."""
+class _Rows:
+    """Rows [lo, hi) and their candidates, in memory of others."""
+
+    def __init__(self, scan: ScreenedScoring, lo: int, hi: int, job: Job, count: np.ndarray):
+        self.scan, self.lo, self.hi, self.job, self.count = scan, lo, hi, job, count
+        self.screening = scan.screening(hi - lo)
+
+    def look(self, first: int, last: int) -> None:
+        """Look for candidates among blocks [first, last) of classes."""
+        self.screening.scan(first, last)
+        self.thin_out()
+
+    def thin_out(self) -> None:
+        """Leave room for candidates to come: first by bounds, then by exact logits."""
+        many = self.scan.room // 2
+        if self.count.max() > many:
+            self.screening.lift(many)
+        if self.count.max() > many:
+            self.screening.tighten(self.job, many)
+
+    def rescore(self) -> bool:
+        """Find the best classes; returns whether most rows were given up."""
+        self.screening.tighten(self.job, -1)  # all rows
+        self.screening.refine()
+        self.screening.rescore(self.job)
+        self.scan.rescored[self.lo : self.hi] = self.count
+        return int(np.count_nonzero(self.count < 0)) > len(self.count) // 2
+
+
+class _Memory:
+    """Memory for the candidates of so many rows."""
 
     def __init__(self, scan: ScreenedScoring, rows: int):
-        self.scan = scan
         self.least = np.empty(rows, np.float32)
         self.best = np.empty((rows, scan.top), np.float32)
         self.upper = np.empty((rows, scan.room), np.float32)
         self.index = np.empty((rows, scan.room), np.int32)
         self.count = np.empty(rows, np.int32)
+        self.scratch: np.ndarray | None = None
+
+    def lend(self, rows: _Rows) -> None:
+        """Lend it to some rows, the first ones the most."""
+        rows.screening.remember(self.least, self.best, self.upper, self.index, self.count)
+        if self.scratch is None:
+            self.scratch = np.empty(rows.screening.scratch_bytes(rows.job), np.uint8)
+        rows.screening.scratch(rows.job, self.scratch)
+
+
+class _Block:
+    """Memory for a block of rows: candidates, and what is made of the rows."""
+
+    def __init__(self, scan: ScreenedScoring, rows: int):
+        self.scan, self.memory = scan, _Memory(scan, rows)
         self.bounds = np.empty((rows, scan.screen.screener.row_bounds), np.float32)
         self.start = np.empty(2 * rows, np.int32)
         self.packed: np.ndarray | None = None
-        self.scratch: np.ndarray | None = None
 
-    def open(self, lo: int, hi: int) -> None:
+    def open(self, lo: int, hi: int) -> _Rows:
         """Begin with rows [lo, hi)."""
-        scan, layer, screen = self.scan, self.scan.layer, self.scan.screen
-        x = scan.x[lo:hi]
-        exact = x if has_rows(x, scan.x_dtype) else plain(x, scan.x_dtype)
-        self.lo, self.hi = lo, hi
-        self.job = Job(scan.kernels, hi - lo, scan.n, scan.k, layer.softcap, layer.temperature)
-        if scan.x_dtype == BFLOAT16:
-            self.job.multiply_by(BF16)
-        self.job.rows(exact)
-        self.job.weights(scan.panels, scan.bias, True, 0, type_of(layer.held))
-        self.job.ask(0, False, None, scan.top, None, None)
-        self.job.best(scan.top_logit[lo:hi], scan.top_index[lo:hi])
-        self.screening = Screening(screen.screener, hi - lo, scan.n, scan.k, scan.top,
-                                   layer.softcap, layer.temperature)
-        self.screening.classes(screen.weight, screen.bounds, screen.bias, screen.no_bias,
-                               screen.slack)
-        self.screening.remember(self.least, self.best, self.upper, self.index, self.count)
+        scan = self.scan
+        job, exact = scan.job(lo, hi)
+        rows = _Rows(scan, lo, hi, job, self.memory.count[: hi - lo])
+        self.memory.lend(rows)
         with np.errstate(over="ignore", under="ignore"):
             narrow = plain(exact, FLOAT32)
         if scan.x_dtype == BFLOAT16:  # whose subnormals count as zero
             narrow[np.abs(narrow) < np.finfo(FLOAT32).tiny] = 0
         few = hi - lo <= FEW_ROWS
-        self.quantise(narrow, 2 if few else 1)
-        if not few and self.is_loose():
-            self.quantise(narrow, 2)
-        if self.scratch is None:  # the first block is the largest
-            self.scratch = np.empty(self.screening.scratch_bytes(self.job), np.uint8)
-        self.screening.scratch(self.scratch)
+        self.quantise(rows, narrow, 2 if few else 1)
+        if not few and self.is_loose(hi - lo):
+            self.quantise(rows, narrow, 2)
+        return rows
 
-    def quantise(self, x: np.ndarray, levels: int) -> None:
+    def quantise(self, rows: _Rows, x: np.ndarray, levels: int) -> None:
         """Make bytes of its rows."""
         size = self.scan.screen.screener.row_bytes(len(x) * levels, self.scan.k)
         if self.packed is None or len(self.packed) < size:
             self.packed = aligned((size,), np.dtype(np.uint8))
-        self.screening.quantise_rows(x, levels, self.packed, self.bounds, self.start)
+        rows.screening.quantise_rows(x, levels, self.packed, self.bounds, self.start)
 
-    def is_loose(self) -> bool:
+    def is_loose(self, rows: int) -> bool:
         """Whether so many rows of one level have bounds so loose that two levels take less time."""
-        _, reach, size = self.bounds[: self.hi - self.lo].T
+        _, reach, size = self.bounds[:rows].T
         with np.errstate(invalid="ignore"):  # inf * 0
             loose = reach > self.scan.loosest * size
-        return 4 * int(np.count_nonzero(loose)) > self.hi - self.lo
-
-    def look(self, first: int, last: int) -> None:
-        """Look for candidates among blocks [first, last) of classes."""
-        self.screening.scan(first, last)
-        many = self.scan.room // 2
-        if self.count[: self.hi - self.lo].max() > many:
-            self.screening.tighten(self.job, many)
-
-    def rescore(self) -> bool:
-        """Find the best classes; returns whether most rows were given up."""
-        self.screening.rescore(self.job)
-        count = self.count[: self.hi - self.lo]
-        self.scan.rescored[self.lo : self.hi] = count
-        return int(np.count_nonzero(count < 0)) > len(count) // 2
+        return 4 * int(np.count_nonzero(loose)) > rows
 
 
-def _steps(
-    first: int, end: int, most: int, known: bool = False
-) -> Iterator[tuple[int, int]]:
-    """Ranges of blocks, small ones to begin with unless something is known."""
-    begin, step = first, most if known else FIRST_BLOCKS
+def _steps(first: int, end: int, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of blocks, small ones to begin with."""
+    begin, step = first, FIRST_BLOCKS
     while first < end:
         last = min(first + step, end)
         yield first, last
-        first, step = last, most if known else min((last - begin) // 2, most)
+        first, step = last, min((last - begin) // 2, most)
 
 
 def _loosest(screen: Screen, n: int, k: int, top: int, room: int) -> float:
     """How much of a row bytes may lack, as a part of its norm, for one level to take less time.
 
-    The second level doubles the products, a quarter of those of float32. It spares exact logits,
-    16 for each candidate, or those of all classes where there is no room for candidates. How many
-    these are is that of random logits: the best are about 3.5 standard deviations above the mean,
-    each of them the norms over the square root of k.
+    The second level doubles the products of bytes. It spares looking at candidates: each is some
+    products with its 16ths, and those that are left then take the second level of the row alone.
+    Their numbers are those of random logits: the best are about 3.5 standard deviations above the
+    mean, each of them the norms over the square root of k.
     """
-    few = top * math.exp(min(3.5 * k**0.5 * screen.loose, 50))  # with two levels
-    if few > room / 2:
+    steep = 3.5 * k**0.5
+    if top * math.exp(min(steep * screen.loose, 50)) > room / 2:  # even with two levels
         return math.inf
-    many = min(room / 2, few + 0.25 * n / 16)
-    return math.log(many / top) / (3.5 * k**0.5) - screen.loose
+    loose = math.exp(steep * screen.loose)
+    left = n / SECOND_LEVEL / (CANDIDATE * loose + 1)
+    return math.log(max(min(left, room / 2 / loose), top) / top) / steep
 
 
 class ScreenedScoring:
@@ -146,9 +163,10 @@ class ScreenedScoring:
         self.bias = layer.bias
         if self.bias is not None and self.bias.dtype != layer.dtype:
             self.bias = self.bias.astype(layer.dtype)
-        self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k // 2, ROOM[0]), ROOM[1]))
-        threads = max(1, min(pool.resolve(n_threads),
-                             self.m * self.n * self.k // MACS_PER_THREAD))
+        self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k, ROOM[0]), ROOM[1]))
+        # So many make the sum of the work's share and of what each of them costs the smallest.
+        work = max(self.m, ROWS_READ) * self.n * self.k
+        threads = max(1, min(pool.resolve(n_threads), math.isqrt(work // MACS_PER_THREAD)))
         self.loosest = _loosest(self.screen, self.n, self.k, self.top, self.room)
         rows = min(MAX_ROWS, CANDIDATES // self.room)
         self.by_class = threads > 1 and self.m <= rows and self.m < threads * 4 * ROW_STEP
@@ -161,6 +179,28 @@ class ScreenedScoring:
         self.rescored = np.full(self.m, -1, np.int32)
         self.blocks = -(-self.n // self.screen.screener.block)
 
+    def job(self, lo: int, hi: int) -> tuple[Job, np.ndarray]:
+        """What exact logits of rows [lo, hi) take, and these rows."""
+        x, layer = self.x[lo:hi], self.layer
+        exact = x if has_rows(x, self.x_dtype) else plain(x, self.x_dtype)
+        job = Job(self.kernels, hi - lo, self.n, self.k, layer.softcap, layer.temperature)
+        if self.x_dtype == BFLOAT16:
+            job.multiply_by(BF16)
+        job.rows(exact)
+        job.weights(self.panels, self.bias, True, 0, type_of(layer.held))
+        job.ask(0, False, None, self.top, None, None)
+        job.best(self.top_logit[lo:hi], self.top_index[lo:hi])
+        return job, exact
+
+    def screening(self, rows: int) -> Screening:
+        """Of so many rows, against all classes."""
+        screen, layer = self.screen, self.layer
+        screening = Screening(screen.screener, rows, self.n, self.k, self.top, layer.softcap,
+                              layer.temperature)
+        screening.classes(screen.weight, screen.fine, screen.bounds, screen.bias, screen.no_bias,
+                          screen.slack)
+        return screening
+
     def by_rows(self) -> None:
         """Threads share out blocks of rows."""
         block_macs = min(self.rows, self.m) * self.k * self.screen.screener.block
@@ -172,35 +212,58 @@ class ScreenedScoring:
                 lo = task * self.rows
                 hi = min(lo + self.rows, self.m)
                 block = block or _Block(self, hi - lo)
-                block.open(lo, hi)
+                rows = block.open(lo, hi)
                 for first, last in _steps(0, self.blocks, most):
-                    block.look(first, last)
+                    rows.look(first, last)
                     if tasks.stopped:
                         return
-                if block.rescore():
+                if rows.rescore():
                     return  # this thread tries no others: they would be given up as well
 
         pool.run(work, -(-self.m // self.rows), self.threads)
 
     def by_classes(self) -> None:
-        """Threads share out blocks of classes of all rows."""
-        blocks: list[_Block] = []
+        """Threads share out blocks of classes of all rows; then rows, to be finished."""
+        block = _Block(self, self.m)
+        whole, found = block.open(0, self.m), []
+        size = max(min(BLOCKS, self.blocks // (TASKS * self.threads)), FIRST_BLOCKS)
+        share = -(-self.m // self.threads)
 
-        def work(tasks: pool.Tasks) -> None:
-            block, known = _Block(self, self.m), False
-            block.open(0, self.m)
-            blocks.append(block)
+        def look(tasks: pool.Tasks) -> None:
+            part = None
             for task in tasks:
-                lo, hi = task * BLOCKS, min((task + 1) * BLOCKS, self.blocks)
-                for first, last in _steps(lo, hi, BLOCKS, known):
-                    block.look(first, last)
-                known = True
+                lo, hi = task * size, min((task + 1) * size, self.blocks)
+                if part is None:
+                    part = self.twin(whole, block.memory)
+                    found.append(part)
+                    for first, last in _steps(lo, hi, size):
+                        part.look(first, last)
+                else:
+                    part.look(lo, hi)
 
-        pool.run(work, -(-self.blocks // BLOCKS), self.threads)
-        whole, *others = blocks
-        for other in others:
-            whole.screening.merge(other.screening)
-        whole.rescore()
+        def finish(tasks: pool.Tasks) -> None:
+            for task in tasks:
+                lo, hi = task * share, min((task + 1) * share, self.m)
+                rows = _Rows(self, lo, hi, self.job(lo, hi)[0], whole.count[lo:hi])
+                rows.screening.share(whole.screening, lo)
+                scratch = np.empty(rows.screening.scratch_bytes(rows.job), np.uint8)
+                rows.screening.scratch(rows.job, scratch)
+                for part in found:
+                    rows.screening.merge(part.screening, lo)
+                    rows.thin_out()
+                rows.rescore()
+
+        pool.run(look, -(-self.blocks // size), self.threads)
+        pool.run(finish, -(-self.m // share), self.threads)
+
+    def twin(self, whole: _Rows, memory: _Memory) -> _Rows:
+        """The same rows with candidates of their own."""
+        own = _Memory(self, self.m)
+        own.least[:], own.best[:], own.count[:] = memory.least, memory.best, memory.count
+        rows = _Rows(self, 0, self.m, whole.job, own.count)
+        rows.screening.share(whole.screening, 0)
+        own.lend(rows)
+        return rows
 
     def state(self, dense: Callable[[np.ndarray, Request], State]) -> State:
         """Screen all rows; those given up go to ``dense(x, request)``."""
