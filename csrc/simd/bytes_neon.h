@@ -50,9 +50,9 @@ static inline void rqstore(int8_t *p, reg q)
 }
 static inline reg rhalves(const int shift, const uint8_t *p)
 {
-    uint32_t word;
-    memcpy(&word, p, sizeof word);
-    uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(word));
+    uint32_t some;
+    memcpy(&some, p, sizeof some);
+    uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(some));
     uint32x4_t b = vmovl_u16(vget_low_u16(vmovl_u8(bytes)));
     b = vandq_u32(vshlq_u32(b, vdupq_n_s32(-shift)), vdupq_n_u32(15));
     return vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(b), vdupq_n_s32(8)));
