@@ -56,8 +56,9 @@ typedef struct {
     int64_t *ints;         /* (LL_INTS, stride), or the first */
     ptrdiff_t stride;      /* at least the rows rounded up to whole vectors */
     void *target_logit;    /* (rows, n_targets) */
-    void *top_logit;       /* (rows, top): a heap until ll_sort_top */
+    void *top_logit;       /* (rows, top): a heap until sort_top */
     int64_t *top_index;    /* (rows, top) */
+    void *top_log_prob;    /* (rows, top), or NULL */
 } ll_state;
 
 /* Where logits come from: rows and weights, or logits at hand. What belongs to classes begins with
@@ -280,7 +281,8 @@ typedef struct {
     void (*pack_words)(const uint16_t *weight, ptrdiff_t n, ptrdiff_t k, ptrdiff_t w_row,
                        ptrdiff_t w_col, uint32_t *packed);
     size_t (*scratch_bytes)(const ll_job *job);
-    /* Values and ints that have seen no class; heaps start as NaN and -1. */
+    /* Values and ints that have seen no class. Heaps start as NaN and -1; where all classes are in one
+     * vector, as anything. */
     void (*init)(const ll_job *job);
     /* Score the rows against classes [first, last) and fold them into the state: of one span, or with
      * `wide` of several. Calls follow each other by ascending class; a span that one of them has begun
@@ -297,7 +299,7 @@ typedef struct {
     void (*normalise)(const ll_job *job);
     /* Last step: see LL_FIELDS; target_loss (rows, n_targets) may be NULL. */
     void (*finish)(const ll_job *job, void *target_loss);
-    void (*sort_top)(const ll_job *job); /* top > 0 */
+    void (*sort_top)(const ll_job *job); /* top > 0; with top_log_prob after finish */
     /* Gradients sum the rows in groups of this many. */
     ptrdiff_t (*group)(ptrdiff_t n);
     /* Reals that the kept logits of so many rows and classes take. */

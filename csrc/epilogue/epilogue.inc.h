@@ -1,5 +1,23 @@
 /* The epilogue of one row: all that was asked, from one segment of its logits. */
 
+/* The best of so few classes of row i that they are one segment, which its state has met. */
+static void best_at_once(const ll_job *job, const ll_state *state, ptrdiff_t i, const segment *s)
+{
+    const ptrdiff_t top = job->question.top;
+    const real max = field(state, LL_MAX)[i];
+    real *logit = (real *)job->output.state.top_logit + i * top, log_norm = 0;
+    int64_t *index = job->output.state.top_index + i * top;
+
+    for (ptrdiff_t j = 0; j < top; j++) {
+        logit[j] = (real)NAN;
+        index[j] = -1;
+    }
+    offer_block(s->z, s->width, s->first, logit, index, top);
+    if (job->output.state.top_log_prob)
+        log_norm = first_lane(row_norm(1, vset(max), vset(field(state, LL_REST)[i])));
+    finish_best(job, i, max, log_norm);
+}
+
 /* Everything that was asked about row i, from one segment of it. */
 LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i, const segment *s)
 {
@@ -19,7 +37,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
             state->ints[LL_RANK * state->stride + i] +=
                 count_before(s, ((real *)output->state.target_logit)[i * q->n_targets], target);
     }
-    if (q->top) {
+    if (q->top && !is_met_at_once(job->n)) {
         real *logit = (real *)output->state.top_logit + i * q->top;
         if (!(top <= logit[0]))
             offer_block(s->z, s->width, s->first, logit, output->state.top_index + i * q->top,
@@ -29,6 +47,8 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
         memcpy((real *)output->out + i * output->out_row + s->first, s->z,
                (size_t)s->width * sizeof(real));
     fold_softmax(s, top, i, q, state);
+    if (q->top && is_met_at_once(job->n))
+        best_at_once(job, state, i, s);
     if (output->out && is_written_once(output, job->n))
         normalise_rows(output, job->n, i, 1);
     if (q->fields & (LL_FIELD(PROB_SUM) | LL_FIELD(SMOOTH_SUM)))

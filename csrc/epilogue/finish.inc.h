@@ -49,6 +49,17 @@ static void finish(const ll_job *job, void *target_loss)
             state->ints[LL_RANK * state->stride + i] = -1;
 }
 
+/* The state is that of finish. */
+static void sort_top(const ll_job *job)
+{
+    const ll_state *state = &job->output.state;
+    const real *max = field(state, LL_MAX), *log_norm = field(state, LL_REST);
+    const int normalised = state->top_log_prob != NULL;
+
+    for (ptrdiff_t i = 0; !is_met_at_once(job->n) && i < job->rows; i++)
+        finish_best(job, i, normalised ? max[i] : 0, normalised ? log_norm[i] : 0);
+}
+
 static void normalise(const ll_job *job)
 {
     if (is_written_once(&job->output, job->n))

@@ -67,39 +67,6 @@ static void rank_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, 
         state->ints[LL_RANK * state->stride + i + r] = (int64_t)before[r];
 }
 
-/* The best classes, the worst of them first, which is a heap. A class's place is the number of
- * classes that outrank it: the earlier of two unless the later has the larger logit. */
-static void best_by_rows(const ll_job *job, ptrdiff_t i, const vec *z, ptrdiff_t n)
-{
-    const ll_question *q = &job->question;
-    const ll_output *output = &job->output;
-    const vec zero = vset(0), one = vset(1);
-    real *logit = (real *)output->state.top_logit + i * q->top;
-    int64_t *index = output->state.top_index + i * q->top;
-    real place[LL_LANES][LL_LANES], value[LL_LANES][LL_LANES];
-    vec outranked[LL_LANES];
-
-    for (ptrdiff_t c = 0; c < n; c++) {
-        outranked[c] = vset((real)(n - 1 - c));
-        for (ptrdiff_t b = 0; b < c; b++) {
-            vec first = vselect(vle(z[c], z[b]), one, zero);
-            outranked[b] = vsub(outranked[b], first);
-            outranked[c] = vadd(outranked[c], first);
-        }
-        vstore(value[c], z[c]);
-    }
-    for (ptrdiff_t c = 0; c < n; c++)
-        vstore(place[c], outranked[c]);
-    for (ptrdiff_t r = 0; r < LL_LANES; r++, logit += q->top, index += q->top)
-        for (ptrdiff_t c = 0; c < n; c++) {
-            ptrdiff_t from_worst = q->top - 1 - (ptrdiff_t)place[c][r];
-            if (from_worst >= 0) {
-                logit[from_worst] = value[c][r];
-                index[from_worst] = c;
-            }
-        }
-}
-
 /* Values class by class, transposed to rows. */
 static void classes_to_rows(const vec *value, ptrdiff_t n, vec *rows)
 {
@@ -113,21 +80,81 @@ static void classes_to_rows(const vec *value, ptrdiff_t n, vec *rows)
     vtranspose(row, 0, rows);
 }
 
-/* One value of each row for each class into `out`. */
-static void write_by_rows(const ll_output *output, ptrdiff_t i, const vec *value, ptrdiff_t n)
+/* One value of each row for each of n classes, rows after each other. */
+static void flatten_by_rows(const vec *value, ptrdiff_t n, real *flat)
 {
-    real flat[LL_LANES * LL_LANES + LL_LANES];
-    real *out = (real *)output->out + i * output->out_row;
     vec rows[LL_LANES];
 
     classes_to_rows(value, n, rows);
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
         vstore(flat + r * n, rows[r]); /* what is behind the last class, the next row covers */
+}
+#define LL_FLAT (LL_LANES * LL_LANES + LL_LANES)
+
+/* The same into `out`. */
+static void write_by_rows(const ll_output *output, ptrdiff_t i, const vec *value, ptrdiff_t n)
+{
+    real flat[LL_FLAT], *out = (real *)output->out + i * output->out_row;
+
+    flatten_by_rows(value, n, flat);
     if (output->out_row == n)
         memcpy(out, flat, (size_t)(LL_LANES * n) * sizeof(real));
     else
         for (ptrdiff_t r = 0; r < LL_LANES; r++)
             memcpy(out + r * output->out_row, flat + r * n, (size_t)n * sizeof(real));
+}
+
+/* A class's place is the number of classes that outrank it: the earlier of two unless the later has
+ * the larger logit. */
+static void places_by_rows(const vec *z, ptrdiff_t n, vec *place)
+{
+    const vec zero = vset(0), one = vset(1);
+
+    for (ptrdiff_t c = 0; c < n; c++) {
+        vec outranked = vset((real)(n - 1 - c));
+        for (ptrdiff_t b = 0; b < c; b++) {
+            vec first = vselect(vle(z[c], z[b]), one, zero);
+            place[b] = vsub(place[b], first);
+            outranked = vadd(outranked, first);
+        }
+        place[c] = outranked;
+    }
+}
+
+/* The best classes in order, and their log-probabilities; see finish_best. */
+static void best_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, const vec *z,
+                         ptrdiff_t n)
+{
+    const ptrdiff_t top = job->question.top, count = LL_LANES * top;
+    const ll_state *best = &job->output.state;
+    vec place[LL_LANES], logit[LL_LANES], index[LL_LANES];
+    real flat[LL_FLAT];
+
+    places_by_rows(z, n, place);
+    for (ptrdiff_t j = 0; j < top; j++) {
+        const vec wanted = vset((real)j);
+        vec value = z[0], class = vset(0);
+        for (ptrdiff_t c = 1; c < n; c++) {
+            mask here = veq(place[c], wanted);
+            value = vselect(here, z[c], value);
+            class = vselect(here, vset((real)c), class);
+        }
+        logit[j] = value;
+        index[j] = class;
+    }
+    flatten_by_rows(logit, top, flat);
+    memcpy((real *)best->top_logit + i * top, flat, (size_t)count * sizeof(real));
+    flatten_by_rows(index, top, flat);
+    for (ptrdiff_t j = 0; j < count; j++)
+        best->top_index[i * top + j] = (int32_t)flat[j];
+    if (best->top_log_prob) {
+        const vec max = vload(field(state, LL_MAX) + i), rest = vload(field(state, LL_REST) + i);
+        const vec log_norm = row_norm(1, max, rest);
+        for (ptrdiff_t j = 0; j < top; j++)
+            logit[j] = vsub(vsub(logit[j], max), log_norm);
+        flatten_by_rows(logit, top, flat);
+        memcpy((real *)best->top_log_prob + i * top, flat, (size_t)count * sizeof(real));
+    }
 }
 
 /* Sums over the classes but the one `at`, and probabilities; see sum_exp and normalise_row. */
@@ -184,10 +211,10 @@ static int fold_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i, c
             ((real *)output->state.target_logit)[i + r] = logit[q->targets[i + r]][r];
     if (q->rank)
         rank_by_rows(job, state, i, z, n);
-    if (q->top)
-        best_by_rows(job, i, z, n);
     if (asks(q, LL_REST))
         softmax_by_rows(job, state, i, z, n, top, at);
+    if (q->top)
+        best_by_rows(job, state, i, z, n);
     if (output->out && output->write == LL_LOGITS)
         write_by_rows(output, i, z, n);
     return 1;

@@ -7,6 +7,10 @@
 
 #define LL_FEW_BEST 32 /* insertion sorts them faster */
 
+/* So few classes that a row is never seen but in one vector: what is found out of all classes is
+ * found at once. */
+static inline int is_met_at_once(ptrdiff_t n) { return n <= LL_LANES; }
+
 static inline int outranks(real a, int64_t ia, real b, int64_t ib)
 {
     if (ia < 0 || ib < 0)
@@ -99,15 +103,17 @@ static void sort_few(real *logit, int64_t *index, ptrdiff_t count)
     }
 }
 
-static void sort_top(const ll_job *job)
+/* Best first, and the log-probabilities of row i: see row_norm. */
+static void finish_best(const ll_job *job, ptrdiff_t i, real max, real log_norm)
 {
     const ptrdiff_t top = job->question.top;
-    real *logit = job->output.state.top_logit;
-    int64_t *index = job->output.state.top_index;
+    const ll_state *state = &job->output.state;
+    real *logit = (real *)state->top_logit + i * top;
 
-    for (ptrdiff_t i = 0; i < job->rows; i++, logit += top, index += top)
-        if (top <= LL_FEW_BEST)
-            sort_few(logit, index, top);
-        else
-            sort_heap(logit, index, top);
+    if (top <= LL_FEW_BEST)
+        sort_few(logit, state->top_index + i * top, top);
+    else
+        sort_heap(logit, state->top_index + i * top, top);
+    for (ptrdiff_t j = 0; state->top_log_prob && j < top; j++)
+        ((real *)state->top_log_prob)[i * top + j] = (logit[j] - max) - log_norm;
 }

@@ -1045,7 +1045,7 @@ class LinearHead:
         rows = self._batch(x)
         request = Request(rows.dtype, sums=bool(normalize), k=k)
         state = rows.run(request) if normalize else self._screened(rows, request)
-        return _shaped_top(top_of(state, normalize), rows)
+        return _shaped_top(top_of(state), rows)
 
     def logsumexp(self, x: ArrayLike) -> Values:
         """``log(sum(exp(z)))`` of each row.
@@ -1234,7 +1234,7 @@ class LinearHead:
             predicted=rows.shaped(state.argmax),
             max_logit=rows.shaped(state.max),
             entropy=rows.shaped(state.entropy) if entropy else None,
-            top=_shaped_top(top_of(state, True), rows) if k else None,
+            top=_shaped_top(top_of(state), rows) if k else None,
         )
 
     def _checked(self, x: ArrayLike, name: str = "x") -> tuple[np.ndarray, np.dtype]:

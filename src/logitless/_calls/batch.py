@@ -157,11 +157,6 @@ def screen_stats(state: State) -> ScreenStats:
     return ScreenStats(rows, rows - left, float(settled.mean()) if left else math.nan)
 
 
-def top_of(state: State, normalize: bool) -> TopK:
+def top_of(state: State) -> TopK:
     """TopK of rows (m,)."""
-    log_prob = None
-    if normalize:
-        with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
-            log_prob = state.top_logit - state.max[:, None]
-            log_prob -= state.log_norm[:, None]
-    return TopK(state.top_index.astype(np.intp, copy=False), state.top_logit, log_prob)
+    return TopK(state.top_index.astype(np.intp, copy=False), state.top_logit, state.top_log_prob)

@@ -122,6 +122,8 @@ class State:
     top_index : (m, k) int64
     top_logit : (m, k)
         Best first, the lowest index among equals, a NaN before every number.
+    top_log_prob : (m, k)
+        ``(top_logit - max) - log_norm``, with `sums`.
     from_teacher, from_student : (m,) float64
         Divergence of what lies between two softmaxes from the teacher's, and from the student's:
         KL(q | m) and KL(p | m), see `Teacher`. One of them where the other is not needed.
@@ -143,6 +145,7 @@ class State:
     smooth_loss: np.ndarray = NOT_ASKED
     top_index: np.ndarray = NOT_ASKED
     top_logit: np.ndarray = NOT_ASKED
+    top_log_prob: np.ndarray = NOT_ASKED
     from_teacher: np.ndarray = NOT_ASKED
     from_student: np.ndarray = NOT_ASKED
     rescored: np.ndarray = NOT_ASKED

@@ -4,6 +4,7 @@ Nothing is checked here. Whoever calls has made sure of dtypes, shapes, contigui
 """
 
 cimport numpy as cnp
+from libc.math cimport NAN
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stddef cimport size_t
 
@@ -251,27 +252,23 @@ cdef class Job:
         self.owners["asked"] = targets, out
 
     def remember(self, cnp.ndarray values, cnp.ndarray wide, cnp.ndarray ints,
-                 cnp.ndarray target_logit, cnp.ndarray top_logit, cnp.ndarray top_index):
+                 cnp.ndarray target_logit):
         """Where the state lives: `values`, `wide` and `ints` start at the first of these rows."""
-        self.fill(&self.job.output.state, values, ints, target_logit, top_logit, top_index)
+        self.fill(&self.job.output.state, values, ints)
         self.job.output.state.wide = <double *>data(wide)
-        self.owners["state"] = values, wide, ints, target_logit, top_logit, top_index
+        self.job.output.state.target_logit = data(target_logit)
+        self.owners["state"] = values, wide, ints, target_logit
 
-    def best(self, cnp.ndarray top_logit, cnp.ndarray top_index):
-        """Where the best classes go, if nothing else is remembered."""
+    def best(self, cnp.ndarray top_logit, cnp.ndarray top_index, cnp.ndarray top_log_prob):
+        """Where the best classes go."""
         self.job.output.state.top_logit = data(top_logit)
         self.job.output.state.top_index = <int64_t *>data(top_index)
-        self.owners["best"] = top_logit, top_index
+        self.job.output.state.top_log_prob = data(top_log_prob)
+        self.owners["best"] = top_logit, top_index, top_log_prob
 
-    cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints,
-                   cnp.ndarray target_logit, cnp.ndarray top_logit,
-                   cnp.ndarray top_index) noexcept:
-        state.values, state.wide = data(values), NULL
-        state.ints = <int64_t *>data(ints)
+    cdef void fill(self, ll_state *state, cnp.ndarray values, cnp.ndarray ints) noexcept:
+        state.values, state.ints = data(values), <int64_t *>data(ints)
         state.stride = step(values, 0)
-        state.target_logit = data(target_logit)
-        state.top_logit = data(top_logit)
-        state.top_index = <int64_t *>data(top_index)
 
     def temperatures(self, cnp.ndarray t):
         """Temperatures of these rows, float64 and contiguous, in place of the one of all."""
@@ -417,7 +414,7 @@ cdef class Job:
     def merge(self, cnp.ndarray values, cnp.ndarray ints):
         """Merge the state of later classes, all but the best ones."""
         cdef ll_state later
-        self.fill(&later, values, ints, None, None, None)
+        self.fill(&later, values, ints)
         with nogil:
             self.table.merge(&self.job, &later)
 

@@ -18,6 +18,7 @@ cdef extern from "logitless.h" nogil:
         void *target_logit
         void *top_logit
         int64_t *top_index
+        void *top_log_prob
     enum: LL_REALS, LL_BFLOAT16, LL_FLOAT16
     ctypedef struct ll_bf16_tile:
         pass

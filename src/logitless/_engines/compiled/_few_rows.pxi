@@ -102,13 +102,10 @@ cdef class FewRows:
         if not self.reads(x):
             return None
         cdef ll_job job = self.layer
-        cdef char *memory
-        best = self.best(&job, cnp.PyArray_DIM(x, 0), top)
+        best = self.best(&job, cnp.PyArray_DIM(x, 0), top, normalize)
         job.question.fields = SUMS if normalize else 0
-        memory = self.run(&job, x, NULL)
-        log_prob = self.log_prob(&job) if normalize else None
-        PyMem_RawFree(memory)
-        return *best, log_prob
+        PyMem_RawFree(self.run(&job, x, NULL))
+        return best
 
     def score(self, x, target, ptrdiff_t top, bint entropy):
         """Fields of Scores up to entropy, then those of TopK where `top` is not 0; or None."""
@@ -122,7 +119,7 @@ cdef class FewRows:
         cdef char *memory
         if job.n > self.table.block:  # ranks need the targets' logits beforehand
             return None
-        best = self.best(&job, rows, top) if top else None
+        best = self.best(&job, rows, top, True) if top else None
         job.question.fields = SUMS | (ENTROPY if entropy else 0)
         job.question.rank = 1
         job.question.n_targets, job.question.targets = 1, <const int64_t *>data(target)
@@ -133,20 +130,21 @@ cdef class FewRows:
         largest, norm = self.values(&job, LL_MAX), self.values(&job, LL_REST)
         found = (loss, largest + norm, logit, rank, self.classes(&job), largest,
                  self.values(&job, LL_MOMENT) if entropy else None)
-        tops = (*best, self.log_prob(&job)) if top else None
         PyMem_RawFree(memory)
-        return found, tops
+        return found, best
 
-    cdef tuple best(self, ll_job *job, ptrdiff_t rows, ptrdiff_t top):
+    cdef tuple best(self, ll_job *job, ptrdiff_t rows, ptrdiff_t top, bint normalize):
         """Arrays of a job for its best classes: none yet."""
         cdef cnp.ndarray index = self.fresh(rows, top, cnp.NPY_INT64)
         cdef cnp.ndarray logit = self.fresh(rows, top, self.type_num)
         cnp.PyArray_FILLWBYTE(index, 0xff)  # -1
         cnp.PyArray_FILLWBYTE(logit, 0xff)  # NaN
+        log_prob = self.fresh(rows, top, self.type_num) if normalize else None
         job.question.top = top
         job.output.state.top_index = <int64_t *>data(index)
         job.output.state.top_logit = data(logit)
-        return index, logit
+        job.output.state.top_log_prob = data(log_prob)
+        return index, logit, log_prob
 
     cdef cnp.ndarray values(self, const ll_job *job, ptrdiff_t which):
         """A row of the state."""
@@ -162,19 +160,6 @@ cdef class FewRows:
         memcpy(data(best), job.output.state.ints + LL_ARGMAX * job.output.state.stride,
                job.rows * sizeof(int64_t))
         return best
-
-    cdef cnp.ndarray log_prob(self, const ll_job *job):
-        """Log-probabilities of the best classes, after the last step."""
-        cdef cnp.ndarray found = self.fresh(job.rows, job.question.top, self.type_num)
-        cdef const ll_state *state = &job.output.state
-        cdef ptrdiff_t largest = LL_MAX * state.stride, norm = LL_REST * state.stride
-        if self.item == 4:
-            less(job, <float *>state.values + largest, <float *>state.values + norm,
-                 <float *>state.top_logit, <float *>data(found))
-        else:
-            less(job, <double *>state.values + largest, <double *>state.values + norm,
-                 <double *>state.top_logit, <double *>data(found))
-        return found
 
     cdef char *run(self, ll_job *job, cnp.ndarray x, void *loss) except NULL:
         """Score all rows. Returns the memory of the state, which is then to be freed."""
@@ -214,17 +199,3 @@ cdef class FewRows:
             if job.question.top:
                 self.table.sort_top(job)
         return memory
-
-
-ctypedef fused floating:
-    float
-    double
-
-
-cdef void less(const ll_job *job, const floating *largest, const floating *norm,
-               const floating *logit, floating *out) noexcept:
-    """(logit - largest) - norm of the best classes."""
-    cdef ptrdiff_t i, j
-    for i in range(job.rows):
-        for j in range(i * job.question.top, (i + 1) * job.question.top):
-            out[j] = (logit[j] - largest[i]) - norm[i]

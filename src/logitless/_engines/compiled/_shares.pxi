@@ -56,8 +56,20 @@ cdef void some_rows(const shared *all, share *own, ptrdiff_t lo, ptrdiff_t hi) n
     s.target_logit = moved(s.target_logit, lo * q.n_targets * item)
     s.top_logit = moved(s.top_logit, lo * q.top * item)
     s.top_index = <int64_t *>moved(s.top_index, lo * q.top * integer)
+    s.top_log_prob = moved(s.top_log_prob, lo * q.top * item)
     own.loss = <char *>moved(all.loss, lo * q.n_targets * item)
     own.next, own.last = all.first, all.last
+
+
+cdef void forget_best(const shared *all, const ll_job *job) noexcept nogil:
+    """Let the rows have met no class."""
+    cdef ptrdiff_t i
+    for i in range(job.rows * job.question.top):
+        if all.table.item == sizeof(float):
+            (<float *>job.output.state.top_logit)[i] = NAN
+        else:
+            (<double *>job.output.state.top_logit)[i] = NAN
+        job.output.state.top_index[i] = -1
 
 
 cdef void open_rows(shared *all, share *own, int64_t task, int seat) noexcept nogil:
@@ -65,6 +77,8 @@ cdef void open_rows(shared *all, share *own, int64_t task, int seat) noexcept no
     own.job.scratch = all.memory[seat]
     if all.first == 0:
         all.table.init(&own.job)
+        if own.job.n > all.table.lanes:
+            forget_best(all, &own.job)
     if all.ranks:
         all.table.target_logits(&own.job)
     if all.packs:

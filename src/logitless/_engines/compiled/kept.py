@@ -50,7 +50,7 @@ class Kept:
         scoring, block = self.scoring, self.block
         job = scoring.product(block.first, block.first + block.m)
         values, ints = block.values[:1], block.ints[:1]
-        job.remember(np.empty_like(values), None, np.empty_like(ints), None, None, None)
+        job.remember(np.empty_like(values), None, np.empty_like(ints), None)
         job.init()
         self._keep(job, block.first)
         scoring.open(job, block.first, block.first + block.m)

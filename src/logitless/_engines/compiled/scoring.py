@@ -135,9 +135,11 @@ class Scoring:
             None if block.wide is None else block.wide[:, lo:],
             block.ints[:, lo:],
             None if block.target_logit is None else block.target_logit[lo:hi],
-            None if block.top_logit is None else block.top_logit[lo:hi],
-            None if block.top_index is None else block.top_index[lo:hi],
         )
+        if q.k:
+            log_prob = block.top_log_prob
+            job.best(block.top_logit[lo:hi], block.top_index[lo:hi],
+                     None if log_prob is None else log_prob[lo:hi])
         if block.kept is not None:
             job.keep(block.kept, lo * self.kept_row, block.m, 0)
         return job
@@ -174,7 +176,7 @@ class Block:
     values, ints : ndarray, shape (statistics, m rounded up)
     wide : ndarray or None
         The state of several spans, in double.
-    target_logit, target_loss, top_logit, top_index : ndarray, shape (m, j), or None
+    target_logit, target_loss, top_logit, top_index, top_log_prob : ndarray (m, j), or None
     probs : ndarray, shape (m, n), or None
         Target distributions, where they have been copied for all jobs.
     kept : ndarray or None
@@ -182,7 +184,7 @@ class Block:
     """
 
     __slots__ = ("first", "ints", "kept", "m", "probs", "target_logit", "target_loss", "top_index",
-                 "top_logit", "values", "wide")
+                 "top_log_prob", "top_logit", "values", "wide")
 
     def __init__(self, scoring: Scoring, first: int, m: int, kept: np.ndarray | None = None,
                  probs: np.ndarray | None = None):
@@ -198,9 +200,16 @@ class Block:
             shape = m, q.targets.shape[1]
             self.target_logit = np.empty(shape, dtype)
             self.target_loss = np.empty(shape, dtype) if q.sums else None
-        self.top_logit = self.top_index = NOT_ASKED
+        self.top_logit = self.top_index = self.top_log_prob = NOT_ASKED
         if q.k:
-            self.top_logit, self.top_index = no_classes(m, q)
+            self.top_logit = np.empty((m, q.k), dtype)
+            self.top_index = np.empty((m, q.k), np.int64)
+            self.top_log_prob = np.empty((m, q.k), dtype) if q.sums else None
+
+    def forget_best(self, lo: int, hi: int) -> None:
+        """Let rows [lo, hi) of the block have met no class."""
+        self.top_logit[lo:hi] = np.nan
+        self.top_index[lo:hi] = -1
 
     def state(self, scoring: Scoring) -> State:
         """Everything that was asked."""
@@ -213,16 +222,12 @@ class Block:
             target_rank=self.ints[RANK, :m] if scoring.request.rank else NOT_ASKED,
             top_index=self.top_index,
             top_logit=self.top_logit,
+            top_log_prob=self.top_log_prob,
         )
         for part in scoring.parts:
             for place, name in part.names:
                 setattr(state, name, values[place, :m])
         return state
-
-
-def no_classes(m: int, q: Request) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and indices of the best classes of m rows that have seen none."""
-    return np.full((m, q.k), np.nan, q.dtype), np.full((m, q.k), -1, np.int64)
 
 
 class LinearScoring(Scoring):
@@ -434,6 +439,8 @@ def _score_rows(
     step, n = scoring.cut.class_step, scoring.n
     job = scoring.job(block, lo, hi)
     job.init()
+    if scoring.request.k and n > scoring.kernels.lanes:
+        block.forget_best(lo - block.first, hi - block.first)
     if scoring.request.rank and n > scoring.kernels.block:
         scoring.target_logits(block, lo, hi)
     scoring.open(job, lo, hi)
@@ -491,6 +498,8 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
     lo, hi = block.first, block.first + m
     job = scoring.job(block, lo, hi)
     job.init()
+    if scoring.request.k:
+        block.forget_best(0, m)
     if scoring.request.rank:
         scoring.target_logits(block, lo, hi)
     shared = scoring.share(lo, hi)
@@ -514,6 +523,11 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
 Tops = list[tuple[np.ndarray, np.ndarray]]
 
 
+def _no_classes(m: int, q: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and indices of the best classes of m rows that have seen none."""
+    return np.full((m, q.k), np.nan, q.dtype), np.full((m, q.k), -1, np.int64)
+
+
 def _share_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begin: int, end: int,
                  values: np.ndarray, ints: np.ndarray) -> Tops:
     """Threads share out spans of classes [begin, end), without a step of Python."""
@@ -522,7 +536,7 @@ def _share_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begi
     job = scoring.job(block, *rows)
     scoring.open(job, *rows, shared)
     if scoring.request.k:
-        tops = [no_classes(block.m, scoring.request) for _ in range(threads)]
+        tops = [_no_classes(block.m, scoring.request) for _ in range(threads)]
     shares = ClassShares(job, begin, end, scoring.kernels.span, scoring.cut.class_step, values,
                          ints, tops, False)
     scratch.give(_take_part(shares, threads))
@@ -536,14 +550,15 @@ def _score_spans(scoring: Scoring, block: Block, shared: np.ndarray | None, begi
     tops: Tops = []
 
     def work(tasks: pool.Tasks) -> None:
-        best: tuple[np.ndarray, np.ndarray] | tuple[None, None] = None, None
         if scoring.request.k:
-            best = no_classes(block.m, scoring.request)
+            best = _no_classes(block.m, scoring.request)
             tops.append(best)
         memory = None
         for task in tasks:
             part = scoring.job(block, lo, hi)
-            part.remember(values[task], None, ints[task], block.target_logit, *best)
+            part.remember(values[task], None, ints[task], block.target_logit)
+            if scoring.request.k:
+                part.best(*best, None)
             first = begin + task * scoring.kernels.span
             memory = _score_span(scoring, block, part, shared, first, memory)
 

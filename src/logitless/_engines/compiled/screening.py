@@ -189,7 +189,7 @@ class ScreenedScoring:
         job.rows(exact)
         job.weights(self.panels, self.bias, True, 0, type_of(layer.held))
         job.ask(0, False, None, self.top, None, None)
-        job.best(self.top_logit[lo:hi], self.top_index[lo:hi])
+        job.best(self.top_logit[lo:hi], self.top_index[lo:hi], None)
         return job, exact
 
     def screening(self, rows: int) -> Screening:

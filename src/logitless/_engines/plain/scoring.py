@@ -180,6 +180,10 @@ class _RowState:
             state.smooth_loss = self.smooth.loss(state.log_norm)
         if self.request.k:
             state.top_index, state.top_logit = self.top_index, self.top_logit
+            if self.request.sums:
+                with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
+                    shifted = self.top_logit - self.max[:, None]
+                state.top_log_prob = shifted - state.log_norm[:, None]
         return state
 
 
