@@ -202,9 +202,9 @@ class Block:
             self.target_loss = np.empty(shape, dtype) if q.sums else None
         self.top_logit = self.top_index = self.top_log_prob = NOT_ASKED
         if q.k:
-            self.top_logit = np.empty((m, q.k), dtype)
-            self.top_index = np.empty((m, q.k), np.int64)
-            self.top_log_prob = np.empty((m, q.k), dtype) if q.sums else None
+            self.top_logit = scratch.aligned((m, q.k), dtype)
+            self.top_index = scratch.aligned((m, q.k), np.dtype(np.int64))
+            self.top_log_prob = scratch.aligned((m, q.k), dtype) if q.sums else None
 
     def forget_best(self, lo: int, hi: int) -> None:
         """Let rows [lo, hi) of the block have met no class."""

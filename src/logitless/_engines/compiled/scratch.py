@@ -9,6 +9,8 @@ import numpy as np
 
 from ._core import address
 
+LINE = 64  # bytes of a cache line
+HUGE_PAGE = 2 << 20
 KEPT_BYTES = 4 << 20  # larger memory is worth its page faults, and is given back
 
 # As many as were ever in use at once, whichever threads of the pool take turns. What was used last
@@ -32,10 +34,15 @@ def give(memory: np.ndarray | None) -> None:
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory that starts at a cache line: no vector of it lies across two."""
+    """Memory that starts at a cache line: no vector of it lies across two. Large memory at a page.
+
+    NumPy asks the system for huge pages from 4 MiB on, and the system gives those that lie in the
+    memory as a whole: at other addresses the ends are a thousand small ones.
+    """
     size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -address(memory) % 64
+    step = HUGE_PAGE if size >= HUGE_PAGE else LINE
+    memory = np.empty(size + step, np.uint8)
+    start = -address(memory) % step
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
