@@ -39,9 +39,11 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
     }
     if (q->top && !is_met_at_once(job->n)) {
         real *logit = (real *)output->state.top_logit + i * q->top;
-        if (!(top <= logit[0]))
-            offer_block(s->z, s->width, s->first, logit, output->state.top_index + i * q->top,
-                        q->top);
+        int64_t *index = output->state.top_index + i * q->top;
+        if (can_fill(s->width, top, index, q->top))
+            fill_heap(s->z, s->width, s->first, logit, index, q->top);
+        else if (!(top <= logit[0]))
+            offer_block(s->z, s->width, s->first, logit, index, q->top);
     }
     if (output->out)
         memcpy((real *)output->out + i * output->out_row + s->first, s->z,

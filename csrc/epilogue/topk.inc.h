@@ -44,18 +44,104 @@ static inline void offer(real *logit, int64_t *index, ptrdiff_t top, real z, int
         sift_down(logit, index, top, z, c);
 }
 
-/* `width` logits of classes `first`, ... A vector is looked into only where a lane is not below
- * the root; a root that is NaN or empty lets all through to the exact comparison. */
+#define LL_ALL_LANES ((1u << LL_LANES) - 1)
+
+/* Those of a vector's lanes that are among the next `left` classes. */
+static inline unsigned among(unsigned lanes, ptrdiff_t left)
+{
+    return left < LL_LANES ? lanes & ((1u << left) - 1) : lanes;
+}
+
+/* `width` logits of classes `first`, ... Only what is not below the root is looked at; a root that is
+ * NaN or empty lets all through to the exact comparison. */
 static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *logit, int64_t *index,
                         ptrdiff_t top)
 {
     for (ptrdiff_t v = 0; v < width; v += LL_LANES) {
         unsigned below = mbits(vle(vload(z + v), vset(logit[0])));
-        if (below == (1u << LL_LANES) - 1)
-            continue;
-        for (ptrdiff_t c = v; c < least(v + LL_LANES, width); c++)
+        unsigned left = among(below ^ LL_ALL_LANES, width - v);
+        for (; left; left &= left - 1) {
+            ptrdiff_t c = v + lowest_bit(left);
             offer(logit, index, top, z[c], first + c);
+        }
     }
+}
+
+/* How many lanes outrank each lane: the earlier of two unless the later has the larger number. */
+static inline vec lane_places(const real *lane)
+{
+    const vec zero = vset(0), one = vset(1), a = vload(lane), at = vload(lane_index);
+    vec place = zero;
+
+    for (ptrdiff_t i = 0; i < LL_LANES; i++) {
+        vec b = vset(lane[i]);
+        vec later = vselect(vle(a, b), one, zero), earlier = vselect(vlt(a, b), one, zero);
+        place = vadd(place, vselect(vlt(vset((real)i), at), later, earlier));
+    }
+    return place;
+}
+
+/* A number that at least `top` of the logits are not below: of the largest of each lane, the least
+ * that fewer than `top` others exceed. */
+static real lower_bound(const real *z, ptrdiff_t width, ptrdiff_t top)
+{
+    const vec zero = vset(0), one = vset(1);
+    real lane[LL_LANES];
+    vec largest = vload(z), above = zero;
+
+    for (ptrdiff_t v = LL_LANES; v < width; v += LL_LANES)
+        largest = vmax(vload(z + v), largest);
+    vstore(lane, largest);
+    for (ptrdiff_t i = 0; i < LL_LANES; i++)
+        above = vadd(above, vselect(vlt(largest, vset(lane[i])), one, zero));
+    return -vtop(vselect(vlt(above, vset((real)top)), vsub(zero, largest), vset(-LL_INF)));
+}
+
+/* The best of the first classes that a heap meets, none of them NaN and as many as lanes:
+ * the worst of them first, which is a heap. */
+static void fill_heap(const real *z, ptrdiff_t width, int64_t first, real *logit, int64_t *index,
+                      ptrdiff_t top)
+{
+    const vec bound = vset(lower_bound(z, width, top));
+    real value[LL_LANES], place[LL_LANES], best[LL_LANES];
+    ptrdiff_t class[LL_LANES], best_class[LL_LANES], count = 0, v = 0;
+    unsigned left = 0;
+
+    vstore(value, vset(-LL_INF));
+    for (; v < width; v += LL_LANES) {
+        left = among(mbits(vle(bound, vload(z + v))), width - v);
+        for (; left && count < LL_LANES; left &= left - 1) {
+            class[count] = v + lowest_bit(left);
+            value[count] = z[class[count]];
+            count++;
+        }
+        if (left)
+            break;
+    }
+    vstore(place, lane_places(value));
+    for (ptrdiff_t i = 0; i < count; i++) {
+        best[(ptrdiff_t)place[i]] = value[i];
+        best_class[(ptrdiff_t)place[i]] = class[i];
+    }
+    for (ptrdiff_t j = 0; j < top; j++) {
+        logit[j] = best[top - 1 - j];
+        index[j] = first + best_class[top - 1 - j];
+    }
+    for (; left; left &= left - 1) /* of this vector */
+        offer(logit, index, top, z[v + lowest_bit(left)], first + v + lowest_bit(left));
+    if (v + LL_LANES < width)
+        offer_block(z + v + LL_LANES, width - v - LL_LANES, first + v + LL_LANES, logit, index, top);
+}
+
+/* Whether fill_heap can be the first to see a heap. */
+static inline int can_fill(ptrdiff_t width, real largest, const int64_t *index, ptrdiff_t top)
+{
+    if (top > LL_LANES || width < LL_LANES || largest != largest)
+        return 0;
+    for (ptrdiff_t j = 0; j < top; j++)
+        if (index[j] >= 0)
+            return 0;
+    return 1;
 }
 
 /* The best of other classes, heap to heap. */
