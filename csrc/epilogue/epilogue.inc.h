@@ -18,6 +18,19 @@ static void best_at_once(const ll_job *job, const ll_state *state, ptrdiff_t i, 
     finish_best(job, i, max, log_norm);
 }
 
+/* Logits of row i into `out`. To write to memory is to wait for it, unless it has been asked for: so
+ * many rows later it is here. */
+#define LL_ROWS_AHEAD 8
+static void write_logits(const ll_job *job, ptrdiff_t i, const segment *s)
+{
+    const ptrdiff_t row = job->output.out_row;
+    real *out = (real *)job->output.out + i * row + s->first;
+
+    for (ptrdiff_t c = 0; i + LL_ROWS_AHEAD < job->rows && c < s->width; c += LL_LANES)
+        prefetch_to_l2(out + LL_ROWS_AHEAD * row + c);
+    memcpy(out, s->z, (size_t)s->width * sizeof(real));
+}
+
 /* Everything that was asked about row i, from one segment of it. */
 LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i, const segment *s)
 {
@@ -46,8 +59,7 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
             offer_block(s->z, s->width, s->first, logit, index, q->top);
     }
     if (output->out)
-        memcpy((real *)output->out + i * output->out_row + s->first, s->z,
-               (size_t)s->width * sizeof(real));
+        write_logits(job, i, s);
     fold_softmax(s, top, i, q, state);
     if (q->top && is_met_at_once(job->n))
         best_at_once(job, state, i, s);
