@@ -42,6 +42,8 @@ static void make_state(ll_job *job, int whole)
     if (job->question.top) {
         state->top_logit = reals(job->rows * job->question.top);
         state->top_index = integers(job->rows * job->question.top);
+        if (job->question.fields & LL_FIELD(REST))
+            state->top_log_prob = reals(job->rows * job->question.top);
         for (ptrdiff_t i = 0; i < job->rows * job->question.top; i++) {
             put(state->top_logit, i, not_a_number());
             state->top_index[i] = -1;
