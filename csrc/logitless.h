@@ -67,8 +67,9 @@ enum { LL_REALS, LL_BFLOAT16, LL_FLOAT16 };
 struct ll_bf16;
 typedef struct {
     ptrdiff_t k;
-    const void *x;             /* n > LL_SMALL_N: made by pack_x; else (rows, x_row) */
+    const void *x;             /* made by pack_x, or (rows, x_row); so with n <= LL_SMALL_N */
     ptrdiff_t x_row;
+    int x_packed;
     int type;                  /* of weights: LL_REALS, or with float32 another */
     const void *weight;
     ptrdiff_t w_row, w_col;    /* strides */

@@ -88,6 +88,47 @@ static void score_few(const ll_job *job, const void *weight, segment *s, const w
     }
 }
 
+/* LL_LANES rows i, ..., `count` of them, whose logits lie class by class in z. */
+static void fold_turned(const ll_job *job, ptrdiff_t i, ptrdiff_t count, real *z, segment *s,
+                        const workspace *w)
+{
+    const ll_product *p = &job->product;
+    const ptrdiff_t classes = s->vecs * LL_LANES;
+    real t[LL_LANES], *tile = job->output.keep ? kept_tile(job, s->first) + i * w->tile_row : w->tile;
+
+    for (ptrdiff_t r = 0; r < LL_LANES; r++)
+        t[r] = (real)temperature_of(p, i + least(r, count - 1));
+    if (is_transformed(p))
+        transform(p, vload(t), z, s->width);
+    for (ptrdiff_t c = s->width; c < classes; c++)
+        vstore(z + c * LL_LANES, vset(-LL_INF));
+    if (job->output.keep)
+        segment_to_rows(z, classes, count, tile, w->tile_row);
+    if (segment_goes_by_rows(job) && fold_segment(job, &w->span, i, count, z, s))
+        return;
+    if (!job->output.keep)
+        segment_to_rows(z, classes, count, tile, w->tile_row);
+    for (ptrdiff_t r = 0; r < count; r++) {
+        s->z = tile + r * w->tile_row;
+        epilogue(job, &w->span, i + r, s);
+    }
+}
+
+/* Rows that are not packed. */
+static void score_unpacked(const ll_job *job, const void *weight, segment *s, const workspace *w)
+{
+    const real *panels = all_panels(&job->product, weight, s->width, w);
+
+    for (ptrdiff_t i = 0; i < job->rows; i += LL_NV * LL_LANES) {
+        const ptrdiff_t rows = least(LL_NV * LL_LANES, job->rows - i);
+
+        product_by_rows(job, i, rows, panels, s->width, w);
+        for (ptrdiff_t r = 0; r < rows; r += LL_LANES)
+            fold_turned(job, i + r, least(LL_LANES, rows - r), w->z + r / LL_LANES * w->z_panel, s,
+                        w);
+    }
+}
+
 static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
 {
     const ll_product *p = &job->product;
@@ -104,6 +145,10 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
     if (is_few(job)) {
         score_few(job, weight, &s, w);
+        return;
+    }
+    if (goes_unpacked(job)) {
+        score_unpacked(job, weight, &s, w);
         return;
     }
     for (ptrdiff_t i = 0; i < job->rows; i += w->tile_rows) {

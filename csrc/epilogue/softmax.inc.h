@@ -182,8 +182,9 @@ static void normalise_rows(const ll_output *output, ptrdiff_t n, ptrdiff_t i, pt
     }
 }
 
-/* Probabilities of so few classes are written at once, not the logits first. */
+/* So few classes that a row is never seen but in one segment: its probabilities are written at once,
+ * not its logits first. */
 static inline int is_written_once(const ll_output *output, ptrdiff_t n)
 {
-    return output->write != LL_LOGITS && is_met_at_once(n);
+    return output->write != LL_LOGITS && n <= LL_BLOCK;
 }

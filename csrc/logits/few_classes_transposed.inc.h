@@ -21,23 +21,39 @@ static void transpose_weights(const ll_product *from, const void *weight, ptrdif
     }
 }
 
-/* LL_LANES rows of x, feature by feature, zeros behind the last. */
-static void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t k, real *transposed)
+/* LL_LANES features from `col` on of as many rows. */
+static inline void transpose_square(const real *const *row, ptrdiff_t col, real *transposed)
 {
-    const ptrdiff_t whole = k - k % LL_LANES;
+    vec square[LL_LANES];
+
+    vtranspose(row, col, square);
+    LL_UNROLL
+    for (ptrdiff_t j = 0; j < LL_LANES; j++)
+        vstore(transposed + j * LL_LANES, square[j]);
+}
+
+/* Features [pc, pc + kc) of LL_LANES rows of x, the last of `count` again where there are fewer;
+ * feature by feature. */
+static void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_t pc,
+                           ptrdiff_t kc, real *transposed)
+{
+    const ptrdiff_t whole = kc - kc % LL_LANES;
     const real *row[LL_LANES];
     vec square[LL_LANES];
 
     for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        row[r] = x + r * x_row;
-    for (ptrdiff_t p = 0; p < whole; p += LL_LANES) {
-        vtranspose(row, p, square);
-        for (ptrdiff_t j = 0; j < LL_LANES; j++, transposed += LL_LANES)
-            vstore(transposed, square[j]);
+        row[r] = x + pc + least(r, count - 1) * x_row;
+    for (ptrdiff_t p = 0; p < whole; p += LL_LANES)
+        transpose_square(row, p, transposed + p * LL_LANES);
+    if (whole == kc)
+        return;
+    if (whole) /* the same again, and the last ones */
+        transpose_square(row, kc - LL_LANES, transposed + (kc - LL_LANES) * LL_LANES);
+    else {
+        transpose_features(row, 0, kc, 1, square);
+        for (ptrdiff_t p = 0; p < kc; p++)
+            vstore(transposed + p * LL_LANES, square[p]);
     }
-    for (ptrdiff_t p = whole; p < vectors(k) * LL_LANES; p++, transposed += LL_LANES)
-        for (ptrdiff_t r = 0; r < LL_LANES; r++)
-            transposed[r] = p < k ? row[r][p] : 0;
 }
 
 /* The chains in two lanes, half a vector apart, and the first step of the tree. */
@@ -68,11 +84,11 @@ LL_TEMPLATE void transposed_lanes(const int cols, ptrdiff_t k, const real *x, co
 typedef struct {
     const real *x;
     ptrdiff_t row, count;
-} transposed_next;
+} next_rows;
 
 /* Logits of `cols` classes. */
 LL_TEMPLATE void transposed_kernel(const int cols, ptrdiff_t k, const real *x, const real *w,
-                                   const real *bias, vec *z, const transposed_next *next)
+                                   const real *bias, vec *z, const next_rows *next)
 {
     const ptrdiff_t pairs = LL_LANES / 2;
     vec sum[LL_LANES / 2][LL_TRANSPOSED_COLS];
@@ -92,10 +108,10 @@ LL_TEMPLATE void transposed_kernel(const int cols, ptrdiff_t k, const real *x, c
 }
 
 typedef void transposed_function(ptrdiff_t, const real *, const real *, const real *, vec *,
-                                 const transposed_next *);
+                                 const next_rows *);
 #define LL_TRANSPOSED(cols, _)                                                                 \
     static void transposed_##cols(ptrdiff_t k, const real *x, const real *w, const real *bias, \
-                                  vec *z, const transposed_next *next)                         \
+                                  vec *z, const next_rows *next)                         \
     {                                                                                          \
         transposed_kernel(cols, k, x, w, bias, z, next);                                       \
     }
@@ -113,11 +129,13 @@ static void transposed_logits(ptrdiff_t n, ptrdiff_t k, const real *x, ptrdiff_t
 {
     const ptrdiff_t all = vectors(k) * LL_LANES, cols = equal_cols(n, LL_TRANSPOSED_COLS);
 
-    transpose_rows(x, x_row, k, transposed);
+    transpose_rows(x, x_row, LL_LANES, 0, k, transposed);
+    for (ptrdiff_t p = k; p < all; p++)
+        vstore(transposed + p * LL_LANES, vset(0));
     for (ptrdiff_t c = 0; c < n; c += cols) {
         ptrdiff_t count = least(cols, n - c);
         ptrdiff_t from = LL_LANES * c / n, to = LL_LANES * (c + count) / n;
-        transposed_next next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
+        next_rows next = { x + (2 * LL_LANES + from) * x_row, x_row, to - from };
         transposed_functions[count - 1](all, transposed, w + c * all, bias + c, z + c, &next);
     }
 }

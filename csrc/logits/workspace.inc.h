@@ -3,6 +3,8 @@
 typedef struct {
     ll_state span;
     real *bias, *panels, *tile;
+    real *turned, *z; /* features and logits of rows that are lanes, */
+    ptrdiff_t z_panel; /* from a vector of them to the next */
     ptrdiff_t tile_rows, tile_row;
     size_t bytes;
 } workspace;
@@ -40,6 +42,28 @@ static inline int is_few(const ll_job *job)
     return job->n <= LL_SMALL_N && !job->product.logits && !job->product.bf16;
 }
 
+/* Rows are read where they are, and lanes are rows. */
+static inline int goes_unpacked(const ll_job *job)
+{
+    const ll_product *p = &job->product;
+    return !p->x_packed && !is_few(job) && !p->logits && !p->bf16;
+}
+
+/* Weights that are packed or widened on the way; or what few classes need. */
+static ptrdiff_t panels_size(const ll_job *job)
+{
+    const ll_product *p = &job->product;
+    const ptrdiff_t classes = vectors(least(job->n, LL_BLOCK)) * LL_LANES;
+
+    if (is_few(job))
+        return few_size(job->n, p->k);
+    if (p->logits || in_panels(p) || (p->packed && p->bf16))
+        return 0;
+    if (goes_unpacked(job))
+        return classes * (p->k + 1);
+    return (p->packed ? LL_NV * LL_LANES : LL_BLOCK) * (least(LL_KC, p->k) + 1);
+}
+
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
@@ -47,19 +71,19 @@ static workspace lay_out(const ll_job *job)
     const ll_product *p = &job->product;
     const ll_output *output = &job->output;
     workspace w = { .span = output->state };
-    int few = is_few(job);
-    int own_panels = !few && !p->packed && !p->logits;
-    int widened = !few && p->packed && !in_panels(p) && !p->bf16;
+    int few = is_few(job), unpacked = goes_unpacked(job);
     ptrdiff_t stride = vectors(job->rows) * LL_LANES;
     ptrdiff_t ints = LL_VALUES * stride;
     ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
-    ptrdiff_t panels = bias + LL_BLOCK, tile = panels;
+    ptrdiff_t panels = bias + LL_BLOCK, turned = panels + panels_size(job);
+    ptrdiff_t z = turned + (unpacked ? LL_NV * LL_LANES * LL_KC : 0), tile;
     real *scratch = job->scratch;
 
-    tile += (own_panels ? LL_BLOCK : widened ? LL_NV * LL_LANES : 0) * (least(LL_KC, p->k) + 1);
-    tile += few ? few_size(job->n, p->k) : 0;
-    w.tile_rows = own_panels && p->k > LL_KC ? job->rows
-                : least(few ? LL_LANES : LL_TILE_ROWS, job->rows);
+    w.z_panel = vectors(least(job->n, LL_BLOCK)) * LL_LANES * LL_LANES;
+    tile = z + (unpacked ? LL_NV * w.z_panel : 0);
+    w.tile_rows = !few && !unpacked && !p->logits && !p->packed && p->k > LL_KC
+                    ? job->rows
+                    : least(few || unpacked ? LL_LANES : LL_TILE_ROWS, job->rows);
     w.tile_row = few && !output->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
     w.bytes = (size_t)(tile + (output->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
     if (!scratch) /* only the size is wanted */
@@ -69,6 +93,8 @@ static workspace lay_out(const ll_job *job)
     w.span.ints = (int64_t *)(void *)(scratch + ints);
     w.bias = scratch + bias;
     w.panels = scratch + panels;
+    w.turned = scratch + turned;
+    w.z = scratch + z;
     w.tile = scratch + tile;
     return w;
 }

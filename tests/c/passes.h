@@ -63,7 +63,7 @@ static ll_job make_product(const inputs *in, enum layout layout)
     ll_product product = {
         .k = p->k, .softcap = p->softcap, .temperature = p->temperature, .temperatures = in->temperatures,
         .x = in->product ? in->packed_narrow_x : p->n > LL_SMALL_N ? in->packed_x : in->x,
-        .x_row = in->x_row, .type = narrow ? in->type : LL_REALS, .weight = weights[layout],
+        .x_row = in->x_row, .x_packed = p->n > LL_SMALL_N, .type = narrow ? in->type : LL_REALS, .weight = weights[layout],
         .w_row = columns ? 1 : in->w_row, .w_col = columns ? in->w_col : 1,
         .packed = layout == PACKED || layout == NARROW_PACKED, .bf16 = in->product,
         .bias = in->bias,

@@ -209,7 +209,7 @@ cdef void pack_into(const ll_kernels *table, ll_job *job, void *packed) noexcept
         p.bf16.pack_rows(<const uint16_t *>p.x, job.rows, p.k, p.x_row, packed)
     else:
         table.pack_x(p.x, job.rows, p.k, p.x_row, packed)
-    p.x = packed
+    p.x, p.x_packed = packed, True
 
 
 cdef void finish(const ll_kernels *table, const ll_job *job, void *loss) noexcept nogil:
@@ -295,7 +295,7 @@ cdef class Job:
 
     def packed_rows(self, cnp.ndarray packed):
         """Use rows that are packed already."""
-        self.job.product.x = data(packed)
+        self.job.product.x, self.job.product.x_packed = data(packed), True
         self.owners["rows"] = packed
 
     def probs(self, cnp.ndarray t, ptrdiff_t first):

@@ -39,6 +39,7 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t k
         const void *x
         ptrdiff_t x_row
+        bint x_packed
         int type
         const void *weight
         ptrdiff_t w_row, w_col

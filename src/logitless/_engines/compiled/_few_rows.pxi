@@ -176,6 +176,7 @@ cdef class FewRows:
         cdef const void *source = data(x)
 
         job.rows = rows
+        p.x_packed = packs
         scratch = (self.table.scratch_bytes(job) + LINE - 1) // LINE * LINE
         memory = <char *>PyMem_RawMalloc(LINE + scratch + ints + values + logits + packed)
         if memory == NULL:

@@ -191,6 +191,7 @@ cdef class RowShares(Shares):
         for i in range(self.all.count):
             most = max(most, self.all.bounds[i + 1] - self.all.bounds[i])
         some_rows(&self.all, &own, 0, most)
+        own.job.product.x_packed = self.all.packs
         self.all.scratch = (self.all.table.scratch_bytes(&own.job) + LINE - 1) // LINE * LINE
         most = 0 if not self.all.packs else (
             p.bf16.row_bytes(most, p.k) if p.bf16 != NULL

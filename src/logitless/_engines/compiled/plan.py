@@ -24,6 +24,9 @@ LEAST_ROWS = 8  # weights take as long to read as to multiply with so many
 KEPT_BYTES = 4 << 20  # of logits of few rows that threads keep for each other
 EVEN_BYTES = 8 << 20  # of weights: larger ones are met by as few blocks of rows as can be
 FLOPS_TINY = 1 << 22  # not worth planning
+READ_ROWS = 64  # so many rows are read where they are, not packed, ...
+READ_CLASSES = 128  # against so many classes at most, ...
+READ_WEIGHTS = 1 << 17  # whose weights stay in L2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     m, n, k : int
         Rows, classes, features (0 when logits are given).
     small_n : bool
-        The kernel for few classes runs: rows are not packed.
+        Classes are few: rows are not packed.
     copies_rows : bool
         Rows must be copied before they are used.
     copies_weights, copies_values : bool
@@ -148,6 +151,11 @@ def kept_classes(kernels: Kernels, m: int) -> int:
     """Classes, whole spans, of m rows whose logits are kept at a time."""
     row = kernels.keep_size(1, kernels.block) * kernels.itemsize
     return KEPT_BYTES // (m * row) * kernels.block // kernels.span * kernels.span
+
+
+def reads_rows(m: int, n: int, k: int) -> bool:
+    """Whether rows are read where they are: packing them for few classes takes too long."""
+    return m >= READ_ROWS and n <= READ_CLASSES and n * k <= READ_WEIGHTS
 
 
 def copied_classes(kernels: Kernels, values: int, least: int) -> int:

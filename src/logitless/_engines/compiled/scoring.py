@@ -25,7 +25,7 @@ from ._core import (
 )
 from .kernels import BF16, KERNELS, has_rows, in_place, type_of
 from .layer import Layer
-from .plan import COPY_BYTES, Plan, kept_classes, plan, round_up
+from .plan import COPY_BYTES, Plan, kept_classes, plan, reads_rows, round_up
 
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
@@ -261,7 +261,7 @@ class LinearScoring(Scoring):
         self.w_dtype = layer.held if layer.dtype == dtype else dtype
         self.x_dtype = BFLOAT16 if x.dtype == self.w_dtype == BFLOAT16 else dtype
         few = self.n <= SMALL_N
-        self.small = few and self.x_dtype == dtype
+        self.small = (few or reads_rows(m, self.n, self.k)) and self.x_dtype == dtype
         self.weight, self.packed = layer.weight, False
         if layer.packed is not None and layer.dtype == dtype:
             self.weight, self.packed = layer.packed.reshape(1, -1), True
