@@ -94,12 +94,14 @@ static void fold_turned(const ll_job *job, ptrdiff_t i, ptrdiff_t count, real *z
 {
     const ll_product *p = &job->product;
     const ptrdiff_t classes = s->vecs * LL_LANES;
-    real t[LL_LANES], *tile = job->output.keep ? kept_tile(job, s->first) + i * w->tile_row : w->tile;
+    real *tile = job->output.keep ? kept_tile(job, s->first) + i * w->tile_row : w->tile;
 
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        t[r] = (real)temperature_of(p, i + least(r, count - 1));
-    if (is_transformed(p))
+    if (is_transformed(p)) {
+        real t[LL_LANES];
+        for (ptrdiff_t r = 0; r < LL_LANES; r++)
+            t[r] = (real)temperature_of(p, i + least(r, count - 1));
         transform(p, vload(t), z, s->width);
+    }
     for (ptrdiff_t c = s->width; c < classes; c++)
         vstore(z + c * LL_LANES, vset(-LL_INF));
     if (job->output.keep)
@@ -122,7 +124,7 @@ static void score_unpacked(const ll_job *job, const void *weight, segment *s, co
     for (ptrdiff_t i = 0; i < job->rows; i += LL_NV * LL_LANES) {
         const ptrdiff_t rows = least(LL_NV * LL_LANES, job->rows - i);
 
-        product_by_rows(job, i, rows, panels, s->width, w);
+        product_by_rows(job, i, rows, panels, s->first, s->width, w);
         for (ptrdiff_t r = 0; r < rows; r += LL_LANES)
             fold_turned(job, i + r, least(LL_LANES, rows - r), w->z + r / LL_LANES * w->z_panel, s,
                         w);

@@ -38,7 +38,7 @@ static inline vec sum_of_lanes(vec *lane)
     return lane[0];
 }
 
-/* sum_exp of each row; with `keeps` exponentials take the place of logits. `held` is -1 for none. */
+/* sum_exp of each row; with `keeps` exponentials take the place of logits. */
 LL_TEMPLATE vec sum_exp_by_rows(real *z, ptrdiff_t width, vec max, vec held, const int keeps,
                                 vec *terms)
 {
@@ -72,7 +72,7 @@ LL_TEMPLATE vec sum_exp_by_rows(real *z, ptrdiff_t width, vec max, vec held, con
     return sum_of_lanes(sum);
 }
 
-/* `count` rows of logits, or whatever lies class by class, to rows `row` apart of `width` numbers. */
+/* What lies class by class to `count` rows of `width` numbers. */
 static void segment_to_rows(const real *z, ptrdiff_t width, ptrdiff_t count, real *out,
                             ptrdiff_t out_row)
 {

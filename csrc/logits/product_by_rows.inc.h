@@ -56,10 +56,11 @@ LL_HEIGHTS(LL_BY_ROWS, LL_NV)
 
 static by_rows_function *const by_rows_functions[LL_MR] = { LL_HEIGHTS(LL_BY_ROWS_NAME, ) };
 
-/* KC features of `width` classes, panel by panel; `next` rows are needed next. */
+/* KC features of `width` classes, panel by panel; `next` rows are read next, to `out` something is
+ * written. */
 static void multiply_by_rows(ptrdiff_t width, ptrdiff_t kc, const real *panels, ptrdiff_t panel,
                              const real *x, real *z, ptrdiff_t z_panel, int first,
-                             const real *bias, const next_rows *next)
+                             const real *bias, const next_rows *next, const region *out)
 {
     for (ptrdiff_t c = 0; c < width; c += LL_LANES, panels += panel) {
         const ptrdiff_t count = least(LL_LANES, width - c), most = equal_cols(count, LL_MR);
@@ -68,6 +69,7 @@ static void multiply_by_rows(ptrdiff_t width, ptrdiff_t kc, const real *panels, 
             const ptrdiff_t from = next->count * (c + i) / width;
             const next_rows part = { next->x + from * next->row, next->row,
                                      next->count * (c + i + height) / width - from };
+            prefetch_part(out, c + i, height, width);
             by_rows_functions[height - 1](kc, panels + i, x, LL_KC * LL_LANES,
                                           z + (c + i) * LL_LANES, z_panel, first,
                                           bias ? bias + c + i : NULL, &part);
@@ -88,13 +90,27 @@ static const real *all_panels(const ll_product *p, const void *weight, ptrdiff_t
     return w->panels;
 }
 
-/* Logits of `rows` rows i, ... , at most LL_NV vectors of them, against `width` classes. */
+/* What `out` holds of classes c, ... of rows i, ... */
+static region outputs(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t width)
+{
+    const ptrdiff_t item = (ptrdiff_t)sizeof(real), row = job->output.out_row;
+    region out = { job->output.out, rows, row * item, width * item };
+
+    if (out.at)
+        out.at += (i * row + c) * item;
+    else
+        out.rows = 0;
+    return out;
+}
+
+/* Logits of `rows` rows i, ..., at most LL_NV vectors of them, against a block of classes c, ... */
 static void product_by_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const real *panels,
-                            ptrdiff_t width, const workspace *w)
+                            ptrdiff_t c, ptrdiff_t width, const workspace *w)
 {
     const ll_product *p = &job->product;
     const real *x = (const real *)p->x + i * p->x_row;
     const ptrdiff_t together = LL_NV * LL_LANES, left = job->rows - i;
+    const region out = outputs(job, i, rows, c, width);
     ptrdiff_t pc = 0;
 
     do { /* once even without features: the logit is the bias then */
@@ -105,7 +121,7 @@ static void product_by_rows(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, cons
             transpose_rows(x + least(r, rows - 1) * p->x_row, p->x_row, rows - least(r, rows - 1),
                            pc, kc, w->turned + r * LL_KC);
         multiply_by_rows(width, kc, panels + pc * LL_LANES, p->k * LL_LANES, w->turned, w->z,
-                         w->z_panel, pc == 0, pc + LL_KC >= p->k ? w->bias : NULL, &next);
+                         w->z_panel, pc == 0, pc + LL_KC >= p->k ? w->bias : NULL, &next, &out);
         pc += LL_KC;
     } while (pc < p->k);
 }

@@ -35,7 +35,9 @@ static ll_job make_backward_job(const backward *b, ptrdiff_t lo, ptrdiff_t rows)
     job.product.x = at(b->x, lo * in->x_row);
     if (in->temperatures)
         job.product.temperatures = in->temperatures + lo;
-    if (job.n > LL_SMALL_N) {
+    if (b->ways & BLOCKS)
+        job.product.x_packed = 0;
+    if (job.product.x_packed) {
         void *packed = reals(rows * job.product.k + table->lanes);
         table->pack_x(job.product.x, rows, job.product.k, in->x_row, packed);
         job.product.x = packed;

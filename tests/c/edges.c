@@ -18,7 +18,7 @@ static void passes(void)
     const ptrdiff_t lanes = table->lanes, block = table->block, span = table->span;
     const ptrdiff_t n[] = { 1, LL_SMALL_N, 2 * lanes, block, 2 * block, span, 2 * span };
     const ptrdiff_t m[] = { 1, 4, LL_GROUP_STEP, 2 * lanes, 12 * LL_GROUP_STEP };
-    const ptrdiff_t k[] = { 0, lanes, 2 * lanes, LL_KC, 2 * LL_KC };
+    const ptrdiff_t k[] = { 0, 1, lanes, lanes + 1, 2 * lanes, LL_KC, LL_KC + 1, 2 * LL_KC };
     problem p = { "whole", 0, 0, 0, 1, 0, 0, 1, ORDINARY };
 
     for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
@@ -30,6 +30,7 @@ static void passes(void)
             p.m = m[j], p.k = k[i];
             p.n = LL_SMALL_N, add(try_problem(&p, RANK));
             p.n = 2 * lanes, add(try_problem(&p, RANK));
+            p.n = LL_SMALL_N + 1, add(try_problem(&p, RANK));
         }
     p.softcap = 5, p.temperature = 0.5;
     p.m = lanes, p.n = 2 * lanes, p.k = lanes, add(try_problem(&p, RANK));

@@ -63,7 +63,8 @@ static ll_job make_product(const inputs *in, enum layout layout)
     ll_product product = {
         .k = p->k, .softcap = p->softcap, .temperature = p->temperature, .temperatures = in->temperatures,
         .x = in->product ? in->packed_narrow_x : p->n > LL_SMALL_N ? in->packed_x : in->x,
-        .x_row = in->x_row, .x_packed = p->n > LL_SMALL_N, .type = narrow ? in->type : LL_REALS, .weight = weights[layout],
+        .x_row = in->x_row, .x_packed = p->n > LL_SMALL_N,
+        .type = narrow ? in->type : LL_REALS, .weight = weights[layout],
         .w_row = columns ? 1 : in->w_row, .w_col = columns ? in->w_col : 1,
         .packed = layout == PACKED || layout == NARROW_PACKED, .bf16 = in->product,
         .bias = in->bias,
@@ -175,13 +176,24 @@ static int is_tried(const inputs *in, enum layout layout, enum ask ask)
         || (layout == NARROW_PACKED && in->product);
 }
 
-static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut cut)
+/* Whether there are two ways of reading the rows: packed, or where they are. */
+static int may_be_packed(const inputs *in, enum layout layout)
+{
+    return in->p->n > LL_SMALL_N && !in->product && layout < LOGITS;
+}
+
+static uint64_t run_rows(const inputs *in, enum layout layout, enum ask ask, enum cut cut,
+                         int packed)
 {
     int mine = n_blocks;
     ll_job job = make_job(in, layout, ask);
     void *loss = reals(job.rows * job.question.n_targets);
     ptrdiff_t step = cut == WHOLE ? job.n : cut == BLOCKWISE ? table->block : table->span;
 
+    if (may_be_packed(in, layout) && !packed) {
+        job.product.x = in->x;
+        job.product.x_packed = 0;
+    }
     job.scratch = cache_lines(table->scratch_bytes(&job));
     if (job.question.rank && job.n > table->block) { /* needed before the classes are met */
         ll_job before = job;
@@ -223,6 +235,18 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     mix_reals(job.output.out, job.output.out ? out_size(&job) : 0);
     release(mine);
     return hash;
+}
+
+static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut cut)
+{
+    const uint64_t value = run_rows(in, layout, ask, cut, 1);
+
+    if (may_be_packed(in, layout) && run_rows(in, layout, ask, cut, 0) != value) {
+        complain(in->p);
+        fprintf(stderr, "ask %d, layout %d, cut %d: rows that are not packed give other bits\n",
+                (int)ask, (int)layout, (int)cut);
+    }
+    return value;
 }
 
 /* One ask; ways of asking that may not matter must give the same hash. Logits at hand are those

@@ -240,7 +240,7 @@ class LinearScoring(Scoring):
         As the kernels read them: `dtype`; rows BFLOAT16 where weights are, too; weights as a
         layer holds them.
     small : bool
-        Classes are few: rows are not packed.
+        Classes are few: rows are read where they are, not packed.
     weight : ndarray or None
         Weights the kernels can read where they are; else they come piece by piece.
     """
