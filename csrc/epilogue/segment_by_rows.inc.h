@@ -72,11 +72,14 @@ LL_TEMPLATE vec sum_exp_by_rows(real *z, ptrdiff_t width, vec max, vec held, con
     return sum_of_lanes(sum);
 }
 
-/* What lies class by class to `count` rows of `width` numbers. */
+/* What lies class by class to `count` rows of `width` numbers. The last of them come first, in whole
+ * vectors where those that follow cover what is too much. */
 static void segment_to_rows(const real *z, ptrdiff_t width, ptrdiff_t count, real *out,
                             ptrdiff_t out_row)
 {
-    for (ptrdiff_t c = 0; c < width; c += LL_LANES) {
+    const ptrdiff_t covered = out_row == width && width > LL_LANES ? count - 1 : 0;
+
+    for (ptrdiff_t c = (width - 1) / LL_LANES * LL_LANES; c >= 0; c -= LL_LANES) {
         const ptrdiff_t part = least(LL_LANES, width - c);
         const real *class[LL_LANES];
         vec rows[LL_LANES];
@@ -85,7 +88,7 @@ static void segment_to_rows(const real *z, ptrdiff_t width, ptrdiff_t count, rea
             class[l] = z + (c + least(l, part - 1)) * LL_LANES;
         vtranspose(class, 0, rows);
         for (ptrdiff_t r = 0; r < count; r++)
-            if (part == LL_LANES)
+            if (part == LL_LANES || r < covered)
                 vstore(out + r * out_row + c, rows[r]);
             else {
                 real last[LL_LANES];
