@@ -277,7 +277,7 @@ cdef class Job:
 
     def rows(self, cnp.ndarray x):
         """Rows of x as they are, columns contiguous."""
-        self.job.product.x = data(x)
+        self.job.product.x, self.job.product.x_packed = data(x), False
         self.job.product.x_row = step(x, 0)
         self.owners["rows"] = x
 
