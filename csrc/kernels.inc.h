@@ -37,6 +37,6 @@ const ll_kernels LL_TABLE = {
     sizeof(real), LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
     pack_x, pack_weight, pack_words, scratch_bytes, init_state, score, target_logits, merge_rows,
     merge_top, normalise, finish, sort_top, group_rows, keep_size, pack_columns, gradient_bytes,
-    gradient_logits, gradient_x, divergence, tighten, rescore, map_function, nll_rows, spin_fma,
-    spin_read,
+    gradient_logits, gradient_weight, add_in_order, gradient_x, divergence, tighten, rescore,
+    map_function, nll_rows, spin_fma, spin_read,
 };

@@ -305,15 +305,22 @@ typedef struct {
     ptrdiff_t (*group)(ptrdiff_t n);
     /* Reals that the kept logits of so many rows and classes take. */
     ptrdiff_t (*keep_size)(ptrdiff_t rows, ptrdiff_t n);
-    /* Rows of x for products with lanes along the features, group by group:
-     * (rows + groups) * (k rounded up to whole vectors) reals. */
+    /* Rows of x, [first, first + rows) of `of`, for products with lanes along the features, group by
+     * group: (of + groups) * (k rounded up to whole vectors) reals. */
     void (*pack_columns)(const ll_job *job, const ll_gradient *gradient, const void *x,
-                         ptrdiff_t x_row, void *packed);
-    /* Bytes of scratch that the next two need. */
+                         ptrdiff_t x_row, ptrdiff_t first, ptrdiff_t of, void *packed);
+    /* Bytes of scratch that the next three need. */
     size_t (*gradient_bytes)(const ll_job *job);
     /* Kept logits of classes [first, last), whole blocks, become their derivatives, and these go
      * into d_weight and d_bias. Rows are whole groups but for the last of all. */
     void (*gradient_logits)(const ll_job *job, const ll_gradient *gradient);
+    /* Derivatives that were left in place of the logits, of classes [first, last), into features
+     * [f_first, f_last), whole vectors, of d_weight, and with the first of them into d_bias. */
+    void (*gradient_weight)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
+                            ptrdiff_t f_last);
+    /* Of gradients of `groups` groups, `row` numbers apart, `count` each, added one after the other. */
+    void (*add_in_order)(ptrdiff_t groups, ptrdiff_t count, const void *parts, ptrdiff_t row,
+                         void *into, int add);
     /* Derivatives of classes [first, last), which follow each other from call to call, into
      * features [f_first, f_last), whole vectors, of rows [r_first, r_last), whole steps, of d_x. */
     void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,

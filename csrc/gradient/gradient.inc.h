@@ -62,9 +62,11 @@ static inline real *target_of(const ll_job *job, const ll_gradient *grad, void *
  * all of them to a few cache sets. */
 static inline ptrdiff_t column_panel(ptrdiff_t rows) { return (rows | 1) * LL_LANES; }
 
-/* G of a block and of the links [lo, hi) of a group's chains into d_weight. */
+/* G of some classes and of the links [lo, hi) of a group's chains into features [f, f_last) of
+ * d_weight. */
 static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start, ptrdiff_t rows,
-                       ptrdiff_t lo, ptrdiff_t hi, const segment *s, const gradient_space *w)
+                       ptrdiff_t lo, ptrdiff_t hi, const segment *s, ptrdiff_t f, ptrdiff_t f_last,
+                       const gradient_space *w)
 {
     const ptrdiff_t k = job->product.k, b_panel = column_panel(rows), group = group_rows(job->n);
     const real *b = (const real *)grad->columns + lo * LL_LANES
@@ -74,8 +76,8 @@ static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t sta
 
     if (lo >= hi && !first)
         return;
-    for (ptrdiff_t f = 0, width; f < k; f += width * LL_LANES) {
-        ptrdiff_t whole = least(LL_NV, (k - f) / LL_LANES);
+    for (ptrdiff_t width; f < f_last; f += width * LL_LANES) {
+        ptrdiff_t whole = least(LL_NV, (f_last - f) / LL_LANES);
         width = whole ? whole : 1;
         add_product(s->width, width, hi - lo, w->a, rows, lo, b + f / LL_LANES * b_panel, b_panel,
                     whole ? c + f : w->c, whole ? k : LL_LANES, first || !whole);
@@ -116,7 +118,7 @@ static void gradient_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t
         }
     }
     if (grad->d_weight)
-        add_weight(job, grad, start, rows, lo, hi, s, w);
+        add_weight(job, grad, start, rows, lo, hi, s, 0, job->product.k, w);
     if (grad->d_bias)
         add_bias(job, grad, start, s, w->sums);
 }
@@ -134,16 +136,85 @@ static void gradient_logits(const ll_job *job, const ll_gradient *grad)
     }
 }
 
+/* ---- derivatives that were left where the logits were -------------------------------------- */
+
+/* G of some classes of a group of rows as micro-panels of classes. What a panel spills over belongs
+ * to the next. */
+static void turn_group(const ll_job *job, ptrdiff_t start, ptrdiff_t rows, const segment *s,
+                       const real *tile, real *a)
+{
+    const ptrdiff_t row = tile_row(job->n);
+
+    for (ptrdiff_t c = 0, classes; c < s->width; c += classes) {
+        classes = panel_height(c, s->width);
+        for (ptrdiff_t p = 0, height; p < rows; p += height) {
+            height = panel_height(start + p, job->rows);
+            interleave(tile + (start + p) * row + (s->first % LL_BLOCK + c) * height, height,
+                       classes, (height + LL_SQUARE - 1) / LL_SQUARE * LL_SQUARE, classes,
+                       a + c * rows + p * classes, height * row);
+        }
+    }
+}
+
+/* Their sums over the rows. */
+static void sum_group(ptrdiff_t rows, ptrdiff_t width, const real *a, real *sums)
+{
+    for (ptrdiff_t c = 0, classes; c < width; c += classes) {
+        classes = panel_height(c, width);
+        for (ptrdiff_t own = 0; own < classes; own += LL_LANES) {
+            vec sum = vset(0);
+            for (ptrdiff_t p = 0; p < rows; p++)
+                sum = vadd(sum, vload(a + c * rows + p * classes + own));
+            vstore(sums + c + own, sum);
+        }
+    }
+}
+
+static void gradient_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
+                            ptrdiff_t f_last)
+{
+    gradient_space w = gradient_lay_out(job);
+    ptrdiff_t group = group_rows(job->n);
+
+    for (ptrdiff_t c = job->first, width; c < job->last; c += width) {
+        width = least(LL_BLOCK - c % LL_BLOCK, job->last - c);
+        segment s = { .first = c, .width = width };
+        for (ptrdiff_t i = 0; i < job->rows; i += group) {
+            ptrdiff_t rows = least(group, job->rows - i);
+            turn_group(job, i, rows, &s, kept_tile(job, c), w.a);
+            if (grad->d_bias && f_first == 0) {
+                sum_group(rows, width, w.a, w.sums);
+                add_bias(job, grad, i, &s, w.sums);
+            }
+            if (grad->d_weight)
+                add_weight(job, grad, i, rows, 0, rows, &s, f_first, f_last, &w);
+        }
+    }
+}
+
+static void add_in_order(ptrdiff_t groups, ptrdiff_t count, const void *parts, ptrdiff_t row,
+                         void *into, int add)
+{
+    const real *part = parts;
+    real *sum = into;
+
+    for (ptrdiff_t g = 0; g < groups; g++, part += row, add = 1)
+        for (ptrdiff_t i = 0; i < count; i++)
+            sum[i] = add ? sum[i] + part[i] : part[i];
+}
+
 /* ---- columns of features ------------------------------------------------------------------- */
 
-static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t first, ptrdiff_t rows,
-                       ptrdiff_t k, ptrdiff_t x_row, real *packed)
+/* Rows [first, first + rows) of a group of `of`, whose columns begin at `packed`. */
+static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t i, ptrdiff_t first,
+                       ptrdiff_t rows, ptrdiff_t of, ptrdiff_t k, ptrdiff_t x_row, real *packed)
 {
-    const ptrdiff_t by_lane = column_panel(rows) / LL_LANES;
+    const ptrdiff_t by_lane = column_panel(of) / LL_LANES;
 
-    for (ptrdiff_t i = 0; i < rows; i++, x += x_row, packed += LL_LANES) {
+    packed += first * LL_LANES;
+    for (ptrdiff_t last = i + rows; i < last; i++, x += x_row, packed += LL_LANES) {
         ptrdiff_t f = 0;
-        if (left_out(grad, first + i)) {
+        if (left_out(grad, i)) {
             for (; f < k; f += LL_LANES)
                 vstore(packed + f * by_lane, vset(0));
             continue;
@@ -156,14 +227,16 @@ static void pack_group(const ll_gradient *grad, const real *x, ptrdiff_t first, 
 }
 
 static void pack_columns(const ll_job *job, const ll_gradient *grad, const void *x,
-                         ptrdiff_t x_row, void *packed)
+                         ptrdiff_t x_row, ptrdiff_t first, ptrdiff_t of, void *packed)
 {
-    const ll_product *p = &job->product;
-    ptrdiff_t group = group_rows(job->n);
+    const ptrdiff_t k = job->product.k, group = group_rows(job->n);
 
-    for (ptrdiff_t i = 0; i < job->rows; i += group)
-        pack_group(grad, (const real *)x + i * x_row, i, least(group, job->rows - i), p->k,
-                   x_row, (real *)packed + i / group * vectors(p->k) * column_panel(group));
+    for (ptrdiff_t i = 0, rows; i < job->rows; i += rows) {
+        ptrdiff_t own = (first + i) % group, start = first + i - own;
+        rows = least(group - own, job->rows - i);
+        pack_group(grad, (const real *)x + i * x_row, i, own, rows, least(group, of - start), k,
+                   x_row, (real *)packed + start / group * vectors(k) * column_panel(group));
+    }
 }
 
 /* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed

@@ -8,11 +8,12 @@
 enum {
     SPARSE = 1,  /* probabilities are given where they are not zero */
     BLOCKS = 2,  /* block by block of classes */
-    PIECES = 4,  /* of the features and rows of d_x */
+    PIECES = 4,  /* of the features and rows of d_x, the features and classes of d_weight */
     WINDOW = 8,  /* some blocks of logits are kept, and scored again */
     GROUPS = 16, /* group by group of rows, each from its logits on */
     APART = 32,  /* each group has gradients of its own, which are added in order */
-    NANS = 64    /* in rows that do not count */
+    NANS = 64,   /* in rows that do not count */
+    LATER = 128  /* all derivatives first, then the gradients of the weights */
 };
 
 typedef struct {
@@ -111,6 +112,33 @@ static void into_x(const backward *b, const ll_job *job, const ll_gradient *grad
                               least(r + r_step, job->rows));
 }
 
+static void into_weight(const backward *b, const ll_job *job, ptrdiff_t start, ptrdiff_t end,
+                        const ll_gradient *gradient)
+{
+    ptrdiff_t f_step = b->ways & PIECES ? 2 * table->lanes : job->product.k;
+    ptrdiff_t c_step = b->ways & PIECES ? 8 * LL_GROUP_STEP + 5 : end - start;
+
+    for (ptrdiff_t first = start; first < end; first += c_step) {
+        ll_job part = classes(*job, first, least(first + c_step, end));
+        for (ptrdiff_t f = 0; f == 0 || f < job->product.k; f += f_step)
+            table->gradient_weight(&part, gradient, f, least(f + f_step, job->product.k));
+    }
+}
+
+static void pack_pieces(const backward *b, ll_job job, ll_gradient gradient, ptrdiff_t lo,
+                        void *columns)
+{
+    const inputs *in = b->in;
+    ptrdiff_t all = job.rows, step = b->ways & PIECES ? 3 * LL_GROUP_STEP : all;
+
+    for (ptrdiff_t i = 0; i < all; i += step) {
+        job.rows = least(step, all - i);
+        gradient.coefficients = at(in->coefficients, lo + i);
+        table->pack_columns(&job, &gradient, at(b->x, (lo + i) * in->x_row), in->x_row, i, all,
+                            columns);
+    }
+}
+
 /* Rows [lo, lo + rows) from their logits on. */
 static void backward_rows(const backward *b, ptrdiff_t lo, ptrdiff_t rows, ll_gradient gradient)
 {
@@ -129,8 +157,11 @@ static void backward_rows(const backward *b, ptrdiff_t lo, ptrdiff_t rows, ll_gr
 
     gradient.coefficients = at(in->coefficients, lo);
     gradient.columns = columns;
-    table->pack_columns(&job, &gradient, at(b->x, lo * in->x_row), in->x_row, columns);
+    pack_pieces(b, job, gradient, lo, columns);
     job.scratch = cache_lines(table->gradient_bytes(&job));
+    ll_gradient derivatives = gradient;
+    if (b->ways & LATER)
+        derivatives.d_weight = derivatives.d_bias = NULL;
     for (ptrdiff_t start = 0; start < job.n; start += window) {
         ptrdiff_t end = least(start + window, job.n);
         ptrdiff_t step = b->ways & BLOCKS ? table->block : end - start;
@@ -139,9 +170,11 @@ static void backward_rows(const backward *b, ptrdiff_t lo, ptrdiff_t rows, ll_gr
             score_again(job, start, end);
         for (ptrdiff_t first = start; first < end; first += step) {
             ll_job part = classes(job, first, least(first + step, end));
-            table->gradient_logits(&part, &gradient);
-            into_x(b, &part, &gradient);
+            table->gradient_logits(&part, &derivatives);
+            into_x(b, &part, &derivatives);
         }
+        if (b->ways & LATER)
+            into_weight(b, &job, start, end, &gradient);
     }
     release(mine);
 }
@@ -225,6 +258,8 @@ static uint64_t try_gradient_inputs(inputs *in, int options)
         { ROWS, PIECES | APART | NANS },
         { COLUMNS, WINDOW | SPARSE | APART },
         { PACKED, WINDOW | BLOCKS },
+        { ROWS, LATER },
+        { COLUMNS, LATER | PIECES | NANS },
         { NARROW_ROWS, 0 },
         { NARROW_COLUMNS, BLOCKS },
         { NARROW_PACKED, PIECES },
@@ -237,6 +272,8 @@ static uint64_t try_gradient_inputs(inputs *in, int options)
         if (few && (all[i].layout == PACKED || all[i].layout == NARROW_PACKED))
             continue;
         if (in->type == LL_REALS && all[i].layout >= NARROW_ROWS)
+            continue;
+        if (options & FILTERED && all[i].ways & LATER) /* what is left out goes into no sum */
             continue;
         value = run_backward(in, options, all[i].layout, all[i].ways);
         if (i == 0) {

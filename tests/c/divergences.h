@@ -43,7 +43,7 @@ static uint64_t run_divergence(const inputs *in, const inputs *other, double bet
         ll_job part = classes(student, c, least(c + step, n));
         table->divergence(&part, &teacher, beta, sums, stride);
     }
-    table->pack_columns(&student, &gradient, in->x, in->x_row, columns);
+    table->pack_columns(&student, &gradient, in->x, in->x_row, 0, m, columns);
     student.scratch = cache_lines(table->gradient_bytes(&student));
     for (ptrdiff_t c = 0; c < n; c += step) {
         ll_job part = classes(student, c, least(c + step, n));

@@ -81,6 +81,15 @@ cdef class Kernels:
         with nogil:
             self.table.pack_weight(w, n, k, w_row, w_col, p)
 
+    def add_in_order(self, cnp.ndarray parts, cnp.ndarray into, bint add, ptrdiff_t first,
+                     ptrdiff_t last):
+        """Entries [first, last) of gradients (groups, size), one group after the other."""
+        cdef ptrdiff_t groups = parts.shape[0], size = parts.shape[1]
+        cdef const void *source = <const char *>data(parts) + self.table.item * first
+        cdef void *target = <char *>data(into) + self.table.item * first
+        with nogil:
+            self.table.add_in_order(groups, last - first, source, size, target, add)
+
     def pack_words(self, cnp.ndarray weight, cnp.ndarray out):
         """The same of weights of 16 bits: words of two features."""
         cdef const uint16_t *w = <const uint16_t *>data(weight)
@@ -374,21 +383,32 @@ cdef class Job:
         return some_classes(&self.job, self.table.item, first, last, self.w_first, self.p_first,
                             self.z_first)
 
-    def pack_columns(self, Gradient gradient, cnp.ndarray x, cnp.ndarray packed):
-        """Pack the features of the rows, which the gradient of the weights is a product with."""
+    def pack_columns(self, Gradient gradient, cnp.ndarray x, ptrdiff_t first, ptrdiff_t of,
+                     cnp.ndarray packed):
+        """Pack the features of the rows, which the gradient of the weights is a product with.
+
+        They are rows [first, first + rows) of `of`, which are packed side by side.
+        """
         cdef const void *source = data(x)
         cdef void *target = data(packed)
         cdef ptrdiff_t x_row = step(x, 0)
         with nogil:
-            self.table.pack_columns(&self.job, &gradient.gradient, source, x_row, target)
-        gradient.gradient.columns = target
-        gradient.owners.append(packed)
+            self.table.pack_columns(&self.job, &gradient.gradient, source, x_row, first, of,
+                                    target)
+        gradient.columns(packed)
 
     def gradient_logits(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last):
         """Kept logits of classes [first, last) to derivatives, and these into the gradients."""
         cdef ll_job job = self.part(first, last)
         with nogil:
             self.table.gradient_logits(&job, &gradient.gradient)
+
+    def gradient_weight(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last,
+                        ptrdiff_t f_first, ptrdiff_t f_last):
+        """Derivatives of classes [first, last) into some features of the gradient of the weights."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.gradient_weight(&job, &gradient.gradient, f_first, f_last)
 
     def gradient_x(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last, ptrdiff_t f_first,
                    ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last):
@@ -439,8 +459,9 @@ cdef class Gradient:
     cdef object owners
 
     def __cinit__(self, cnp.ndarray coefficients, bint filter):
-        self.gradient.coefficients = data(coefficients)
-        self.gradient.c_stride = step(coefficients, 0)
+        if coefficients is not None:
+            self.gradient.coefficients = data(coefficients)
+            self.gradient.c_stride = step(coefficients, 0)
         self.gradient.filter = filter
         self.owners = [coefficients]
 
@@ -449,6 +470,11 @@ cdef class Gradient:
         self.gradient.teacher, self.gradient.beta = &teacher.job, beta
         self.gradient.means = <const double *>data(means)
         self.owners.append((teacher, means))
+
+    def columns(self, cnp.ndarray packed):
+        """Features of the rows that have been packed."""
+        self.gradient.columns = data(packed)
+        self.owners.append(packed)
 
     def into_x(self, cnp.ndarray d_x, bint add):
         """Gradients of the rows, (rows, k) with columns contiguous."""

@@ -146,9 +146,13 @@ cdef extern from "logitless.h" nogil:
         ptrdiff_t (*group)(ptrdiff_t) noexcept nogil
         ptrdiff_t (*keep_size)(ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*pack_columns)(const ll_job *, const ll_gradient *, const void *, ptrdiff_t,
-                             void *) noexcept nogil
+                             ptrdiff_t, ptrdiff_t, void *) noexcept nogil
         size_t (*gradient_bytes)(const ll_job *) noexcept nogil
         void (*gradient_logits)(const ll_job *, const ll_gradient *) noexcept nogil
+        void (*gradient_weight)(const ll_job *, const ll_gradient *, ptrdiff_t,
+                                ptrdiff_t) noexcept nogil
+        void (*add_in_order)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, void *,
+                             int) noexcept nogil
         void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                            ptrdiff_t) noexcept nogil
         void (*divergence)(const ll_job *, const ll_job *, double, double *,

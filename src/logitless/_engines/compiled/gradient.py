@@ -207,7 +207,7 @@ def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
     d_x = None if call.grads.x is None else call.grads.x[lo:hi]
     gradient = call.gradient(call.backward.take(state, slice(lo, hi)), d_x, lo, apart)
     if call.grads.weight is not None:
-        scoring.job(block, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi),
+        scoring.job(block, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi), 0, hi - lo,
                                                 memory.columns)
     to_x = d_x is not None and scoring.k > 0
     for first in range(0, scoring.n, call.window):
