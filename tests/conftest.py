@@ -55,7 +55,7 @@ def rng():
 @pytest.fixture
 def eager(monkeypatch):
     """Threads are put to work of any size."""
-    for name in "plan.FLOPS_PER_THREAD", "plan.FLOPS_PER_SHARE", "gradient.FLOPS_PER_THREAD":
+    for name in "plan.FLOPS_PER_THREAD", "plan.FLOPS_PER_SHARE", "gradient_plan.FLOPS_PER_THREAD":
         monkeypatch.setattr(f"logitless._engines.compiled.{name}", 1)
 
 

@@ -81,6 +81,39 @@ def test_threads_on_work_worth_splitting(shape, n_threads, dtype):
     assert_all_same(results(one, x, t), results(more, x, t))
 
 
+@pytest.fixture
+def by_row(eager, monkeypatch):
+    """Rows are shared out before classes are, however few; blocks are as small as may be."""
+    plan = "logitless._engines.compiled.gradient_plan"
+    for name in "APART_BYTES", "BLOCK_BYTES", "LEAST_ROWS":
+        monkeypatch.setattr(f"{plan}.{name}", 0)
+
+
+@given(problems(), st.sampled_from([1, 2, 3, 7]), st.sampled_from([1 << 16, 1 << 26]))
+def test_rows_before_classes(by_row, problem, n_threads, workspace_bytes):
+    (x, w, bias), target, of_head, options = problem
+    head = ll.LinearHead(w, bias, n_threads=n_threads, **of_head)
+    assert_all_same(  # a window of classes at a time goes another way
+        results(head, x, target, workspace_bytes=1, **options),
+        results(head, x, target, workspace_bytes=workspace_bytes, **options),
+    )
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_rows_before_classes_of_two_heads(by_row, n_threads, dtype):
+    m, n = 500, 300
+    x, w = exact((m, 20), 1, dtype), exact((n, 20), 2, dtype)
+    teacher = exact((m, 7), 3, dtype), exact((n, 7), 4, dtype)
+    for beta in 0.0, 0.5:
+        small, large = (
+            ll.linear_kl_div_value_and_grad(x, w, *teacher, beta=beta, n_threads=n_threads,
+                                            workspace_bytes=workspace)
+            for workspace in (1, 1 << 20))
+        for ours, usual in ((small[0], large[0]), (small[1].x, large[1].x),
+                            (small[1].weight, large[1].weight)):
+            assert_same_bits(ours, usual)
+
+
 @given(problems(), st.data())
 def test_workspace(problem, data):
     """From less than a row of logits to more than all of them."""

@@ -29,15 +29,16 @@ class Pair:
     """Student and teacher, scorings of as many rows and classes; nothing of it changes."""
 
     def __init__(self, student: LinearScoring, teacher: Teacher[Layer], n_threads: int | None,
-                 rows: int):
+                 rows: int, keeps: bool):
         request = Request(student.dtype)
         self.student, self.beta = student, teacher.beta
-        self.teacher = LinearScoring(teacher.layer, _whole(teacher.x), request, n_threads, rows)
+        self.teacher = LinearScoring(teacher.layer, _whole(teacher.x), request, n_threads, rows,
+                                     keeps)
 
-    def score(self, lo: int, hi: int, logits: np.ndarray | None,
-              memory: np.ndarray | None) -> tuple[Block, np.ndarray | None]:
+    def score(self, lo: int, hi: int, logits: np.ndarray | None, memory: np.ndarray | None,
+              room: range | None = None) -> tuple[Block, np.ndarray | None]:
         """Score rows [lo, hi) by the teacher; gives the scratch memory for the next."""
-        block = Block(self.teacher, lo, hi - lo, logits)
+        block = Block(self.teacher, lo, hi - lo, logits, None, room)
         return block, score_block(self.teacher, block, memory)
 
     def state(self, block: Block, other: Block, logits: np.ndarray, teachers: np.ndarray,
@@ -97,13 +98,13 @@ def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
     flops = 2 * x.m * layer.n_classes * max(layer.n_features + teacher.layer.n_features, 16)
     n_threads = max(1, min(pool.resolve(n_threads), flops // plan.FLOPS_PER_THREAD))
     rows, window, size = _cut(x.m, layer.n_classes, dtype, workspace_bytes, n_threads)
-    student = LinearScoring(layer, _whole(x), Request(dtype), n_threads, rows)
-    pair = Pair(student, teacher, n_threads, rows)
+    whole = window >= layer.n_classes
+    student = LinearScoring(layer, _whole(x), Request(dtype), n_threads, rows, whole)
+    pair = Pair(student, teacher, n_threads, rows, whole)
     memory = scratch.take(2 * (size * dtype.itemsize + 64))
     logits, teachers = scratch.reals(memory, dtype, size, size)
     own: np.ndarray | None = None
     others: np.ndarray | None = None
-    whole = window >= student.n
     for lo in range(0, x.m, rows):
         hi = min(lo + rows, x.m)
         block = Block(student, lo, hi - lo, logits if whole else None)

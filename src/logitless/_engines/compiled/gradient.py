@@ -5,9 +5,12 @@ where they are, and multiplied with the weights and with the rows: nothing is co
 not even a group's logits fit into the workspace, its classes are taken a window at a time and
 scored again.
 
-Threads share out the classes of a block, then its features and rows; where the weights are small,
-whole blocks, with the gradients of each group held apart until they are added in order. The bits
-are the same.
+Threads share out what there is most of, in one of three ways; the bits are the same:
+
+- the rows of a block, as far as their derivatives, then the classes of the gradient of the weights;
+- of few rows the classes of a block, then its features and rows;
+- where the weights are small, whole blocks, with the gradients of each group held apart until they
+  are added in order.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from ..interface import Backward, Request, Teacher
 from . import scratch
 from ._core import GROUP_STEP, Gradient, Job
 from .divergence import Pair, score_again
+from .gradient_plan import plan_gradients
 from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
-from .plan import FLOPS_PER_THREAD, THREAD_BYTES, round_up
+from .plan import flops_per_call, round_up
 from .scoring import Block, LinearScoring, score_block
 
-BLOCK_BYTES = 3 << 20  # of rows and logits, where these are few: they stay in the caches
+TASKS = 2  # of rows or classes for a thread
+LEAST_SUM = 1 << 15  # numbers that are worth a thread
 
 
 def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
@@ -44,13 +49,38 @@ def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads
         return
     call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads,
                  teacher)
-    if call.by_block:
+    if call.plan.by_block:
         _blocks_side_by_side(call)
         return
-    memory = _Memory(call)
-    for lo in range(0, x.m, call.step):
-        _block(call, lo, memory, call.n_threads, None)
+    memory, own = _Memory(call), _Scratch()
+    for lo in range(0, x.m, call.plan.step):
+        block = range(lo, min(lo + call.plan.step, x.m))
+        if call.plan.by_row:
+            _rows_side_by_side(call, block, memory)
+            _classes_side_by_side(call, block, memory)
+        else:
+            _rows(call, block, block, memory, own, call.plan.n_threads, call.weights(lo > 0))
     memory.give_back()
+    own.give_back()
+
+
+class _Weights:
+    """Where gradients of the weights go.
+
+    Attributes
+    ----------
+    weight, bias : ndarray or None
+    add : bool
+        To what is there.
+    apart : bool
+        Each group of rows has gradients of its own.
+    """
+
+    __slots__ = ("add", "apart", "bias", "weight")
+
+    def __init__(self, weight: np.ndarray | None, bias: np.ndarray | None, add: bool,
+                 apart: bool = False):
+        self.weight, self.bias, self.add, self.apart = weight, bias, add, apart
 
 
 class _Call:
@@ -58,16 +88,7 @@ class _Call:
 
     Attributes
     ----------
-    group : int
-        Rows that a gradient of the weights sums before it adds them.
-    step : int
-        Rows of a block, whole groups.
-    by_block : bool
-        Threads share out blocks, up to `at_once` of which wait to be added.
-    window : int
-        Classes whose logits are kept at a time.
-    kept_reals : int
-        Size of these logits.
+    plan : GradientPlan
     pair : Pair or None
         The teacher, and the student.
     """
@@ -76,143 +97,186 @@ class _Call:
                  grads: Gradients, accumulate: bool, workspace_bytes: int, n_threads: int | None,
                  teacher: Teacher[Layer] | None):
         self.backward, self.grads, self.accumulate = backward, grads, accumulate
-        kernels = KERNELS[request.dtype]
-        m, n, k, item = x.m, layer.n_classes, layer.n_features, request.dtype.itemsize
-        self.group = kernels.group(n)
-        heads = 1 if teacher is None else 2
-        row_bytes = heads * item * kernels.keep_size(1, n)
-        flops = 6 * m * n * max(k, 16)
         n_threads = pool.resolve(n_threads)
-        self.n_threads = max(1, min(n_threads, flops // FLOPS_PER_THREAD))
-        # Groups of rows whose logits the workspace holds, and that stay in a thread's cache.
-        fitting = workspace_bytes // row_bytes // self.group
-        cached = BLOCK_BYTES // ((item * 2 * k + row_bytes) * self.group)
-        # Small gradients of the weights may wait for their turn, a group each.
-        step = max(1, min(fitting, cached))
-        of_step = item * n * (k + 1) * step
-        self.at_once = min(THREAD_BYTES // of_step, -(-m // (step * self.group)))
-        self.by_block = self.n_threads > 1 and self.at_once >= 2 * self.n_threads
-        if not self.by_block:
-            step = max(1, min(fitting, cached * self.n_threads))
-        self.step = step * self.group
-        rows = min(self.step, m)
-        self.window, self.kept_reals = n, rows * kernels.keep_size(1, n)
-        if rows * row_bytes > workspace_bytes:
-            of_block = rows * kernels.keep_size(1, min(n, kernels.block))
-            blocks = max(1, workspace_bytes // (heads * item * of_block))
-            self.kept_reals = of_block * blocks
-            self.window = blocks * kernels.block
-        threads = 1 if self.by_block else n_threads
+        self.plan = plan = plan_gradients(
+            KERNELS[request.dtype], x.m, layer.n_classes, layer.n_features,
+            heads=1 if teacher is None else 2, columns=grads.weight is not None,
+            filters=backward.filters, workspace_bytes=workspace_bytes, n_threads=n_threads)
+        threads = 1 if plan.by_block or plan.by_row else n_threads
+        rows, keeps = min(plan.step, x.m), plan.window >= layer.n_classes
         self.scoring = LinearScoring(layer, x if x.whole is None else x.whole, request, threads,
-                                     rows)
-        self.pair = None if teacher is None else Pair(self.scoring, teacher, threads, rows)
+                                     rows, keeps)
+        self.pair = None if teacher is None else Pair(self.scoring, teacher, threads, rows, keeps)
 
-    def gradient(self, coefficients: np.ndarray, d_x: np.ndarray | None, lo: int,
-                 apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> Gradient:
-        """Say where the gradients of a block go, whose rows begin at `lo`."""
-        gradient = Gradient(coefficients, self.backward.filters)
-        if d_x is not None:
-            gradient.into_x(d_x, self.accumulate)
-        if apart is None:
-            add = self.accumulate or lo > 0
-            gradient.into_weight(self.grads.weight, self.grads.bias, add, False)
-        else:
-            gradient.into_weight(*apart, False, True)
-        return gradient
+    def weights(self, later: bool) -> _Weights:
+        """Say where the gradients of a block go, which is not the first."""
+        return _Weights(self.grads.weight, self.grads.bias, self.accumulate or later)
 
 
 class _Memory:
-    """What one thread needs for a block of rows: kept logits, columns of features, scratch."""
+    """What threads share of a block of rows: kept logits, columns of features."""
 
     def __init__(self, call: _Call):
         scoring = call.scoring
-        item, rows = scoring.dtype.itemsize, min(call.step, scoring.m)
+        item, rows = scoring.dtype.itemsize, min(call.plan.step, scoring.m)
         columns = 0
         if call.grads.weight is not None:
-            columns = (rows + -(-rows // call.group)) * round_up(scoring.k, scoring.kernels.lanes)
-        teachers = 0 if call.pair is None else call.kept_reals
-        sizes = call.kept_reals, teachers, columns
+            groups = -(-rows // call.plan.group)
+            columns = (rows + groups) * round_up(scoring.k, scoring.kernels.lanes)
+        teachers = 0 if call.pair is None else call.plan.kept_reals
+        sizes = call.plan.kept_reals, teachers, columns
         self._all = scratch.take(item * sum(sizes) + 64 * len(sizes))
         self.logits, self.teachers, self.columns = scratch.reals(self._all, scoring.dtype, *sizes)
-        self.scratch: np.ndarray | None = None
-        self.teachers_scratch: np.ndarray | None = None
 
     def give_back(self) -> None:
-        """Nothing of it is in use any more."""
-        for memory in (self._all, self.scratch, self.teachers_scratch):
+        """It is not in use any more."""
+        scratch.give(self._all)
+
+
+class _Scratch:
+    """What one thread has for itself."""
+
+    def __init__(self) -> None:
+        self.score: np.ndarray | None = None
+        self.teacher: np.ndarray | None = None
+
+    def give_back(self) -> None:
+        """It is not in use any more."""
+        for memory in (self.score, self.teacher):
             scratch.give(memory)
 
 
 def _blocks_side_by_side(call: _Call) -> None:
     """Threads share out blocks; their gradients of the weights wait to be added in order."""
-    scoring, step, add = call.scoring, call.step, call.accumulate
-    m, n, k, groups = scoring.m, scoring.n, scoring.k, step // call.group
-    for first in range(0, m, call.at_once * step):
-        last = min(first + call.at_once * step, m)
-        blocks = -(-(last - first) // step)
-        d_weight = _room(call.grads.weight, (blocks * groups, n, k))
-        d_bias = _room(call.grads.bias, (blocks * groups, n))
+    scoring, step, into = call.scoring, call.plan.step, call.weights(False)
+    m, n, k, item = scoring.m, scoring.n, scoring.k, scoring.dtype.itemsize
+    groups = step // call.plan.group
+    most = min(call.plan.at_once * groups, -(-m // call.plan.group))
+    memory = scratch.take(item * most * n * (k + 1) + 128)
+    d_weight, d_bias = scratch.reals(memory, scoring.dtype, most * n * k, most * n)
+    apart = _Weights(None if into.weight is None else d_weight.reshape(most, n * k),
+                     None if into.bias is None else d_bias.reshape(most, n), False, True)
+    for first in range(0, m, call.plan.at_once * step):
+        last = min(first + call.plan.at_once * step, m)
 
-        def work(tasks: pool.Tasks, first: int = first, d_weight: np.ndarray | None = d_weight,
-                 d_bias: np.ndarray | None = d_bias) -> None:
-            memory = _Memory(call)
+        def work(tasks: pool.Tasks, first: int = first) -> None:
+            memory, own = _Memory(call), _Scratch()
             for task in tasks:
-                own = slice(task * groups, (task + 1) * groups)
-                apart = (None if d_weight is None else d_weight[own],
-                         None if d_bias is None else d_bias[own])
-                _block(call, first + task * step, memory, 1, apart)
+                lo = first + task * step
+                block = range(lo, min(lo + step, m))
+                of_groups = slice(task * groups, (task + 1) * groups)
+                _rows(call, block, block, memory, own, 1, _Weights(
+                    None if apart.weight is None else apart.weight[of_groups],
+                    None if apart.bias is None else apart.bias[of_groups], False, True))
             memory.give_back()
+            own.give_back()
 
-        pool.run(work, blocks, call.n_threads)
-        parts = -(-(last - first) // call.group)
-        for into, of_groups in ((call.grads.weight, d_weight), (call.grads.bias, d_bias)):
-            if into is not None and of_groups is not None:
-                _add_in_order(into, of_groups[:parts], add)
-        add = True
-
-
-def _room(like: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    return None if like is None else np.empty(shape, like.dtype)
+        pool.run(work, -(-(last - first) // step), call.plan.n_threads)
+        parts = -(-(last - first) // call.plan.group)
+        add = call.accumulate or first > 0
+        for total, of_groups in ((into.weight, apart.weight), (into.bias, apart.bias)):
+            if total is not None and of_groups is not None:
+                _add_in_order(call, total.reshape(-1), of_groups[:parts], add)
+    scratch.give(memory)
 
 
-def _add_in_order(into: np.ndarray, parts: np.ndarray, add: bool) -> None:
-    with np.errstate(all="ignore"):
-        for i, part in enumerate(parts):
-            if add or i:
-                into += part
-            else:
-                into[...] = part
+def _add_in_order(call: _Call, into: np.ndarray, parts: np.ndarray, add: bool) -> None:
+    """Threads share out the numbers, each of which is a sum over the groups in order."""
+    shares = max(1, min(call.plan.n_threads, parts.size // LEAST_SUM))
+    step = round_up(-(-into.size // shares), call.scoring.kernels.lanes)
+
+    def work(tasks: pool.Tasks) -> None:
+        for task in tasks:
+            lo = task * step
+            call.scoring.kernels.add_in_order(parts, into, add, lo, min(lo + step, into.size))
+
+    pool.run(work, -(-into.size // step), shares)
 
 
-def _block(call: _Call, lo: int, memory: _Memory, n_threads: int,
-           apart: tuple[np.ndarray | None, np.ndarray | None] | None) -> None:
-    """The rows of one block from `lo` on: forward, then their part of the gradients."""
+def _rows_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
+    """Threads share out the rows of a block, up to their derivatives and their own gradients."""
     scoring = call.scoring
-    hi = min(lo + call.step, scoring.m)
+    most = flops_per_call(scoring.kernels) // (2 * scoring.n * max(scoring.k, 1))
+    step = min(round_up(-(-len(block) // _tasks(call)), GROUP_STEP),
+               max(most // GROUP_STEP * GROUP_STEP, call.plan.group))
+    nowhere = _Weights(None, None, False)
+
+    def work(tasks: pool.Tasks) -> None:
+        own = _Scratch()
+        for task in tasks:
+            rows = block[task * step : (task + 1) * step]
+            _rows(call, rows, block, memory, own, 1, nowhere)
+        own.give_back()
+
+    pool.run(work, -(-len(block) // step), call.plan.n_threads)
+
+
+def _classes_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
+    """Threads share out classes and features of the gradient of the weights.
+
+    Each goes over all rows of the block, whose derivatives are there, group by group.
+    """
+    scoring, into = call.scoring, call.weights(block.start > 0)
+    if into.weight is None and into.bias is None:
+        return
+    n, k = scoring.n, 0 if into.weight is None else scoring.k
+    gradient = Gradient(None, False)
+    gradient.into_weight(into.weight, into.bias, into.add, False)
+    gradient.columns(memory.columns)
+    tasks = max(_tasks(call), 2 * len(block) * n * k // flops_per_call(scoring.kernels))
+    f_step, c_step = _part(n, max(k, 1), 2 * scoring.kernels.lanes, tasks)
+    across, down = -(-max(k, 1) // f_step), -(-n // c_step)
+
+    def work(tasks: pool.Tasks) -> None:
+        job = scoring.product(block.start, block.stop)
+        job.keep(memory.logits, 0, len(block), 0)
+        space = scratch.take(job.gradient_bytes())
+        job.scratch(space)
+        for task in tasks:
+            f, c = task % across * f_step, task // across * c_step
+            job.gradient_weight(gradient, c, min(c + c_step, n), f, min(f + f_step, k))
+        scratch.give(space)
+
+    pool.run(work, across * down, call.plan.n_threads)
+
+
+def _tasks(call: _Call) -> int:
+    """Tasks that threads share out, of a phase of a block."""
+    return TASKS * call.plan.n_threads if call.plan.n_threads > 1 else 1
+
+
+def _rows(call: _Call, rows: range, block: range, memory: _Memory, own: _Scratch, n_threads: int,
+          into: _Weights) -> None:
+    """Some rows of a block, or all of them: forward, then their part of the gradients."""
+    scoring = call.scoring
+    lo, hi = rows.start, rows.stop
     probs = None
     if scoring.copied_probs is not None:
-        probs = plain(scoring.copied_probs[lo:hi], scoring.dtype)  # once for all jobs of the block
-    whole = call.window >= scoring.n
-    block = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs)
-    memory.scratch = score_block(scoring, block, memory.scratch)
+        probs = plain(scoring.copied_probs[lo:hi], scoring.dtype)  # once for all jobs of the rows
+    whole = call.plan.window >= scoring.n
+    part = Block(scoring, lo, hi - lo, memory.logits if whole else None, probs, block)
+    own.score = score_block(scoring, part, own.score)
     other: Block | None = None
     means: np.ndarray | None = None
     if call.pair is None:
-        state = block.state(scoring)
+        state = part.state(scoring)
     else:
-        other, memory.teachers_scratch = call.pair.score(
-            lo, hi, memory.teachers if whole else None, memory.teachers_scratch)
-        state, means = call.pair.state(block, other, memory.logits, memory.teachers, call.window,
-                                       n_threads)
+        other, own.teacher = call.pair.score(
+            lo, hi, memory.teachers if whole else None, own.teacher, block)
+        state, means = call.pair.state(part, other, memory.logits, memory.teachers,
+                                       call.plan.window, n_threads)
+    gradient = Gradient(call.backward.take(state, slice(lo, hi)), call.backward.filters)
     d_x = None if call.grads.x is None else call.grads.x[lo:hi]
-    gradient = call.gradient(call.backward.take(state, slice(lo, hi)), d_x, lo, apart)
+    if d_x is not None:
+        gradient.into_x(d_x, call.accumulate)
+    gradient.into_weight(into.weight, into.bias, into.add, into.apart)
     if call.grads.weight is not None:
-        scoring.job(block, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi), 0, hi - lo,
-                                                memory.columns)
+        scoring.job(part, lo, hi).pack_columns(gradient, scoring.real_rows(lo, hi),
+                                               lo - block.start, len(block), memory.columns)
     to_x = d_x is not None and scoring.k > 0
-    for first in range(0, scoring.n, call.window):
-        last = min(first + call.window, scoring.n)
-        kept = Kept(scoring, block, memory.logits, first, last)
+    for first in range(0, scoring.n, call.plan.window):
+        last = min(first + call.plan.window, scoring.n)
+        kept = Kept(scoring, part, memory.logits, first, last)
         if call.pair is not None and other is not None and means is not None:
             teacher = Kept(call.pair.teacher, other, memory.teachers, first, last)
             score_again((teacher,), n_threads)

@@ -40,8 +40,8 @@ class Kept:
         return job
 
     def _keep(self, job: Job, lo: int) -> None:
-        skip = (lo - self.block.first) * self.scoring.kept_row
-        job.keep(self.logits, skip, self.block.m, self.first)
+        room = self.block.room
+        job.keep(self.logits, (lo - room.start) * self.scoring.kept_row, len(room), self.first)
 
     def scorer(self) -> Scorer | None:
         """Give what makes the logits of some classes, where they are not there: one a thread."""

@@ -86,7 +86,7 @@ def round_up(count: int, step: int) -> int:
 
 def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows: bool,
          n_threads: int, packs_weights: bool = False, copies_rows: bool = False,
-         copies_weights: bool = False, copies_values: bool = False) -> Plan:
+         copies_weights: bool = False, copies_values: bool = False, keeps: bool = False) -> Plan:
     """Cut m rows by n classes of k features into calls.
 
     Results do not depend on any of it: rows are independent, and classes are cut at blocks.
@@ -107,6 +107,8 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
         A tile holds all rows of a block.
     packs_weights : bool
         Weights are packed on the way, once for each block.
+    keeps : bool
+        Logits are kept: the rows are as many as may be, and calls take some blocks of classes.
     n_threads : int
         Threads the call may use.
     """
@@ -121,8 +123,8 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     row_bytes = 1 + item * (k * (0 if small_n and not copies_rows else 1 + copies_rows)
                             + (kernels.block if tiles_rows else 0))
     rows = min(SMALL_N_ROWS if small_n else MAX_ROWS, THREAD_BYTES // row_bytes)
-    per_call = FLOPS_PER_CALL.get(kernels.isa, FLOPS_PER_CALL_VECTOR)
-    span_flops = 2 * min(n, kernels.span) * max(k, 16)
+    per_call, span = flops_per_call(kernels), kernels.block if keeps else kernels.span
+    span_flops = 2 * min(n, span) * max(k, 16)
     rows = min(rows, max(per_call // span_flops, ROW_STEP))
     rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
     few = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP
@@ -132,7 +134,7 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
     if not (by_class or by_block):
         n_threads = min(n_threads, -(-m // VECTOR))
     spans = 1 if by_class else max(1, per_call // max(1, span_flops * min(rows, m)))
-    step = spans * kernels.span
+    step = spans * span
     if copies_weights or copies_values:
         copied = k * copies_weights + min(rows, m) * copies_values
         step = min(step, copied_classes(kernels, copied, kernels.block))
@@ -156,6 +158,11 @@ def kept_classes(kernels: Kernels, m: int) -> int:
 def reads_rows(m: int, n: int, k: int) -> bool:
     """Whether rows are read where they are: packing them for few classes takes too long."""
     return m >= READ_ROWS and n <= READ_CLASSES and n * k <= READ_WEIGHTS
+
+
+def flops_per_call(kernels: Kernels) -> int:
+    """Work of one call, which Ctrl-C waits for."""
+    return FLOPS_PER_CALL.get(kernels.isa, FLOPS_PER_CALL_VECTOR)
 
 
 def copied_classes(kernels: Kernels, values: int, least: int) -> int:

@@ -129,6 +129,8 @@ class Scoring:
             None if q.out is None else q.out[lo:hi],
             q.write,
         )
+        if block.kept is not None:
+            job.keep(block.kept, (lo - block.room.start) * self.kept_row, len(block.room), 0)
         lo, hi = lo - first, hi - first
         job.remember(
             block.values[:, lo:],
@@ -140,8 +142,6 @@ class Scoring:
             log_prob = block.top_log_prob
             job.best(block.top_logit[lo:hi], block.top_index[lo:hi],
                      None if log_prob is None else log_prob[lo:hi])
-        if block.kept is not None:
-            job.keep(block.kept, lo * self.kept_row, block.m, 0)
         return job
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
@@ -181,14 +181,17 @@ class Block:
         Target distributions, where they have been copied for all jobs.
     kept : ndarray or None
         Where the logits of all classes are kept.
+    room : range
+        The rows whose logits are kept there, or in a window; these are some of them.
     """
 
-    __slots__ = ("first", "ints", "kept", "m", "probs", "target_logit", "target_loss", "top_index",
-                 "top_log_prob", "top_logit", "values", "wide")
+    __slots__ = ("first", "ints", "kept", "m", "probs", "room", "target_logit", "target_loss",
+                 "top_index", "top_log_prob", "top_logit", "values", "wide")
 
     def __init__(self, scoring: Scoring, first: int, m: int, kept: np.ndarray | None = None,
-                 probs: np.ndarray | None = None):
+                 probs: np.ndarray | None = None, room: range | None = None):
         self.first, self.m, self.kept, self.probs = first, m, kept, probs
+        self.room = range(first, first + m) if room is None else room
         q, dtype = scoring.request, scoring.dtype
         lanes = scoring.kernels.lanes
         self.values, self.ints = scoring.room_for_state(-(-max(m, 1) // lanes) * lanes)
@@ -243,13 +246,15 @@ class LinearScoring(Scoring):
         Classes are few: rows are read where they are, not packed.
     weight : ndarray or None
         Weights the kernels can read where they are; else they come piece by piece.
+
+    Blocks are cut for some rows at a time where `rows` are given, whose logits are kept if `keeps`.
     """
 
     __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "w_dtype", "weight", "x",
                  "x_dtype")
 
     def __init__(self, layer: Layer, x: np.ndarray | Rows, request: Request, n_threads: int | None,
-                 rows: int | None = None):
+                 rows: int | None = None, keeps: bool = False):
         m = x.m if isinstance(x, Rows) else len(x)
         super().__init__(request, m, layer.n_classes, layer.n_features, layer.softcap,
                          layer.temperature)
@@ -275,12 +280,13 @@ class LinearScoring(Scoring):
         self.cut = plan(
             self.kernels, m if rows is None else rows, self.n, self.k,
             small_n=self.small,
-            tiles_rows=not self.small and not self.packed and self.k > KC,
+            tiles_rows=not (self.small or self.packed or keeps) and self.k > KC,
             n_threads=pool.resolve(n_threads),
             packs_weights=not self.small and not self.packed,
             copies_rows=self.copies_rows,
             copies_weights=self.weight is None,
             copies_values=self.copied_probs is not None,
+            keeps=keeps,
         )
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
