@@ -24,6 +24,7 @@
 #define LL_STREAM_LEAST      3   /* with so many rows they come slower than they are used; fewer */
 #define LL_STREAM_MOST       48  /* take several panels at once, which come soon enough */
 #define LL_TILE_ROWS         144 /* the tile stays in L2 */
+#define LL_PACKED_TILE_ROWS  48  /* where packed weights come from there, too */
 
 /* Few rows (logits/few_rows): memory delivers so many streams side by side faster than one. */
 #define LL_STREAMS           4
@@ -89,6 +90,7 @@ LL_HOLDS(LL_BLOCK % LL_KC == 0 && LL_CHUNKS <= LL_LANES);
 LL_HOLDS(LL_GROUP_STEP % LL_MR == 0);
 LL_HOLDS(LL_GROUP_ROWS % LL_GROUP_STEP == 0);
 LL_HOLDS(LL_TILE_ROWS % LL_GROUP_STEP == 0);
+LL_HOLDS(LL_PACKED_TILE_ROWS % LL_GROUP_STEP == 0);
 LL_HOLDS(LL_SMALL_N <= LL_BLOCK);
 
 /* Micro-kernel: accumulators, a vector of each panel and one of a row are in registers. Functions

@@ -64,6 +64,12 @@ static ptrdiff_t panels_size(const ll_job *job)
     return (p->packed ? LL_NV * LL_LANES : LL_BLOCK) * (least(LL_KC, p->k) + 1);
 }
 
+/* Rows to a tile. Products of bfloat16 take their rows from a multiple of LL_TILE_ROWS on. */
+static inline ptrdiff_t rows_to_tile(const ll_product *p)
+{
+    return p->packed && !p->bf16 ? LL_PACKED_TILE_ROWS : LL_TILE_ROWS;
+}
+
 /* Unpacked weights are packed KC features at a time, once for all rows, so the tile then holds
  * all rows; otherwise a tile is finished before the next is begun. */
 static workspace lay_out(const ll_job *job)
@@ -83,7 +89,7 @@ static workspace lay_out(const ll_job *job)
     tile = z + (unpacked ? LL_NV * w.z_panel : 0);
     w.tile_rows = !few && !unpacked && !p->logits && !p->packed && p->k > LL_KC
                     ? job->rows
-                    : least(few || unpacked ? LL_LANES : LL_TILE_ROWS, job->rows);
+                    : least(few || unpacked ? LL_LANES : rows_to_tile(p), job->rows);
     w.tile_row = few && !output->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);
     w.bytes = (size_t)(tile + (output->keep ? 0 : w.tile_rows * w.tile_row)) * sizeof(real);
     if (!scratch) /* only the size is wanted */
