@@ -27,7 +27,9 @@
 #include "score.inc.h"
 #include "divergence/divergence.inc.h"
 #include "gradient/derivative.inc.h"
+#include "gradient/filter.inc.h"
 #include "gradient/gradient.inc.h"
+#include "gradient/filtered.inc.h"
 #include "screen/rescore.inc.h"
 #include "base/limits.inc.h"
 

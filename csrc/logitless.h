@@ -22,8 +22,9 @@
 #define LL_SPAN_BLOCKS 8  /* blocks to a span: each span starts a state afresh */
 #define LL_SMALL_N 16     /* up to here logits are summed with lanes along the features */
 #define LL_GROUP_ROWS 240 /* most rows that a gradient of the weights sums before it is added */
-#define LL_GROUP_STEP 12  /* groups are multiples of it, rows go into micro-panels and are
-                           * dropped by a filter so many at a time */
+#define LL_GROUP_STEP 12  /* groups are multiples of it, rows go into micro-panels so many at a
+                           * time */
+#define LL_SPARSE 8       /* with a filter: derivatives are sparse where at most 1 / 8 is kept */
 #define LL_GROUP_BYTES ((size_t)64 << 20) /* logits of a group take no more, if a step fits */
 
 /* Row state: reals and integers of each row. Those that few calls want come last, so that the
@@ -136,7 +137,7 @@ extern const char *const ll_coefficient_names[];
 typedef struct {
     const void *coefficients;  /* (LL_COEFFICIENTS, c_stride) */
     ptrdiff_t c_stride;
-    int filter;                /* drop tiles of LL_GROUP_STEP rows by LL_KC classes below LIMIT */
+    int filter;                /* drop derivatives below LIMIT */
     const void *columns;       /* the rows of x, made by pack_columns */
     void *d_x;                 /* (rows, k), rows dx_row apart; or NULL */
     ptrdiff_t dx_row;

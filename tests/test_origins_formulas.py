@@ -252,8 +252,8 @@ def test_cut_cross_entropy_filter():
         e, c, 199 - targets, reduction="sum", filter_eps=eps)[1]
     assert (np.abs(ours.bias - exact.bias) <= targets.size * eps).all()
     assert (np.abs(ours.x - exact.x) <= eps * np.abs(c).sum(axis=0)).all()
-    assert not ours.bias[256:].any()
-    assert ours.bias[:256].all()
+    assert not ours.bias[200:].any()
+    assert 24 <= np.count_nonzero(ours.bias) < 100
     assert exact.bias.all()
 
 

@@ -47,6 +47,8 @@
 
 /* Gradients: vectors of features of weights that are packed at once; they stay in L2. */
 #define LL_STRIP             8
+/* With a filter: vectors of features that a list goes through at once. */
+#define LL_CHAINS            LL_FOR(   8,   4,   4,   4)
 
 /* Byte kernel (screen/bytes): rows by panels of classes; few rows by more panels. */
 #define LL_BYTE_ROWS         LL_FOR(  12,   4,   4,   4)
@@ -66,7 +68,7 @@
 #define LL_DOT_CLASS (LL_DOT_GROUP * LL_LANES)
 /* Features that the transposed kernel takes: rows of x, transposed, stay in L1. */
 #define LL_TRANSPOSED_K (LL_TRANSPOSED_RATIO * LL_SMALL_N)
-/* LL_KC classes are a link of the chains of d_x, each with a flag behind its row. */
+/* LL_KC classes are a link of the chains of d_x. */
 #define LL_CHUNKS (LL_BLOCK / LL_KC)
 
 /* Lists for functions of each shape: of(1, with) of(2, with) ... */
@@ -84,9 +86,11 @@
 LL_HOLDS(LL_LANES * sizeof(real) == 64); /* a virtual vector */
 LL_HOLDS(LL_LANES % LL_PARTS == 0);
 
-/* Contract: blocks are whole chunks, with room for their flags; steps of whole micro-panels. */
+/* Contract: blocks are whole chunks, with room for lengths of lists; steps whole micro-panels. */
 LL_HOLDS(LL_KC % LL_LANES == 0);
 LL_HOLDS(LL_BLOCK % LL_KC == 0 && LL_CHUNKS <= LL_LANES);
+LL_HOLDS(LL_SPARSE >= 2); /* pairs of class and derivative have the room of the row */
+LL_HOLDS(LL_KC / LL_LANES <= 32);
 LL_HOLDS(LL_GROUP_STEP % LL_MR == 0);
 LL_HOLDS(LL_GROUP_ROWS % LL_GROUP_STEP == 0);
 LL_HOLDS(LL_TILE_ROWS % LL_GROUP_STEP == 0);
@@ -99,6 +103,7 @@ LL_HOLDS((LL_MR * LL_NV + LL_NV) * LL_PARTS + 1 <= LL_REGISTERS);
 LL_HOLDS(LL_WIDE * LL_PARTS < LL_REGISTERS);
 LL_HOLDS((LL_NV == 2 && LL_WIDE == 2) || (LL_NV == 1 && LL_WIDE == 4));
 LL_HOLDS(LL_STREAM_LEAST > 1);
+LL_HOLDS(LL_CHAINS > 2 && LL_CHAINS % 2 == 0 && (LL_CHAINS + 1) * LL_PARTS < LL_REGISTERS);
 
 /* Dot kernel: accumulators, a register of each row and one of a class. A group is a vector of rows
  * or more, a block a vector of features of each class. */

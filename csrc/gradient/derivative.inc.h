@@ -3,7 +3,7 @@
  * Kept logits are turned into G block by block, twelve rows at a time, and stay where they were:
  * as micro-panels of rows, class by class, LL_KC classes after the other,
  *     kept[panel_start * tile_row + kc_start * height + p * height + i]
- * with a flag behind the last of them for each LL_KC classes: 0 where G is all zeros.
+ * With a filter they stay otherwise: filter.inc.h.
  */
 
 static inline real coefficient(const ll_gradient *grad, int which, ptrdiff_t i)
@@ -156,19 +156,6 @@ static void through_softcap(const ll_product *p, ptrdiff_t i, const segment *s, 
     }
 }
 
-/* Whether any of `count` entries of row i reaches its limit; a NaN does. */
-static int reaches(const ll_gradient *grad, ptrdiff_t i, const real *g, ptrdiff_t count)
-{
-    vec limit = vset(coefficient(grad, LL_LIMIT, i));
-    const unsigned all = (1u << LL_LANES) - 1;
-
-    for (ptrdiff_t c = 0; c < count; c += LL_LANES)
-        if (mbits(vlt(vabs(gather(g + c, 1, count - c)), limit)) != all
-            && !left_out(grad, i))
-            return 1;
-    return 0;
-}
-
 /* ---- a step of rows ------------------------------------------------------------------------ */
 
 typedef struct {
@@ -187,7 +174,7 @@ static gradient_space gradient_lay_out(const ll_job *job)
 
     w.g_row = row;
     ptrdiff_t a = LL_GROUP_STEP * row, sums = a + group * row, b = sums + row;
-    ptrdiff_t c = b + LL_STRIP * LL_LANES * LL_KC;
+    ptrdiff_t c = b + LL_STRIP * LL_LANES * (LL_KC + 1);
     w.reals = c + (row > job->rows ? row : job->rows) * LL_LANES;
     w.g = scratch;
     if (scratch) {
@@ -221,51 +208,37 @@ static void scatter(const real *g, ptrdiff_t width, ptrdiff_t rows, ptrdiff_t p,
     }
 }
 
-/* The flag of a micro-panel that begins at row i of a kept tile, for the chunk of LL_KC classes. */
-static inline real *flag_of(real *tile, ptrdiff_t row, ptrdiff_t i, ptrdiff_t height,
-                            ptrdiff_t chunk)
+/* G of rows [i, i + rows), at most a step, of a block. */
+static void find_derivatives(const ll_job *job, const ll_gradient *grad, ptrdiff_t i,
+                             ptrdiff_t rows, segment s, real *tile, const gradient_space *w)
 {
-    return tile + i * row + height * (row - LL_LANES) + chunk;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        real *g = w->g + r * w->g_row;
+
+        s.z = tile + (i + r) * w->g_row;
+        if (left_out(grad, i + r)) { /* whose logits may be anything */
+            memset(g, 0, (size_t)w->g_row * sizeof(real));
+            continue;
+        }
+        if (grad->teacher)
+            divergence_gradient(job, grad, i + r, &s, g);
+        else
+            logit_gradient(job, grad, i + r, &s, g);
+        if (job->product.softcap > 0)
+            through_softcap(&job->product, i + r, &s, g);
+    }
 }
 
-/* G of rows [i, i + rows), at most a step, of a block: computed, filtered, and put back in place
- * of the logits. Returns whether anything is left. */
-static int gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i, ptrdiff_t rows,
-                         segment s, real *tile, const gradient_space *w)
+/* The same, put back in place of the logits. */
+static void gradient_step(const ll_job *job, const ll_gradient *grad, ptrdiff_t i, ptrdiff_t rows,
+                          segment s, real *tile, const gradient_space *w)
 {
-    int live[LL_CHUNKS] = { 0 }, any = 0;
-
-    for (ptrdiff_t r = 0; r < rows; r++) {
-        s.z = tile + (i + r) * w->g_row;
-        if (left_out(grad, i + r))
-            memset(w->g + r * w->g_row, 0, (size_t)w->g_row * sizeof(real));
-        else if (grad->teacher)
-            divergence_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
-        else
-            logit_gradient(job, grad, i + r, &s, w->g + r * w->g_row);
-    }
-    for (ptrdiff_t q = 0; q * LL_KC < s.width; q++) {
-        ptrdiff_t kc = least(LL_KC, s.width - q * LL_KC);
-        live[q] = !grad->filter;
-        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
-            live[q] = reaches(grad, i + r, w->g + r * w->g_row + q * LL_KC, kc);
-        for (ptrdiff_t r = 0; !live[q] && r < rows; r++)
-            memset(w->g + r * w->g_row + q * LL_KC, 0, (size_t)kc * sizeof(real));
-        any |= live[q];
-    }
-    for (ptrdiff_t r = 0; job->product.softcap > 0 && r < rows; r++) {
-        s.z = tile + (i + r) * w->g_row;
-        if (!left_out(grad, i + r)) /* whose logits may be anything */
-            through_softcap(&job->product, i + r, &s, w->g + r * w->g_row);
-    }
+    find_derivatives(job, grad, i, rows, s, tile, w);
     for (ptrdiff_t r = 0, height; r < rows; r += height) {
         height = panel_height(r, rows);
         for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
             interleave(w->g + r * w->g_row + q * LL_KC, w->g_row, height,
                        least(LL_KC, s.width - q * LL_KC), height,
                        tile + (i + r) * w->g_row + q * LL_KC * height, LL_KC);
-        for (ptrdiff_t q = 0; q * LL_KC < s.width; q++)
-            *flag_of(tile, w->g_row, i + r, height, q) = (real)live[q];
     }
-    return any;
 }

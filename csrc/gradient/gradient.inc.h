@@ -6,13 +6,11 @@
  * group of rows.
  */
 
-/* A micro-panel of `height` rows whose first is row i: it lies at a + i * a_row, and of its chains
- * the `skip` first links are left out. */
-static inline const real *panel_at(const real *a, ptrdiff_t a_row, ptrdiff_t skip, ptrdiff_t i,
-                                   ptrdiff_t height)
-{
-    return a + i * a_row + skip * height;
-}
+/* The same with a filter: filtered.inc.h. */
+static void filtered_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
+                           ptrdiff_t rows, const segment *s, real *tile, const gradient_space *w);
+static void filtered_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
+                       ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
 
 /* Sums that a micro-kernel adds to: they come while it multiplies. */
 static inline void prefetch_sums(ptrdiff_t height, ptrdiff_t width, const real *c, ptrdiff_t c_row)
@@ -24,14 +22,14 @@ static inline void prefetch_sums(ptrdiff_t height, ptrdiff_t width, const real *
 
 /* c += a . b, or c = a . b: as multiply, but c comes from memory. */
 static void add_product(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t kc, const real *a,
-                        ptrdiff_t a_row, ptrdiff_t skip, const real *b, ptrdiff_t b_panel, real *c,
+                        ptrdiff_t a_row, const real *b, ptrdiff_t b_panel, real *c,
                         ptrdiff_t c_row, int first)
 {
     for (ptrdiff_t i = 0, height; i < rows; i += height) {
         height = panel_height(i, rows);
         prefetch_sums(height, width, c + i * c_row, c_row);
-        micro_for(height, width)(kc, panel_at(a, a_row, skip, i, height), b, b_panel,
-                                 c + i * c_row, c_row, first, NULL);
+        micro_for(height, width)(kc, a + i * a_row, b, b_panel, c + i * c_row, c_row, first,
+                                 NULL);
     }
 }
 
@@ -62,27 +60,22 @@ static inline real *target_of(const ll_job *job, const ll_gradient *grad, void *
  * all of them to a few cache sets. */
 static inline ptrdiff_t column_panel(ptrdiff_t rows) { return (rows | 1) * LL_LANES; }
 
-/* G of some classes and of the links [lo, hi) of a group's chains into features [f, f_last) of
- * d_weight. */
+/* G of some classes and of a group into features [f, f_last) of d_weight. */
 static void add_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start, ptrdiff_t rows,
-                       ptrdiff_t lo, ptrdiff_t hi, const segment *s, ptrdiff_t f, ptrdiff_t f_last,
-                       const gradient_space *w)
+                       const segment *s, ptrdiff_t f, ptrdiff_t f_last, const gradient_space *w)
 {
     const ptrdiff_t k = job->product.k, b_panel = column_panel(rows), group = group_rows(job->n);
-    const real *b = (const real *)grad->columns + lo * LL_LANES
-                  + start / group * vectors(k) * column_panel(group);
+    const real *b = (const real *)grad->columns + start / group * vectors(k) * column_panel(group);
     real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k;
     int first = is_first(grad, start);
 
-    if (lo >= hi && !first)
-        return;
     for (ptrdiff_t width; f < f_last; f += width * LL_LANES) {
         ptrdiff_t whole = least(LL_NV, (f_last - f) / LL_LANES);
         width = whole ? whole : 1;
-        add_product(s->width, width, hi - lo, w->a, rows, lo, b + f / LL_LANES * b_panel, b_panel,
+        add_product(s->width, width, rows, w->a, rows, b + f / LL_LANES * b_panel, b_panel,
                     whole ? c + f : w->c, whole ? k : LL_LANES, first || !whole);
         if (!whole)
-            add_part(s->width, k - f, w->c, c + f, k, first);
+            add_part(s->width, f_last - f, w->c, c + f, k, first);
     }
 }
 
@@ -96,29 +89,31 @@ static void add_bias(const ll_job *job, const ll_gradient *grad, ptrdiff_t start
         c[j] = first ? sums[j] : c[j] + sums[j];
 }
 
+/* G of a step of rows, from the p-th of a group on, into its micro-panels and its sums. */
+static void add_to_group(const ll_gradient *grad, ptrdiff_t p, ptrdiff_t step, ptrdiff_t rows,
+                         const segment *s, const gradient_space *w)
+{
+    for (ptrdiff_t r = 0; r < step; r++) {
+        const real *g = w->g + r * w->g_row;
+        if (grad->d_weight)
+            scatter(g, s->width, rows, p + r, w->a);
+        for (ptrdiff_t c = 0; grad->d_bias && c < s->width; c += LL_LANES)
+            vstore(w->sums + c, vadd(vload(w->sums + c), vload(g + c)));
+    }
+}
+
 /* A group of rows of one block. */
 static void gradient_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
                            ptrdiff_t rows, const segment *s, real *tile, const gradient_space *w)
 {
-    ptrdiff_t lo = rows, hi = 0;
-
     memset(w->sums, 0, (size_t)w->g_row * sizeof(real));
-    for (ptrdiff_t p = 0; p < rows; p += LL_GROUP_STEP) {
-        ptrdiff_t step = least(LL_GROUP_STEP, rows - p);
-        if (gradient_step(job, grad, start + p, step, *s, tile, w)) {
-            lo = least(lo, p);
-            hi = p + step;
-        }
-        for (ptrdiff_t r = 0; r < step; r++) {
-            const real *g = w->g + r * w->g_row;
-            if (grad->d_weight)
-                scatter(g, s->width, rows, p + r, w->a);
-            for (ptrdiff_t c = 0; grad->d_bias && c < s->width; c += LL_LANES)
-                vstore(w->sums + c, vadd(vload(w->sums + c), vload(g + c)));
-        }
+    for (ptrdiff_t p = 0, step; p < rows; p += step) {
+        step = least(LL_GROUP_STEP, rows - p);
+        gradient_step(job, grad, start + p, step, *s, tile, w);
+        add_to_group(grad, p, step, rows, s, w);
     }
     if (grad->d_weight)
-        add_weight(job, grad, start, rows, lo, hi, s, 0, job->product.k, w);
+        add_weight(job, grad, start, rows, s, 0, job->product.k, w);
     if (grad->d_bias)
         add_bias(job, grad, start, s, w->sums);
 }
@@ -132,7 +127,8 @@ static void gradient_logits(const ll_job *job, const ll_gradient *grad)
         segment s = { .first = c, .width = least(LL_BLOCK, job->last - c) };
         s.vecs = vectors(s.width);
         for (ptrdiff_t i = 0; i < job->rows; i += group)
-            gradient_group(job, grad, i, least(group, job->rows - i), &s, kept_tile(job, c), &w);
+            (grad->filter ? filtered_group : gradient_group)(
+                job, grad, i, least(group, job->rows - i), &s, kept_tile(job, c), &w);
     }
 }
 
@@ -187,7 +183,7 @@ static void gradient_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_
                 add_bias(job, grad, i, &s, w.sums);
             }
             if (grad->d_weight)
-                add_weight(job, grad, i, rows, 0, rows, &s, f_first, f_last, &w);
+                add_weight(job, grad, i, rows, &s, f_first, f_last, &w);
         }
     }
 }
@@ -320,13 +316,10 @@ static void add_rows(const ll_job *job, const x_part *part, ptrdiff_t width, con
     for (ptrdiff_t i = part->r_first, height; i < part->r_last; i += height, c += height * c_row) {
         height = panel_height(i, job->rows);
         prefetch_part(next, pass * rows + i - part->r_first, height, passes * rows);
-        if (*flag_of(part->tile, row, i, height, part->chunk) != 0) {
-            prefetch_sums(height, width, c, c_row);
-            micro_for(height, width)(part->kc,
-                                     panel_at(part->tile, row, part->chunk * LL_KC, i, height), b,
-                                     part->kc * LL_LANES, c, c_row, first, NULL);
-        } else if (first) /* a chain of no links: 0 */
-            micro_for(height, width)(0, part->tile, b, 0, c, c_row, 1, NULL);
+        prefetch_sums(height, width, c, c_row);
+        micro_for(height, width)(part->kc,
+                                 part->tile + i * row + part->chunk * LL_KC * height, b,
+                                 part->kc * LL_LANES, c, c_row, first, NULL);
     }
 }
 
@@ -356,6 +349,10 @@ static void gradient_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_f
 {
     gradient_space w = gradient_lay_out(job);
 
+    if (grad->filter) {
+        filtered_x(job, grad, f_first, f_last, r_first, r_last);
+        return;
+    }
     for (ptrdiff_t c = job->first; c < job->last; c += LL_KC) {
         x_part part = { kept_tile(job, c), c % LL_BLOCK / LL_KC, least(LL_KC, job->last - c),
                         r_first, r_last, !grad->add_x && c == 0 };

@@ -567,11 +567,9 @@ class LinearHead:
             twice; with less, logits are. At least a block of 512 classes
             (about 0.5 MiB) is used.
         filter_eps : float, default 0.0
-            Leave out tiles of 12 rows by 256 classes in which no entry of
-            ``softmax(z) - target``, or what the options make of that, reaches this size:
-            faster where most classes are out of the question. 0 is exact. Above 0 a
-            row's gradient depends on the rows beside it: what is left out of it is
-            decided for all 12.
+            Leave out of the gradients each entry of ``softmax(z) - target``, or of what
+            the options make of that, softcap included, that is smaller than this: up to 3
+            times as fast where most classes are out of the question. 0 is exact.
         out : Gradients, optional
             Where the gradients go: C-contiguous arrays of the right shape and
             dtype for all of `wrt`, which overlap none of the inputs.
@@ -605,8 +603,9 @@ class LinearHead:
         are ignored or have weight 0 add nothing, whatever they hold. A head with
         ``pack=False`` is the one to train: the weights are then the caller's.
 
-        Leaving out small tiles is the gradient filtering of E. Wijmans et al., "Cut
-        your losses in large-vocabulary language models", 2024, arXiv:2411.09009.
+        Leaving out small entries is the gradient filtering of E. Wijmans et al., "Cut
+        your losses in large-vocabulary language models", 2024, arXiv:2411.09009, which
+        leaves out blocks of them.
 
         Examples
         --------

@@ -275,8 +275,8 @@ static inline void make_gradient_inputs(inputs *in, int options)
         part[LL_GIVEN] = 0;
         part[LL_SMOOTH] = factor * smooth / (double)p->n;
         part[LL_ENTROPY] = options & ENTROPIC ? factor * (double)(i % 3 - 1) / 4 : 0;
-        /* A row that does not count has a limit, too. */
-        part[LL_LIMIT] = (counts ? factor < 0 ? -factor : factor : 1) * 0x1p-9;
+        /* A row that does not count has a limit, too; of one in three little is left. */
+        part[LL_LIMIT] = (counts ? factor < 0 ? -factor : factor : 1) * (i % 3 ? 0x1p-9 : 0x1p-7);
         for (ptrdiff_t which = 0; which < LL_COEFFICIENTS; which++)
             put(in->coefficients, which * in->c_stride + i, part[which]);
         for (ptrdiff_t j = 0; !counts && j < p->k; j++)

@@ -87,9 +87,8 @@ def linear_cross_entropy(
     entropy_weight : float, default 0.0
         Adds this times the entropy of the softmax to each loss; of either sign.
     filter_eps : float, default 0.0
-        What may be left out of the gradients, as in
-        `logitless.LinearHead.value_and_grad`; 0 is exact, and above it a sample's
-        gradient depends on the samples beside it.
+        What is left out of the gradients, as in
+        `logitless.LinearHead.value_and_grad`; 0 is exact.
     return_scores : bool, default False
         Give `Scores` beside the loss: the log-sum-exp, the entropy, the z-loss by itself,
         the prediction and whether it is the target, from the same pass.

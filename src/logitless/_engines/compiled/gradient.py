@@ -167,7 +167,8 @@ def _blocks_side_by_side(call: _Call) -> None:
                 of_groups = slice(task * groups, (task + 1) * groups)
                 _rows(call, block, block, memory, own, 1, _Weights(
                     None if apart.weight is None else apart.weight[of_groups],
-                    None if apart.bias is None else apart.bias[of_groups], False, True))
+                    None if apart.bias is None else apart.bias[of_groups],
+                    call.accumulate or lo > 0, True))
             memory.give_back()
             own.give_back()
 

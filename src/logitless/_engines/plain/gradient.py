@@ -16,7 +16,7 @@ from .layer import Layer, as_column
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
 
 SOFTMAX, LIMIT = map(COEFFICIENTS.index, ("softmax", "limit"))
-FILTER_ROWS, FILTER_CLASSES = 12, 256  # tiles that a gradient may leave out
+CLASS_STEP = 256  # classes come so many at a time, or a multiple
 
 
 def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
@@ -30,7 +30,7 @@ def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads
                 grad[...] = 0
     row_bytes = (1 if teacher is None else 2) * n * dtype.itemsize
     rows = min(TILE // min(n, NARROW), workspace_bytes // row_bytes)
-    rows = max(rows // FILTER_ROWS, 1) * FILTER_ROWS
+    rows = max(rows, 1)
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
         _block_gradients(layer, plain(x[block], dtype), block, request.rows(block), backward, grads,
@@ -44,8 +44,8 @@ def _block_gradients(
     """Add what a block of rows makes of the gradients."""
     n, dtype = layer.n_classes, x.dtype
     classes = TILE // max(len(x), layer.n_features, 1)
-    classes = max(classes // FILTER_CLASSES, 1) * FILTER_CLASSES
-    z = logits_of(layer, x, FILTER_CLASSES, request.temperature)
+    classes = max(classes // CLASS_STEP, 1) * CLASS_STEP
+    z = logits_of(layer, x, CLASS_STEP, request.temperature)
     state = score_logits(z, replace(request, temperature=None), n_threads)
     pair = None if teacher is None else Pair(z, state, teacher, block, n_threads)
     coef = backward.take(state, block)
@@ -58,9 +58,9 @@ def _block_gradients(
                 g = _logit_gradient(z, lo, hi, state, request, coef)
             else:
                 g = (coef[SOFTMAX][:, None] * pair.slopes(lo, hi)).astype(dtype)
-            if backward.filters:
-                _filter(g, coef[LIMIT][:, None], live)
             _through_softcap(g, z[:, lo:hi], layer, request.temperature)
+            if backward.filters:
+                g[np.abs(g) < coef[LIMIT][:, None]] = 0
             g[~live] = 0
             if grads.x is not None:
                 d_x += g @ layer.classes(lo, hi, dtype)
@@ -127,13 +127,3 @@ def _through_softcap(
         by_cap = as_column(temperature / layer.softcap, z.dtype)
     h = z * by_cap
     g *= np.where(np.isneginf(z), 1, (1 - h) * (1 + h))
-
-
-def _filter(g: np.ndarray, limit: np.ndarray, live: np.ndarray) -> None:
-    """Leave out tiles of rows and classes in which nothing of a live row reaches its limit."""
-    small = (np.abs(g) < limit) | ~live[:, None]
-    for i in range(0, len(g), FILTER_ROWS):
-        for c in range(0, g.shape[1], FILTER_CLASSES):
-            tile = np.s_[i : i + FILTER_ROWS, c : c + FILTER_CLASSES]
-            if small[tile].all():
-                g[tile] = 0
