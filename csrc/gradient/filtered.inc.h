@@ -119,25 +119,26 @@ static void sort_by_class(real *tile, ptrdiff_t start, ptrdiff_t rows, ptrdiff_t
 }
 
 /* A class that nothing has been kept of: it adds nothing, even to -0. */
-static void add_nothing(const ll_gradient *grad, ptrdiff_t start, ptrdiff_t k, real *c)
+static void add_nothing(const ll_gradient *grad, ptrdiff_t start, ptrdiff_t count, real *c)
 {
     const real nothing = grad->apart && (grad->add_weight || start > 0) ? -R(0.0) : R(0.0);
 
     if (is_first(grad, start))
-        for (ptrdiff_t f = 0; f < k; f++)
+        for (ptrdiff_t f = 0; f < count; f++)
             c[f] = nothing;
 }
 
 /* A group of rows and a block, of whose derivatives few have been kept. */
 static void lists_into_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
-                              ptrdiff_t rows, const segment *s, real *tile,
-                              const gradient_space *w)
+                              ptrdiff_t rows, const segment *s, real *tile, ptrdiff_t f,
+                              ptrdiff_t f_last, const gradient_space *w)
 {
     const ptrdiff_t k = job->product.k, group = group_rows(job->n);
     const links x = { (const real *)grad->columns
-                      + start / group * vectors(k) * column_panel(group),
+                      + start / group * vectors(k) * column_panel(group)
+                      + f / LL_LANES * column_panel(rows),
                       LL_LANES, column_panel(rows) };
-    real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k;
+    real *c = target_of(job, grad, grad->d_weight, job->n * k, start) + s->first * k + f;
     const real *list = w->a;
     int32_t place[LL_BLOCK];
 
@@ -149,17 +150,17 @@ static void lists_into_weight(const ll_job *job, const ll_gradient *grad, ptrdif
         for (ptrdiff_t e = 0; e < length; e++)
             w->sums[j] += list[2 * e + 1];
         if (grad->d_weight && length)
-            add_list(list, length, &x, k, c, is_first(grad, start));
+            add_list(list, length, &x, f_last - f, c, is_first(grad, start));
         else if (grad->d_weight)
-            add_nothing(grad, start, k, c);
+            add_nothing(grad, start, f_last - f, c);
         list += 2 * length;
     }
 }
 
 /* The same of many. */
 static void dense_into_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
-                              ptrdiff_t rows, const segment *s, real *tile,
-                              const gradient_space *w)
+                              ptrdiff_t rows, const segment *s, real *tile, ptrdiff_t f,
+                              ptrdiff_t f_last, const gradient_space *w)
 {
     memset(w->sums, 0, (size_t)w->g_row * sizeof(real));
     for (ptrdiff_t p = 0, step; p < rows; p += step) {
@@ -168,18 +169,20 @@ static void dense_into_weight(const ll_job *job, const ll_gradient *grad, ptrdif
         add_to_group(grad, p, step, rows, s, w);
     }
     if (grad->d_weight)
-        add_weight(job, grad, start, rows, s, 0, job->product.k, w);
+        add_weight(job, grad, start, rows, s, f, f_last, w);
 }
 
-/* Kept derivatives of a group and a block, into the gradients of weights and bias. */
+/* Kept derivatives of a group and a block, into features [f, f_last) of the gradient of the weights;
+ * with the first of them, into that of the bias. */
 static void filtered_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
-                            ptrdiff_t rows, const segment *s, real *tile, const gradient_space *w)
+                            ptrdiff_t rows, const segment *s, real *tile, ptrdiff_t f,
+                            ptrdiff_t f_last, const gradient_space *w)
 {
     if (is_sparse(count_kept(tile, start, rows, s->width, w), rows * s->width))
-        lists_into_weight(job, grad, start, rows, s, tile, w);
+        lists_into_weight(job, grad, start, rows, s, tile, f, f_last, w);
     else
-        dense_into_weight(job, grad, start, rows, s, tile, w);
-    if (grad->d_bias)
+        dense_into_weight(job, grad, start, rows, s, tile, f, f_last, w);
+    if (grad->d_bias && f == 0)
         add_bias(job, grad, start, s, w->sums);
 }
 
@@ -192,7 +195,7 @@ static void filtered_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t
         keep_filtered(grad, start + p, step, s->width, tile, w);
     }
     if (grad->d_weight || grad->d_bias)
-        filtered_weight(job, grad, start, rows, s, tile, w);
+        filtered_weight(job, grad, start, rows, s, tile, 0, job->product.k, w);
 }
 
 /* ---- rows --------------------------------------------------------------------------------- */

@@ -9,6 +9,9 @@
 /* The same with a filter: filtered.inc.h. */
 static void filtered_group(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
                            ptrdiff_t rows, const segment *s, real *tile, const gradient_space *w);
+static void filtered_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
+                            ptrdiff_t rows, const segment *s, real *tile, ptrdiff_t f,
+                            ptrdiff_t f_last, const gradient_space *w);
 static void filtered_x(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
 
@@ -166,6 +169,22 @@ static void sum_group(ptrdiff_t rows, ptrdiff_t width, const real *a, real *sums
     }
 }
 
+/* A group of rows of some classes into features [f, f_last) of the gradient of the weights; with the
+ * first of them, into that of the bias. */
+static void turned_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t start,
+                          ptrdiff_t rows, const segment *s, real *tile, ptrdiff_t f,
+                          ptrdiff_t f_last, const gradient_space *w)
+{
+    turn_group(job, start, rows, s, tile, w->a);
+    if (grad->d_bias && f == 0) {
+        sum_group(rows, s->width, w->a, w->sums);
+        add_bias(job, grad, start, s, w->sums);
+    }
+    if (grad->d_weight)
+        add_weight(job, grad, start, rows, s, f, f_last, w);
+}
+
+/* With a filter, classes are whole blocks. */
 static void gradient_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
                             ptrdiff_t f_last)
 {
@@ -177,13 +196,9 @@ static void gradient_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_
         segment s = { .first = c, .width = width };
         for (ptrdiff_t i = 0; i < job->rows; i += group) {
             ptrdiff_t rows = least(group, job->rows - i);
-            turn_group(job, i, rows, &s, kept_tile(job, c), w.a);
-            if (grad->d_bias && f_first == 0) {
-                sum_group(rows, width, w.a, w.sums);
-                add_bias(job, grad, i, &s, w.sums);
-            }
-            if (grad->d_weight)
-                add_weight(job, grad, i, rows, &s, f_first, f_last, &w);
+            (grad->filter ? filtered_weight : turned_weight)(job, grad, i, rows, &s,
+                                                             kept_tile(job, c), f_first, f_last,
+                                                             &w);
         }
     }
 }

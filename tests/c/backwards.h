@@ -116,7 +116,10 @@ static void into_weight(const backward *b, const ll_job *job, ptrdiff_t start, p
                         const ll_gradient *gradient)
 {
     ptrdiff_t f_step = b->ways & PIECES ? 2 * table->lanes : job->product.k;
-    ptrdiff_t c_step = b->ways & PIECES ? 8 * LL_GROUP_STEP + 5 : end - start;
+    ptrdiff_t c_step = gradient->filter ? table->block : 8 * LL_GROUP_STEP + 5;
+
+    if (!(b->ways & PIECES))
+        c_step = end - start;
 
     for (ptrdiff_t first = start; first < end; first += c_step) {
         ll_job part = classes(*job, first, least(first + c_step, end));
@@ -272,8 +275,6 @@ static uint64_t try_gradient_inputs(inputs *in, int options)
         if (few && (all[i].layout == PACKED || all[i].layout == NARROW_PACKED))
             continue;
         if (in->type == LL_REALS && all[i].layout >= NARROW_ROWS)
-            continue;
-        if (options & FILTERED && all[i].ways & LATER) /* what is left out goes into no sum */
             continue;
         value = run_backward(in, options, all[i].layout, all[i].ways);
         if (i == 0) {

@@ -101,7 +101,7 @@ class _Call:
         self.plan = plan = plan_gradients(
             KERNELS[request.dtype], x.m, layer.n_classes, layer.n_features,
             heads=1 if teacher is None else 2, columns=grads.weight is not None,
-            filters=backward.filters, workspace_bytes=workspace_bytes, n_threads=n_threads)
+            workspace_bytes=workspace_bytes, n_threads=n_threads)
         threads = 1 if plan.by_block or plan.by_row else n_threads
         rows, keeps = min(plan.step, x.m), plan.window >= layer.n_classes
         self.scoring = LinearScoring(layer, x if x.whole is None else x.whole, request, threads,
@@ -221,11 +221,13 @@ def _classes_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
     if into.weight is None and into.bias is None:
         return
     n, k = scoring.n, 0 if into.weight is None else scoring.k
-    gradient = Gradient(None, False)
+    gradient = Gradient(None, call.backward.filters)
     gradient.into_weight(into.weight, into.bias, into.add, False)
     gradient.columns(memory.columns)
     tasks = max(_tasks(call), 2 * len(block) * n * k // flops_per_call(scoring.kernels))
     f_step, c_step = _part(n, max(k, 1), 2 * scoring.kernels.lanes, tasks)
+    if call.backward.filters:
+        c_step = round_up(c_step, scoring.kernels.block)
     across, down = -(-max(k, 1) // f_step), -(-n // c_step)
 
     def work(tasks: pool.Tasks) -> None:

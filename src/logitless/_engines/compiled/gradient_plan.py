@@ -50,7 +50,7 @@ class GradientPlan:
 
 
 def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, columns: bool,
-                   filters: bool, workspace_bytes: int, n_threads: int) -> GradientPlan:
+                   workspace_bytes: int, n_threads: int) -> GradientPlan:
     """Cut m rows by n classes of k features; results do not depend on it.
 
     Parameters
@@ -63,8 +63,6 @@ def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, colu
         Of which logits are kept.
     columns : bool
         Rows are packed for gradients of the weights.
-    filters : bool
-        Derivatives are filtered: they go into the gradients of the weights at once.
     workspace_bytes : int
         For logits that are kept.
     n_threads : int
@@ -86,7 +84,7 @@ def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, colu
         own = max(cached * group, min(2 * n, THREAD_ROWS))
         held = row_bytes + item * round_up(k, kernels.lanes) * columns
         step = min(fitting, max(1, min(own * n_threads, workspace_bytes // held, m) // group))
-        by_row = not filters and group * row_bytes <= workspace_bytes and (
+        by_row = group * row_bytes <= workspace_bytes and (
             step * group >= LEAST_ROWS * n_threads if n_threads > 1 else own > cached * group)
         if not by_row:
             step = min(fitting, cached * n_threads)
