@@ -316,7 +316,8 @@ typedef struct {
      * into d_weight and d_bias. Rows are whole groups but for the last of all. */
     void (*gradient_logits)(const ll_job *job, const ll_gradient *gradient);
     /* Derivatives that were left in place of the logits, of classes [first, last), into features
-     * [f_first, f_last), whole vectors, of d_weight, and with the first of them into d_bias. */
+     * [f_first, f_last), whole vectors, of d_weight, and with the first of them into d_bias. With a
+     * filter, classes are whole blocks. */
     void (*gradient_weight)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
                             ptrdiff_t f_last);
     /* Of gradients of `groups` groups, `row` numbers apart, `count` each, added one after the other. */

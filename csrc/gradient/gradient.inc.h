@@ -184,7 +184,6 @@ static void turned_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t 
         add_weight(job, grad, start, rows, s, f, f_last, w);
 }
 
-/* With a filter, classes are whole blocks. */
 static void gradient_weight(const ll_job *job, const ll_gradient *grad, ptrdiff_t f_first,
                             ptrdiff_t f_last)
 {
@@ -251,7 +250,7 @@ static void pack_columns(const ll_job *job, const ll_gradient *grad, const void 
 }
 
 /* Features f, ... (a vector) of classes c, ..., `count` of them and at most LL_LANES, from packed
- * weights; features behind the last repeat it. */
+ * weights, of which the next strip is fetched; features behind the last repeat it. */
 static void transpose_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, ptrdiff_t f, real *b)
 {
     const ptrdiff_t last = p->k - 1 - f;
@@ -266,7 +265,11 @@ static void transpose_panel(const ll_product *p, ptrdiff_t c, ptrdiff_t count, p
         panel = widened;
     } else
 #endif
+    {
         panel = (const real *)class_at(p, p->weight, c) + f * LL_LANES;
+        for (ptrdiff_t j = 0; j < LL_LANES; j++)
+            prefetch_to_l2(panel + least(j + LL_STRIP * LL_LANES, last) * LL_LANES);
+    }
     for (ptrdiff_t j = 0; j < LL_LANES; j++)
         row[j] = panel + least(j, last) * LL_LANES;
     vtranspose(row, 0, square);
