@@ -23,8 +23,14 @@ def take(nbytes: int) -> np.ndarray:
     try:
         memory = _kept.pop()
     except IndexError:
+        return _fresh(nbytes)
+    return memory if len(memory) >= nbytes else _fresh(nbytes)
+
+
+def _fresh(nbytes: int) -> np.ndarray:
+    if nbytes <= KEPT_BYTES:
         return np.empty(nbytes, np.uint8)
-    return memory if len(memory) >= nbytes else np.empty(nbytes, np.uint8)
+    return aligned((-(-nbytes // HUGE_PAGE) * HUGE_PAGE,), np.dtype(np.uint8))
 
 
 def give(memory: np.ndarray | None) -> None:
