@@ -196,8 +196,8 @@ def _add_in_order(call: _Call, into: np.ndarray, parts: np.ndarray, add: bool) -
 
 def _rows_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
     """Threads share out the rows of a block, up to their derivatives and their own gradients."""
-    scoring = call.scoring
-    most = flops_per_call(scoring.kernels) // (2 * scoring.n * max(scoring.k, 1))
+    scoring, kernels = call.scoring, call.scoring.kernels
+    most = flops_per_call(kernels) // (2 * min(scoring.n, kernels.block) * max(scoring.k, 1))
     step = min(round_up(-(-len(block) // _tasks(call)), GROUP_STEP),
                max(most // GROUP_STEP * GROUP_STEP, call.plan.group))
     nowhere = _Weights(None, None, False)

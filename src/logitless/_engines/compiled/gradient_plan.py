@@ -83,9 +83,11 @@ def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, colu
         # With fewer rows than classes, packing weights takes longer than packing rows.
         own = max(cached * group, min(2 * n, THREAD_ROWS))
         held = row_bytes + item * round_up(k, kernels.lanes) * columns
-        step = min(fitting, max(1, min(own * n_threads, workspace_bytes // held, m) // group))
+        step = min(fitting, max(1, min(own * n_threads, workspace_bytes // held) // group),
+                   -(-m // group))
+        rows = min(step * group, max(m, group))
         by_row = group * row_bytes <= workspace_bytes and (
-            step * group >= LEAST_ROWS * n_threads if n_threads > 1 else own > cached * group)
+            rows >= LEAST_ROWS * n_threads if n_threads > 1 else own > cached * group)
         if not by_row:
             step = min(fitting, cached * n_threads)
     step = _equal(-(-m // group), step, 1) * group  # as many in each block
