@@ -568,8 +568,8 @@ class LinearHead:
             (about 0.5 MiB) is used.
         filter_eps : float, default 0.0
             Leave out of the gradients each entry of ``softmax(z) - target``, or of what
-            the options make of that, softcap included, that is smaller than this: up to 3
-            times as fast where most classes are out of the question. 0 is exact.
+            the options make of that, softcap included, that is smaller than this: about
+            2.6 times as fast where a row has 50 to 100 likely classes of 20,000. 0 is exact.
         out : Gradients, optional
             Where the gradients go: C-contiguous arrays of the right shape and
             dtype for all of `wrt`, which overlap none of the inputs.
