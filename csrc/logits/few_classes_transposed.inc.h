@@ -34,7 +34,7 @@ static inline void transpose_square(const real *const *row, ptrdiff_t col, real 
 
 /* Features [pc, pc + kc) of LL_LANES rows of x, the last of `count` again where there are fewer;
  * feature by feature. */
-static void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_t pc,
+LL_TEMPLATE void transpose_rows(const real *x, ptrdiff_t x_row, ptrdiff_t count, ptrdiff_t pc,
                            ptrdiff_t kc, real *transposed)
 {
     const ptrdiff_t whole = kc - kc % LL_LANES;
