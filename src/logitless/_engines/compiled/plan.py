@@ -63,16 +63,16 @@ class Plan:
         however late one has begun.
         """
         if self.n_threads == 1:
-            return np.append(np.arange(0, m, self.row_block), m)
+            return np.array([*range(0, m, self.row_block), m], np.int64)
         if self.even:
             blocks = round_up(-(-m // self.row_block), self.n_threads)
-            vectors = np.arange(blocks) * -(-m // VECTOR) // blocks
+            vectors = np.arange(blocks, dtype=np.int64) * -(-m // VECTOR) // blocks
             return np.append(np.unique(vectors) * VECTOR, m)
         bounds, fewest = [0], min(ROW_STEP, round_up(-(-m // self.n_threads), VECTOR))
         while (left := m - bounds[-1]) > 0:
             rows = left // (2 * self.n_threads) // ROW_STEP * ROW_STEP
             bounds.append(bounds[-1] + min(left, max(min(rows, self.row_block), fewest)))
-        return np.array(bounds)
+        return np.array(bounds, np.int64)
 
 
 ONE_CALL = Plan(row_block=1 << 62, class_step=1 << 62, by_class=False, by_block=False, even=False,
