@@ -60,14 +60,16 @@ class Plan:
         """Where the blocks of m rows begin, and m.
 
         Threads take them in order: the later, the smaller, so that all come to an end together,
-        however late one has begun.
+        however late one has begun, and memory for the first is enough for the others.
         """
         if self.n_threads == 1:
             return np.array([*range(0, m, self.row_block), m], np.int64)
         if self.even:
-            blocks = round_up(-(-m // self.row_block), self.n_threads)
-            vectors = np.arange(blocks, dtype=np.int64) * -(-m // VECTOR) // blocks
-            return np.append(np.unique(vectors) * VECTOR, m)
+            vectors = -(-m // VECTOR)
+            blocks = min(round_up(-(-m // self.row_block), self.n_threads), vectors)
+            whole, more = divmod(vectors, max(blocks, 1))
+            starts = [i * whole + min(i, more) for i in range(blocks)]
+            return np.array([*(VECTOR * start for start in starts), m], np.int64)
         bounds, fewest = [0], min(ROW_STEP, round_up(-(-m // self.n_threads), VECTOR))
         while (left := m - bounds[-1]) > 0:
             rows = left // (2 * self.n_threads) // ROW_STEP * ROW_STEP
