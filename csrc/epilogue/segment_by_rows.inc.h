@@ -111,7 +111,7 @@ static void fold_segment_softmax(const ll_job *job, const ll_state *state, ptrdi
     const vec all = vadd(vset(1), rest), shift = vsub(old, top), scale = vexp_nonpositive(shift);
 
     if (q->fields & LL_ALL_STATISTICS) {
-        sum = sum_exp_by_rows(z, width, max, held, 1, terms);
+        sum = sum_exp_by_rows(z, width, max, held, keeps, terms);
         LL_EACH_STATISTIC(which)
             if (asks(q, which)) {
                 real *known = field(state, which) + i;

@@ -24,8 +24,9 @@ static const int mixed[] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GA
                               LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
 enum { N_MIXED = sizeof mixed / sizeof *mixed };
 
-/* The last is what squares of rows find, too; golden/hashes.txt knows only those before. */
-enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK };
+/* The last two are what squares, or segments, of rows find, too; golden/hashes.txt knows only those
+ * before. */
+enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK, ENTROPY };
 /* Block by block, or span by span, into one state, or span by span one each. */
 enum cut { WHOLE, BLOCKWISE, STEPS, PARTS, CUTS };
 
@@ -94,7 +95,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     }
     job.question.fields = ask == BEST ? 0 : LL_FIELD(REST);
     job.question.rank = ask == EVERYTHING || ask == RANK;
-    if (job.question.rank)
+    if (job.question.rank || ask == ENTROPY)
         job.question.fields |= LL_FIELD(MOMENT);
     if (ask == RANK) {
         job.question.targets = in->targets;
@@ -116,7 +117,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
         job.output.out_row = p->n + GAP;
         job.output.out = zeros(out_size(&job));
         job.output.write = ask == PROBABILITIES ? LL_PROBA
-                  : ask == LOG_PROBABILITIES ? LL_LOG_PROBA : LL_LOGITS;
+                  : ask == LOG_PROBABILITIES || ask == ENTROPY ? LL_LOG_PROBA : LL_LOGITS;
     }
     make_state(&job, 1);
     return job;
@@ -213,7 +214,7 @@ static uint64_t run_rows(const inputs *in, enum layout layout, enum ask ask, enu
     }
     if (ask == EVERYTHING && layout == first_product(in) && cut == WHOLE)
         give_logits(in, job.output.out, job.output.out_row);
-    if (ask == PROBABILITIES || ask == LOG_PROBABILITIES)
+    if (job.output.write != LL_LOGITS)
         table->normalise(&job);
     table->finish(&job, loss);
     if (job.question.top)
