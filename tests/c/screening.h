@@ -96,6 +96,7 @@ static void rescore(ll_screen *s, const inputs *in)
     int64_t *rescored = memcpy(integers(s->rows * s->top), job.output.state.top_index,
                               (size_t)(s->rows * s->top) * sizeof(int64_t));
     job.product.x = in->packed_x;
+    job.product.x_packed = 1;
     job.question.top = 0;
     job.scratch = cache_lines(table->scratch_bytes(&job));
     table->init(&job);
