@@ -9,6 +9,7 @@ import pytest
 from support.memory import MIB, peak_again
 
 import logitless as ll
+from logitless._parallel import pool
 
 ISA = ll.active_isa()
 # The full size is quick where the kernels are; elsewhere fewer rows still make a
@@ -176,3 +177,22 @@ def test_gradients_stay_within_the_workspace():
         x, w, index, out=out, workspace_bytes=w_b, n_threads=1)) for w_b in (MIB, 16 * MIB)]
     assert peaks[0] < 6 * MIB
     assert peaks[1] < 24 * MIB
+
+
+@pytest.mark.compiled_only
+def test_every_block_of_rows_has_scratch_memory_enough(eager, monkeypatch):
+    """The first that a thread takes need not be its largest."""
+    from logitless._engines.compiled import scratch
+
+    taken, share = [], pool.share
+
+    def take(nbytes):
+        taken.append(np.full(nbytes + MIB, 7, np.uint8))
+        return taken[-1][:nbytes]
+
+    monkeypatch.setattr(scratch, "take", take)
+    monkeypatch.setattr(pool, "share", lambda crew, helpers: share(crew, 0))  # one takes all
+    x, w = (np.ones((rows, 300), "f4", order="F") for rows in (721, 600))
+    ll.LinearHead(w, pack=False, n_threads=16).loss(x, np.zeros(721, int))
+    assert taken
+    assert all((memory[-MIB:] == 7).all() for memory in taken)

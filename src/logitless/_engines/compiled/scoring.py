@@ -427,8 +427,7 @@ def _take_part(shares: Shares, n_threads: int, memory: np.ndarray | None = None)
     Gives back that of the calling thread, which `memory` is if it is large enough.
     """
     nbytes = shares.memory_bytes()
-    if memory is None or len(memory) < nbytes:
-        memory = scratch.take(nbytes)
+    memory = scratch.enough(nbytes, memory)
     others = [scratch.take(nbytes) for _ in range(n_threads - 1)]
     shares.memory([memory, *others])
     pool.share(shares, n_threads - 1)
@@ -454,9 +453,8 @@ def _score_rows(
         last = min(first + step, n)
         if scoring.copies:
             scoring.give(job, block, lo, hi, first, last)
-        if memory is None:  # the first rows are the most
-            memory = scratch.take(job.scratch_bytes())
         if first == 0:
+            memory = scratch.enough(job.scratch_bytes(), memory)
             job.scratch(memory)
         job.score(first, last)
         if tasks is not None and tasks.stopped:

@@ -33,6 +33,11 @@ def _fresh(nbytes: int) -> np.ndarray:
     return aligned((-(-nbytes // HUGE_PAGE) * HUGE_PAGE,), np.dtype(np.uint8))
 
 
+def enough(nbytes: int, memory: np.ndarray | None) -> np.ndarray:
+    """What the caller has, where it is so much; else other memory."""
+    return take(nbytes) if memory is None or len(memory) < nbytes else memory
+
+
 def give(memory: np.ndarray | None) -> None:
     """Keep memory for the next call."""
     if memory is not None and len(memory) <= KEPT_BYTES:
