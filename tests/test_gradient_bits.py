@@ -71,7 +71,8 @@ def test_threads(eager, problem, n_threads, workspace_bytes):
     )
 
 
-@pytest.mark.parametrize("shape", [(500, 700, 40), (9000, 11, 30), (30, 20_000, 33), (3000, 50, 3)])
+@pytest.mark.parametrize("shape", [(500, 700, 40), (9000, 11, 30), (30, 20_000, 33), (3000, 50, 3),
+                                   (20_000, 255, 0)])
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_threads_on_work_worth_splitting(shape, n_threads, dtype):
     m, n, k = shape

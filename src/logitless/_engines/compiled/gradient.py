@@ -176,7 +176,7 @@ def _blocks_side_by_side(call: _Call) -> None:
         parts = -(-(last - first) // call.plan.group)
         add = call.accumulate or first > 0
         for total, of_groups in ((into.weight, apart.weight), (into.bias, apart.bias)):
-            if total is not None and of_groups is not None:
+            if total is not None and of_groups is not None and total.size:
                 _add_in_order(call, total.reshape(-1), of_groups[:parts], add)
     scratch.give(memory)
 
