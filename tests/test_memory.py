@@ -179,6 +179,30 @@ def test_gradients_stay_within_the_workspace():
     assert peaks[1] < 24 * MIB
 
 
+@pytest.mark.slow
+@pytest.mark.compiled_only
+@pytest.mark.parametrize(
+    ("m", "n", "k", "workspace", "n_threads", "copied"),
+    [
+        (1920, 500, 3000, 16, 1, "rows"),
+        (2000, 6000, 10, 32, 1, "probabilities"),
+        (1200, 100, 9000, 4, 4, "nothing"),  # packed rows take more than logits
+        (1920, 65_000, 1, 64, 2, "nothing"),  # logits take more than gradients of the weights
+    ],
+)
+def test_gradients_take_a_few_mebibytes_a_thread_beside_the_workspace(
+        m, n, k, workspace, n_threads, copied):
+    x, w, t = np.ones((m, k), "f4"), np.ones((n, k), "f4"), np.zeros(m, np.int64)
+    if copied == "rows":
+        x = np.asfortranarray(x)
+    if copied == "probabilities":
+        t = np.broadcast_to(np.array(1 / n, "f2"), (m, n))
+    out = ll.Gradients(np.empty((m, k), "f4"), np.empty((n, k), "f4"), np.empty(n, "f4"))
+    peak = peak_again(lambda: ll.linear_cross_entropy_value_and_grad(
+        x, w, t, out=out, workspace_bytes=workspace * MIB, n_threads=n_threads))
+    assert peak < (workspace + 2 + 4 * n_threads) * MIB
+
+
 @pytest.mark.compiled_only
 def test_every_block_of_rows_has_scratch_memory_enough(eager, monkeypatch):
     """The first that a thread takes need not be its largest."""

@@ -561,10 +561,10 @@ class LinearHead:
             which makes them the vector-Jacobian product; else one number. 1 by
             default.
         workspace_bytes : int, default 64 MiB
-            How much memory the logits of a few rows may take. From as much as
-            240 rows of logits up (fewer beyond 65,000 classes, and always less
-            than 64 MiB up to 690,000 classes in float32) no product is computed
-            twice; with less, logits are. At least a block of 512 classes
+            How much memory the logits of some rows may take, and these rows as they
+            are packed, no fewer than 240. From as much as 240 rows of logits up (fewer
+            beyond 65,000 classes, and always less than 64 MiB up to 690,000 classes in
+            float32) no product is computed twice; with less, logits are. At least a block of 512 classes
             (about 0.5 MiB) is used.
         filter_eps : float, default 0.0
             Leave out of the gradients each entry of ``softmax(z) - target``, or of what
@@ -597,8 +597,8 @@ class LinearHead:
         Notes
         -----
         6 m n k flops, as three dense products. Class probabilities in another precision
-        or layout than can be read in place are copied for up to 240 rows at a time (more
-        where classes are few), beside the workspace. The gradients are the same bits for
+        or layout than can be read in place are copied for up to 240 rows a thread at a time
+        (more where classes are few), beside the workspace. The gradients are the same bits for
         any number of threads, any `workspace_bytes`, any instruction set. Rows that
         are ignored or have weight 0 add nothing, whatever they hold. A head with
         ``pack=False`` is the one to train: the weights are then the caller's.

@@ -27,7 +27,7 @@ from ..interface import Backward, Request, Teacher
 from . import scratch
 from ._core import GROUP_STEP, Gradient, Job
 from .divergence import Pair, score_again
-from .gradient_plan import plan_gradients
+from .gradient_plan import BLOCK_BYTES, plan_gradients
 from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
@@ -198,6 +198,9 @@ def _rows_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
     """Threads share out the rows of a block, up to their derivatives and their own gradients."""
     scoring, kernels = call.scoring, call.scoring.kernels
     most = flops_per_call(kernels) // (2 * min(scoring.n, kernels.block) * max(scoring.k, 1))
+    copied = scoring.dtype.itemsize * _copied_reals(call)
+    if copied:
+        most = min(most, BLOCK_BYTES // copied)
     step = min(round_up(-(-len(block) // _tasks(call)), GROUP_STEP),
                max(most // GROUP_STEP * GROUP_STEP, call.plan.group))
     nowhere = _Weights(None, None, False)
@@ -241,6 +244,14 @@ def _classes_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
         scratch.give(space)
 
     pool.run(work, across * down, call.plan.n_threads)
+
+
+def _copied_reals(call: _Call) -> int:
+    """Numbers to a row that a task copies before it uses them, or writes them for others."""
+    scoring = call.scoring
+    rows = scoring.copies_rows or scoring.x_dtype != scoring.dtype
+    return (scoring.k * (rows + isinstance(call.grads.x, Rows))
+            + scoring.n * (scoring.copied_probs is not None))
 
 
 def _tasks(call: _Call) -> int:

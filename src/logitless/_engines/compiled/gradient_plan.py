@@ -70,21 +70,21 @@ def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, colu
     """
     item, group = kernels.itemsize, kernels.group(n)
     row_bytes = heads * item * kernels.keep_size(1, n)
+    held = row_bytes + item * round_up(k, kernels.lanes) * columns
     n_threads = max(1, min(n_threads, 6 * m * n * max(k, 16) // FLOPS_PER_THREAD))
-    # Groups of rows whose logits the workspace holds, and that stay in a thread's cache.
-    fitting = max(1, workspace_bytes // row_bytes // group)
+    # Groups of rows which, with their logits, the workspace holds, and a thread's cache.
+    fitting = max(1, workspace_bytes // held // group)
     cached = max(1, BLOCK_BYTES // ((item * 2 * k + row_bytes) * group))
 
     # Small gradients of the weights may wait for their turn, a group each.
     step, by_row = min(fitting, cached), False
     at_once = APART_BYTES // (item * n * (k + 1) * step) // n_threads * n_threads
-    by_block = n_threads > 1 and min(at_once, -(-m // (step * group))) >= 2 * n_threads
+    by_block = (n_threads > 1 and group * row_bytes <= BLOCK_BYTES
+                and min(at_once, -(-m // (step * group))) >= 2 * n_threads)
     if not by_block:
         # With fewer rows than classes, packing weights takes longer than packing rows.
         own = max(cached * group, min(2 * n, THREAD_ROWS))
-        held = row_bytes + item * round_up(k, kernels.lanes) * columns
-        step = min(fitting, max(1, min(own * n_threads, workspace_bytes // held) // group),
-                   -(-m // group))
+        step = min(fitting, max(1, own * n_threads // group), -(-m // group))
         rows = min(step * group, max(m, group))
         by_row = group * row_bytes <= workspace_bytes and (
             rows >= LEAST_ROWS * n_threads if n_threads > 1 else own > cached * group)
