@@ -201,18 +201,19 @@ def _rows_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
     copied = scoring.dtype.itemsize * _copied_reals(call)
     if copied:
         most = min(most, BLOCK_BYTES // copied)
-    step = min(round_up(-(-len(block) // _tasks(call)), GROUP_STEP),
-               max(most // GROUP_STEP * GROUP_STEP, call.plan.group))
+    steps = -(-len(block) // GROUP_STEP)
+    count = min(steps, max(_tasks(call), -(-len(block) // max(most, call.plan.group))))
+    bounds = [task * steps // count * GROUP_STEP for task in range(count)] + [len(block)]
     nowhere = _Weights(None, None, False)
 
     def work(tasks: pool.Tasks) -> None:
         own = _Scratch()
         for task in tasks:
-            rows = block[task * step : (task + 1) * step]
+            rows = block[bounds[task] : bounds[task + 1]]
             _rows(call, rows, block, memory, own, 1, nowhere)
         own.give_back()
 
-    pool.run(work, -(-len(block) // step), call.plan.n_threads)
+    pool.run(work, count, call.plan.n_threads)
 
 
 def _classes_side_by_side(call: _Call, block: range, memory: _Memory) -> None:
