@@ -564,8 +564,8 @@ class LinearHead:
             How much memory the logits of some rows may take, and these rows as they
             are packed, no fewer than 240. From as much as 240 rows of logits up (fewer
             beyond 65,000 classes, and always less than 64 MiB up to 690,000 classes in
-            float32) no product is computed twice; with less, logits are. At least a block of 512 classes
-            (about 0.5 MiB) is used.
+            float32) no product is computed twice; with less, logits are. At least a
+            block of 512 classes (about 0.5 MiB) is used.
         filter_eps : float, default 0.0
             Leave out of the gradients each entry of ``softmax(z) - target``, or of what
             the options make of that, softcap included, that is smaller than this: about
