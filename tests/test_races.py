@@ -374,6 +374,44 @@ assert not any(at_the_end), at_the_end
 print("good")
 """
 
+AT_ONCE = """
+import ctypes, functools, operator, os, signal, threading, time
+import logitless
+from logitless._parallel import pool
+
+inside = []
+kill, fail = ctypes.CDLL(None).kill, functools.partial(operator.truediv, 1, 0)
+interrupt = functools.partial(kill, os.getpid(), 2)
+
+def work(tasks):
+    for _ in tasks:
+        if threading.current_thread() is threading.main_thread():
+            while not inside:
+                time.sleep(0.001)
+            list(map(operator.call, [interrupt, fail]))  # no bytecode between the two
+        inside.append(1)
+        try:
+            time.sleep(0.3)
+        finally:
+            inside.pop()
+
+found = []
+
+def handler(number, frame):
+    found.append(len(inside))
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, handler)
+try:
+    try:
+        pool.run(work, 10, 3)
+    except ZeroDivisionError:
+        pass
+    time.sleep(1)
+except KeyboardInterrupt:
+    print(found)
+"""
+
 OUTPUT = INTERRUPTS + """
 rng = np.random.default_rng(0)
 x, w = rng.standard_normal((3000, 64), dtype="f4"), rng.standard_normal((20_000, 64), dtype="f4")
@@ -407,3 +445,9 @@ def test_no_helper_is_left_at_work_by_interrupts(run_python, code, signals, paus
     """However many come, and however soon after each other."""
     code = code.replace("{pause}", str(pause)).replace("{signals}", str(signals))
     assert run_python(code).split() == ["good"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs operator.call")
+def test_no_helper_is_left_at_work_by_an_interrupt_that_comes_with_an_error(run_python):
+    assert run_python(AT_ONCE).split() == ["[0]"]

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from sys import is_finalizing
 from typing import Any
 
@@ -192,10 +192,6 @@ class Tasks:
             self.error = self.error or error
             self.stopped = True
 
-    def stop(self) -> None:
-        """Let no task be begun any more."""
-        self.stopped = True
-
 
 def run(work: Work, count: int, n_threads: int) -> None:
     """Call ``work(tasks)`` in up to `n_threads` threads, which share out the tasks.
@@ -215,7 +211,8 @@ def run(work: Work, count: int, n_threads: int) -> None:
     threads are in have returned, however many more come meanwhile.
     """
     tasks = Tasks(work, count)
-    share(_new_crew(tasks.lead, tasks.help, tasks.stop), min(n_threads, count) - 1)
+    stop = partial(setattr, tasks, "stopped", True)
+    share(_new_crew(tasks.lead, tasks.help, stop), min(n_threads, count) - 1)
     if tasks.error is not None:
         raise tasks.error
 

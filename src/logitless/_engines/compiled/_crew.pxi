@@ -135,7 +135,7 @@ cdef class Crew:
     """Work that a caller and helpers share. It is done once.
 
     ``work()`` is the caller's part, ``help()`` that of a helper, which raises nothing; ``stop()`` makes
-    them end soon.
+    them end soon: it is no Python code, for a handler of a signal could raise in it.
     """
 
     cdef errand errand
