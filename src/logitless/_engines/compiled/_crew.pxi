@@ -21,7 +21,7 @@ cdef enum:
 
 # What a helper is at; above these bits the number of the work, so that no two are mistaken.
 cdef enum:
-    IDLE, ASLEEP, TAKEN, POSTED, AT_WORK
+    IDLE, ASLEEP, TAKEN, POSTED, POSTED_PYTHON, AT_WORK
     KIND = 7
 
 
@@ -31,6 +31,10 @@ cdef struct errand:
     void *shared
     int64_t helpers  # that may be at work, or will be; and AWAITED once the caller sleeps
     PyThread_type_lock gone  # released by the last of them
+
+
+cdef int64_t posted(errand *work) noexcept:
+    return POSTED_PYTHON if work.part == NULL else POSTED
 
 
 cdef void leave(errand *work) noexcept nogil:
@@ -52,7 +56,6 @@ cdef class Helper:
     cdef int64_t state
     cdef public int turns
     cdef int seat
-    cdef bint needs_gil
     cdef errand *work
     cdef PyThread_type_lock bell  # it lives as long as the process: a fork may leave it behind
 
@@ -68,9 +71,9 @@ cdef class Helper:
         cdef int64_t state = ll_read(&self.state), number = (state >> 3) + 1
         while (state & KIND) <= ASLEEP:
             if ll_replace(&self.state, state, number << 3 | TAKEN):
-                self.work, self.seat, self.needs_gil = work, seat, work.part == NULL
+                self.work, self.seat = work, seat
                 ll_add(&work.helpers, 1)
-                ll_add(&self.state, POSTED - TAKEN)
+                ll_add(&self.state, posted(work) - TAKEN)
                 if (state & KIND) == ASLEEP:
                     PyThread_release_lock(self.bell)
                 return number
@@ -80,35 +83,34 @@ cdef class Helper:
 
     cdef void recall(self, errand *work, int64_t number) noexcept:
         """Take work back that it has not begun."""
-        if ll_replace(&self.state, number << 3 | POSTED, number << 3 | IDLE):
+        if ll_replace(&self.state, number << 3 | posted(work), number << 3 | IDLE):
             ll_add(&work.helpers, -1)
 
-    cdef bint begin(self) noexcept nogil:
-        """Whether there is work, which the caller will now wait for."""
+    cdef bint begin(self, int64_t kind) noexcept nogil:
+        """Whether there is work of this kind, which the caller will now wait for."""
         cdef int64_t state = ll_read(&self.state)
-        return (state & KIND) == POSTED and ll_replace(&self.state, state, state + AT_WORK - POSTED)
+        return (state & KIND) == kind and ll_replace(&self.state, state, state + AT_WORK - kind)
 
     cdef void end(self, errand *work) noexcept nogil:
         ll_add(&self.state, IDLE - AT_WORK)
         leave(work)
 
-    cdef bint wait(self) noexcept nogil:
-        """Wait for work that needs the GIL, and do other work; returns whether it has been begun."""
+    cdef void wait(self) noexcept nogil:
+        """Wait for work that needs the GIL, and do other work."""
         cdef int turns = self.turns
         cdef int64_t state
         while True:
             state = ll_read(&self.state)
-            if (state & KIND) == POSTED:
-                if self.needs_gil:
-                    return False
-                if self.begin():
-                    if self.work.part == NULL:  # other work took the place of what was seen
-                        return True
-                    self.work.part(self.work.shared, self.seat)
-                    self.end(self.work)
-                    turns = self.turns
-            elif turns > 0 or (state & KIND) == TAKEN:
+            if (state & KIND) == POSTED_PYTHON:
+                return
+            if self.begin(POSTED):
+                self.work.part(self.work.shared, self.seat)
+                self.end(self.work)
+                turns = self.turns
+            elif turns > 0:
                 turns -= 1
+                ll_relax()
+            elif (state & KIND) != IDLE:  # TAKEN: work comes at once
                 ll_relax()
             elif ll_replace(&self.state, state, state + ASLEEP - IDLE):
                 PyThread_acquire_lock(self.bell, WAIT_LOCK)
@@ -117,17 +119,13 @@ cdef class Helper:
     def serve(self):
         """What its thread does, until the end of the process."""
         cdef errand *work
-        cdef bint begun
         while True:
             with nogil:
-                begun = self.wait()
+                self.wait()
             # With the GIL at last: the work may be done by now, and have been taken back.
-            if begun or self.begin():
+            if self.begin(POSTED_PYTHON):
                 work = self.work
-                if work.part == NULL:
-                    (<object>work.owner).help()
-                else:
-                    work.part(work.shared, self.seat)
+                (<object>work.owner).help()
                 self.end(work)
 
 
