@@ -238,6 +238,22 @@ def test_what_a_helper_raises_leaves_the_call_when_all_are_done(n_threads):
         assert not inside
 
 
+def test_what_a_helper_meets_outside_of_its_work_leaves_the_call(monkeypatch):
+    """No memory for the call of a function, an exception sent by another thread: it helps again."""
+    def fail(self):
+        raise MemoryError
+
+    before = len(pool._helpers)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.Tasks, "help", fail)
+        with pytest.raises(MemoryError):
+            pool.run(lambda tasks: [spin(0.01) for _ in tasks], 30, 3)
+    inside = set()
+    pool.run(lambda tasks: [inside.add(threading.get_ident()) or spin(0.01) for _ in tasks], 30, 3)
+    assert len(inside) == 3
+    assert len(pool._helpers) == max(before, 2)
+
+
 def test_all_tasks_are_done_once():
     for n_threads in (1, 2, 5):
         done = []

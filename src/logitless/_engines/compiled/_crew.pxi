@@ -125,22 +125,22 @@ cdef class Helper:
             # With the GIL at last: the work may be done by now, and have been taken back.
             if self.begin(POSTED_PYTHON):
                 work = self.work
-                (<object>work.owner).help()
+                (<Crew>work.owner).help()
                 self.end(work)
 
 
 cdef class Crew:
     """Work that a caller and helpers share. It is done once.
 
-    ``work()`` is the caller's part, ``help()`` that of a helper, which raises nothing; ``stop()`` makes
-    them end soon: it is no Python code, for a handler of a signal could raise in it.
+    ``work()`` is the caller's part, ``help()`` that of a helper, ``stop()`` makes them end soon: it is
+    no Python code, for a handler of a signal could raise in it.
     """
 
     cdef errand errand
     cdef bint awaited
     cdef int turns
     cdef list posted
-    cdef object work, help_, stop_
+    cdef object work, help_, stop_, error
 
     def __cinit__(self, *arguments):
         self.errand.owner = <void *>self
@@ -157,8 +157,12 @@ cdef class Crew:
     def __init__(self, work, help, stop):
         self.work, self.help_, self.stop_ = work, help, stop
 
-    def help(self):
-        self.help_()
+    cdef void help(self) noexcept:
+        """A helper's part. It has caught its errors, but for those from outside: no memory, ..."""
+        try:
+            self.help_()
+        except BaseException as error:
+            self.error = error
 
     cdef object lead(self):
         """The caller's part."""
@@ -190,6 +194,8 @@ cdef class Crew:
             self.stop()
             self.settle(False)
             raise
+        if self.error is not None:
+            raise self.error
 
     cdef void post(self, Helper helper):
         cdef int64_t number = helper.post(&self.errand, <int>len(self.posted) + 1)
