@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -252,6 +253,23 @@ def test_what_a_helper_meets_outside_of_its_work_leaves_the_call(monkeypatch):
     pool.run(lambda tasks: [inside.add(threading.get_ident()) or spin(0.01) for _ in tasks], 30, 3)
     assert len(inside) == 3
     assert len(pool._helpers) == max(before, 2)
+
+
+def test_helpers_that_cannot_be_started_take_no_memory(monkeypatch):
+    def fail(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(pool, "_helpers", [])
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    tracemalloc.start()
+    try:
+        pool.run(lambda tasks: list(tasks), 2, 2)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(500):
+            pool.run(lambda tasks: list(tasks), 2, 2)
+        assert tracemalloc.get_traced_memory()[0] - before < 500 * 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_all_tasks_are_done_once():

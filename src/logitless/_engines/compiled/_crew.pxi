@@ -57,7 +57,7 @@ cdef class Helper:
     cdef public int turns
     cdef int seat
     cdef errand *work
-    cdef PyThread_type_lock bell  # it lives as long as the process: a fork may leave it behind
+    cdef PyThread_type_lock bell
 
     def __cinit__(self):
         self.turns = TURNS
@@ -65,6 +65,11 @@ cdef class Helper:
         if self.bell == NULL:
             raise MemoryError
         PyThread_acquire_lock(self.bell, WAIT_LOCK)
+
+    def __dealloc__(self):
+        # Its thread has not begun: one that has holds on to it, even where a fork left it behind.
+        if self.bell != NULL:
+            PyThread_free_lock(self.bell)
 
     cdef int64_t post(self, errand *work, int seat) noexcept:
         """Give it work, if it has none; returns the number of the work or 0."""
