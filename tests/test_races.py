@@ -312,7 +312,7 @@ def test_helpers_are_kept():
 
 def test_threads_that_are_more_than_cores_do_not_wait_awake(monkeypatch):
     monkeypatch.setattr(pool, "_helpers", [])
-    monkeypatch.setattr(pool, "usable_cores", lambda: 3)
+    monkeypatch.setattr(pool, "_cores", lambda: 3)
     pool.run(lambda tasks: [None for _ in tasks], 6, 3)
     assert all(helper.turns for helper in pool._helpers)
     pool.run(lambda tasks: [None for _ in tasks], 6, 4)

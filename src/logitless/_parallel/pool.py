@@ -128,6 +128,12 @@ _new_helper: Callable[[], Any] | None = None
 _new_crew: Callable[..., Any] = _FreshThreads
 
 
+@cache
+def _cores() -> int:
+    """Cores that may be used, counted once: that reads files of the system."""
+    return usable_cores()
+
+
 def _hire() -> Any:
     """Start one more helper; None where there can be none."""
     if _new_helper is None or len(_helpers) >= MAX_THREADS:
@@ -139,7 +145,7 @@ def _hire() -> Any:
     except RuntimeError:
         return None
     _helpers.append(helper)
-    if len(_helpers) >= usable_cores():
+    if len(_helpers) >= _cores():
         for each in _helpers:
             each.turns = 0  # who waits awake would be in the way
     return helper
