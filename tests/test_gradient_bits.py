@@ -100,6 +100,15 @@ def test_rows_before_classes(by_row, problem, n_threads, workspace_bytes):
     )
 
 
+def test_few_rows_share_out_classes(monkeypatch):
+    """Each share of rows would pack all weights."""
+    from logitless._engines.compiled import gradient
+
+    monkeypatch.setattr(gradient, "_rows_side_by_side", pytest.fail)
+    x, w, t = exact((120, 8), 1), exact((8000, 8), 2), labels(120, 8000, 3)
+    ll.linear_cross_entropy_value_and_grad(x, w, t, n_threads=2)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_rows_before_classes_of_two_heads(by_row, n_threads, dtype):
     m, n = 500, 300

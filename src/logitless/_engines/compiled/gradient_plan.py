@@ -85,7 +85,7 @@ def plan_gradients(kernels: Kernels, m: int, n: int, k: int, *, heads: int, colu
         # With fewer rows than classes, packing weights takes longer than packing rows.
         own = max(cached * group, min(2 * n, THREAD_ROWS))
         step = min(fitting, max(1, own * n_threads // group), -(-m // group))
-        rows = min(step * group, max(m, group))
+        rows = min(step * group, m)
         by_row = group * row_bytes <= workspace_bytes and (
             rows >= LEAST_ROWS * n_threads if n_threads > 1 else own > cached * group)
         if not by_row:
