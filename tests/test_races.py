@@ -119,15 +119,15 @@ def test_scores(m, n_threads):
 ])
 def test_blocks_of_classes(eager, monkeypatch, m, n, kind, pack):
     """Few rows, few spans: logits of blocks are kept, all or a few spans at a time, and folded."""
-    from logitless._engines.compiled import plan, scoring
+    from logitless._engines.compiled import plan, sharing
 
     x, w, t = problem(m, n, 100, seed=n)
     x = x.astype("f8") if kind == "f8" else x
     soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
     w, options = w.astype(kind), {"softcap": 9.0, "temperature": 0.7, "pack": pack}
     ways = []
-    monkeypatch.setattr(scoring, "_score_by_block",
-                        lambda *args, way=scoring._score_by_block: ways.append(1) or way(*args))
+    monkeypatch.setattr(sharing, "_score_by_block",
+                        lambda *args, way=sharing._score_by_block: ways.append(1) or way(*args))
 
     def results(n_threads):
         head = ll.LinearHead(w, n_threads=n_threads, **options)
@@ -151,7 +151,7 @@ def test_blocks_of_classes(eager, monkeypatch, m, n, kind, pack):
 @pytest.mark.parametrize("kind", ["f4", "f2", "f8"])
 def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
     """However many of their states wait for that."""
-    from logitless._engines.compiled import scoring
+    from logitless._engines.compiled import sharing
 
     x, w, t = problem(5, 70_000, 16, seed=3)
     soft = np.abs(x[:, :1] + w[:, 0]).astype(kind)
@@ -163,8 +163,8 @@ def test_spans_are_merged_a_few_at_a_time(monkeypatch, kind):
                 head.loss(x, soft), head.loss(x, t, label_smoothing=0.1), head.predict_proba(x))
 
     expected = results()
-    monkeypatch.setattr(scoring, "STATE_BYTES", 1)
-    monkeypatch.setattr(scoring, "SPANS_PER_THREAD", 1)
+    monkeypatch.setattr(sharing, "STATE_BYTES", 1)
+    monkeypatch.setattr(sharing, "SPANS_PER_THREAD", 1)
     for a, b in zip(results(), expected, strict=True):
         assert_same_bits(a, b)
 

@@ -18,7 +18,8 @@ from . import plan, scratch
 from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
-from .scoring import Block, LinearScoring, score_block
+from .scoring import Block, LinearScoring
+from .sharing import score_block
 
 BLOCK_BYTES = 6 << 20  # of the logits of a block, where these are few: they stay in the caches
 BLOCK_ROWS = 240  # of a block at least, where the workspace has room: weights are read once for all

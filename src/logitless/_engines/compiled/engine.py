@@ -16,10 +16,11 @@ from .kernels import BF16, KERNELS, active_isa, available_isas, in_place, type_o
 from .layer import Layer
 from .logit_scoring import LogitScoring
 from .plan import small_rows
-from .scoring import LinearScoring, score_all
+from .scoring import LinearScoring
 from .scratch import aligned
 from .screen import Screen, can_screen
 from .screening import ScreenedScoring
+from .sharing import score_all
 
 __all__ = [
     "Layer",

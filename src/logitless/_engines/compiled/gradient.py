@@ -32,7 +32,8 @@ from .kept import Kept
 from .kernels import KERNELS
 from .layer import Layer
 from .plan import flops_per_call, round_up
-from .scoring import Block, LinearScoring, score_block
+from .scoring import Block, LinearScoring
+from .sharing import score_block
 
 TASKS = 2  # of rows or classes for a thread
 LEAST_SUM = 1 << 15  # numbers that are worth a thread
