@@ -45,6 +45,7 @@ VALID_INDEX = index(weight="shard.safetensors", bias="shard.safetensors")
 
 
 @given(st.sampled_from(VALID), damages)
+@example(VALID[0], [("insert", 0, b"{")])  # it looks like an index
 @example(VALID[0], [("set", 3, b"\x63")])  # of the header: more than there are
 def test_any_damage_is_an_error_that_names_the_file(tmp_path, data, hurts):
     path = tmp_path / "damaged"

@@ -134,10 +134,10 @@ def _read_tensor(name: str, entry: Any, start: int) -> Tensor:
 
 def _read_index(file: IO[bytes]) -> dict[str, str]:
     """Files, relative to the folder of the index, by the names of the arrays in them."""
-    data = file.read(_MAX_HEADER_BYTES + 1)
-    if len(data) > _MAX_HEADER_BYTES:
+    size = os.fstat(file.fileno()).st_size
+    if size > _MAX_HEADER_BYTES:
         raise ValueError(f"more than {_MAX_HEADER_BYTES} bytes")
-    files = _parsed(data).get("weight_map")
+    files = _parsed(file.read(size)).get("weight_map")
     if not isinstance(files, dict):
         raise ValueError("expected a weight_map of names to files, as the index of a checkpoint "
                          f"has it, got {_cut(files)}")
