@@ -115,7 +115,7 @@ static void into_x(const backward *b, const ll_job *job, const ll_gradient *grad
 static void into_weight(const backward *b, const ll_job *job, ptrdiff_t start, ptrdiff_t end,
                         const ll_gradient *gradient)
 {
-    ptrdiff_t f_step = b->ways & PIECES ? 2 * table->lanes : job->product.k;
+    ptrdiff_t f_step = b->ways & PIECES ? 2 * table->lanes : job->product.k + 1;
     ptrdiff_t c_step = gradient->filter ? table->block : 8 * LL_GROUP_STEP + 5;
 
     if (!(b->ways & PIECES))
