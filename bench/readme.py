@@ -31,12 +31,12 @@ CUTS = (
          "torch eager bf16": ("torch bf16", "torch bf16, bf16 logits")},
         beside="error", heads=True),
     Cut("screen", "best",
-        ("gpt2", "wide", "recsys", "peaked-20k", "decode64", "decode8", "decode1"),
+        ("gpt2", "wide", "recsys", "peaked-20k", "decode8", "decode1"),
         {"screened": (SCREENED,), "without": (OURS,),
          **{name: names for name, names in LIBRARIES.items() if name != "logitless"},
          "FAISS (`IndexFlatIP`)": ("FAISS",)}, beside=None),
     Cut("gradient", "value_and_grad",
-        ("gpt2", "gemma2", "recsys", "imagenet", "intents", "tags", "digits"),
+        ("gpt2", "gemma2", "recsys", "imagenet", "digits"),
         {name: LIBRARIES[name] for name in ("logitless", "NumPy", "torch", "JAX")}),
 )
 TABLE = re.compile(r"^\|  \| (.*)\n(?:\|.*\n)+", re.M)  # one whose first heading is empty
