@@ -71,7 +71,7 @@ def job_of(kernels, rows, n, k):
     job = _core.Job(kernels, rows, n, k, 0.0, 1.0)
     values = np.empty((len(_core.FIELDS), rows), dtype)
     ints = np.empty((len(_core.INT_FIELDS), rows), np.int64)
-    job.remember(values, None, ints, None, None, None)
+    job.remember(values, None, ints, None)
     x = np.random.default_rng(0).random((rows, k)).astype(dtype)
     job.rows(x)
     return job, x
@@ -129,7 +129,8 @@ def test_scan(k, time_each, benchmark):
     weight, x = (rng.standard_normal((size, k), dtype=np.float32) for size in (n, rows))
     screen = ll.LinearHead(weight, screen="int8")._layer.screen
     screening = _core.Screening(screen.screener, rows, n, k, 1, 0.0, 1.0)
-    screening.classes(screen.weight, screen.bounds, None, screen.no_bias, screen.slack)
+    screening.classes(screen.weight, screen.fine, screen.bounds, None, screen.no_bias,
+                      screen.slack)
     least, count = np.empty(rows, np.float32), np.empty(rows, np.int32)
     upper, index = np.empty((rows, n), np.float32), np.empty((rows, n), np.int32)
     screening.remember(least, np.empty((rows, 1), np.float32), upper, index, count)
@@ -138,7 +139,7 @@ def test_scan(k, time_each, benchmark):
                             np.empty(rows, np.int32))
     least[:] = np.finfo(np.float32).max
     job, _ = job_of(kernels, rows, n, k)
-    screening.scratch(aligned_bytes(screening.scratch_bytes(job)))
+    screening.scratch(job, aligned_bytes(screening.scratch_bytes(job)))
     blocks = n // screen.screener.block
     time_each(f"byte products with k = {k}", rows * n, lambda: screening.scan(0, blocks))
     assert not count.any()
