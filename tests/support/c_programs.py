@@ -55,11 +55,11 @@ def compiler_named(name):
 
 
 class Build:
-    """Objects of one compiler for a machine, and programs of them."""
+    """Objects of one compiler for a machine, all or the wanted sets, and programs of them."""
 
-    def __init__(self, compiler, machine, folder, *switches):
+    def __init__(self, compiler, machine, folder, *switches, wanted=()):
         self.compiler, self.machine, self.folder = compiler, machine, folder
-        self.switches = switches
+        self.switches, self.wanted = switches, wanted
         self.setup = setup_table()
         self.objects = {}
         self.have = []
@@ -88,9 +88,9 @@ class Build:
         return path
 
     def usable(self, table):
-        """Names and flags of what the machine and the compiler know."""
+        """Names and flags of what is wanted, and the machine and the compiler know."""
         for name, (machines, flags, _, probe) in self.setup[table].items():
-            known = not machines or self.machine in machines
+            known = name in (self.wanted or [name]) and self.machine in (machines or [self.machine])
             if known and compiles([*self.command(), *flags], probe, self.folder):
                 yield name, flags
 
@@ -98,7 +98,7 @@ class Build:
         return [f"-DLL_HAVE_{name.upper()}=1" for name in self.have]
 
     def kernels(self):
-        """Compile every instruction set that the machine and the compiler know, side by side."""
+        """Compile every instruction set that is wanted and known, side by side."""
         isa, files = CSRC / "isa", []
         for name, flags in self.usable("ISAS"):
             files += [(f"{name}{bits}", isa / f"{name}.c", *flags, f"-DLL_REAL={bits}")
@@ -121,12 +121,12 @@ class Build:
         return path
 
 
-def build(compiler, machine, folder, *switches):
-    """Build the programs with every instruction set of `machine` that the compiler knows."""
+def build(compiler, machine, folder, *switches, programs=PROGRAMS):
+    """Build programs with every instruction set of `machine` that the compiler knows."""
     made = Build(compiler, machine, folder, *switches)
     made.kernels()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(made.program, PROGRAMS))
+        return list(pool.map(made.program, programs))
 
 
 def build_tiles(compiler, machine, folder, *switches):
@@ -134,7 +134,7 @@ def build_tiles(compiler, machine, folder, *switches):
 
     The switches are for what it looks at; all else is compiled without optimisation, in no time.
     """
-    made = Build(compiler, machine, folder, "-O0")
+    made = Build(compiler, machine, folder, "-O0", wanted=("scalar", "avx512", "amx"))
     made.kernels()
     made.switches = switches
     steps = TESTS / "c" / "tile_steps.c", f"-I{CSRC}"
