@@ -46,6 +46,9 @@ class Request:
     temperature : ndarray of float64, shape (m,), or None
         What the logits of each row are divided by, in place of the temperature of the layer,
         C-contiguous.
+    known : ndarray, shape (m,), or None
+        In `dtype`: logits of ``targets[:, 0]`` where a `Part` is to count ranks, as those classes
+        may be others'. Targets are counted from its first class then, and may lie anywhere.
     write : {None, "logits", "log_proba", "proba"}
         What to put in `out`.
     out : ndarray, shape (m, n), or None
@@ -62,6 +65,7 @@ class Request:
     k: int = 0
     entropy: bool = False
     temperature: np.ndarray | None = None
+    known: np.ndarray | None = None
     write: str | None = None
     out: np.ndarray | None = None
 
@@ -79,6 +83,7 @@ class Request:
             targets=None if self.targets is None else self.targets[block],
             probs=None if self.probs is None else self.probs[block],
             temperature=None if self.temperature is None else self.temperature[block],
+            known=None if self.known is None else self.known[block],
             out=None if self.out is None else self.out[block],
         )
 
@@ -154,6 +159,37 @@ class State:
     def lse(self) -> np.ndarray:
         """Log of the sum of exp(z), (m,)."""
         return self.max + self.log_norm
+
+
+@dataclass(slots=True)
+class Part:
+    """What is known of m rows after some of the classes, others of which can be merged with it.
+
+    As in `State`, what was not asked for is NOT_ASKED.
+
+    Attributes
+    ----------
+    sums : (spans, fields, m)
+        Of each span of classes, as they follow each other, what is summed relative to its largest
+        logit, and that first; `fold` merges them. In the precision of the computation, or in
+        float64 all of it merged.
+    max : (m,)
+    argmax : (m,) int64
+    rank : (m,) int64
+        Classes before the target.
+    target_logit : (m,)
+        Anything where the target is none of these classes.
+    top_logit, top_index : (m, k)
+        Best classes, in an order of the engine's; index -1 stands for none.
+    """
+
+    sums: np.ndarray
+    max: np.ndarray
+    argmax: np.ndarray
+    rank: np.ndarray = NOT_ASKED
+    target_logit: np.ndarray = NOT_ASKED
+    top_logit: np.ndarray = NOT_ASKED
+    top_index: np.ndarray = NOT_ASKED
 
 
 def gathered(m: int, parts: Iterable[tuple[slice, State]]) -> State:
@@ -302,6 +338,44 @@ class Engine(Protocol[L]):
 
     def score_logits(self, logits: np.ndarray, request: Request, n_threads: int | None) -> State:
         """Find out what `request` asks for about the rows of logits (m, n)."""
+        ...
+
+    def contract(self) -> str:
+        """Version of the arithmetic; what two of them have made of a row is not to be mixed."""
+        ...
+
+    def span(self, dtype: np.dtype) -> int:
+        """Classes whose sums are merged as one."""
+        ...
+
+    def part(
+        self, layer: L, x: np.ndarray, request: Request, apart: bool, n_threads: int | None
+    ) -> Part:
+        """Find out what `request` asks for as far as it can be merged with other classes.
+
+        Spans are kept `apart`, or merged where these are the first of all classes.
+        """
+        ...
+
+    def target_logits(
+        self, layer: L, x: np.ndarray, request: Request, n_threads: int | None
+    ) -> np.ndarray:
+        """Find the logits of ``request.targets[:, 0]`` alone, (m,): all are classes there are."""
+        ...
+
+    def fold(self, request: Request, sums: np.ndarray | None, later: np.ndarray) -> np.ndarray:
+        """Merge the sums (spans, fields, m) of a `Part` with those of all classes before it.
+
+        These and the result are (fields, m) in float64; None stands for no classes.
+        """
+        ...
+
+    def merge_top(self, part: Part, other: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Find the best classes of two, as a `Part` has them."""
+        ...
+
+    def finish(self, request: Request, n: int, sums: np.ndarray, part: Part) -> State:
+        """All n classes have been merged: find what `score` does."""
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

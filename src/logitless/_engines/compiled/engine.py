@@ -15,6 +15,7 @@ from .gradient import gradients
 from .kernels import BF16, KERNELS, active_isa, available_isas, in_place, type_of
 from .layer import Layer
 from .logit_scoring import LogitScoring
+from .parts import finish, fold, merge_top, part, target_logits
 from .plan import small_rows
 from .scoring import LinearScoring
 from .scratch import aligned
@@ -27,20 +28,27 @@ __all__ = [
     "active_isa",
     "available_isas",
     "bf16_name",
+    "contract",
     "divergence",
     "empty",
     "few_rows",
+    "finish",
+    "fold",
     "gradients",
     "int8_name",
     "make_layer",
+    "merge_top",
     "neg_log",
     "neg_log_sum",
+    "part",
     "score",
     "score_logits",
+    "span",
     "spin_bf16",
     "spin_fma",
     "spin_int8",
     "spin_read",
+    "target_logits",
 ]
 
 
@@ -90,6 +98,16 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
     """What `request` asks for, about the rows of logits (m, n)."""
     return score_all(LogitScoring(logits, request, n_threads))
+
+
+def contract() -> str:
+    """Version of docs/arithmetic.md."""
+    return "2.1"
+
+
+def span(dtype: np.dtype) -> int:
+    """Classes whose sums are merged as one."""
+    return KERNELS[dtype].span
 
 
 def neg_log(p: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ class Scoring:
         self.softcap, self.temperature = softcap, temperature
         self.class_weight = request.class_weight
         if self.class_weight is not None:
-            idle = -n % self.kernels.lanes
+            idle = -len(self.class_weight) % self.kernels.lanes
             self.class_weight = np.append(self.class_weight, np.zeros(idle, self.dtype))
         probs = request.probs
         self.copied_probs = None if isinstance(probs, SparseRows) or (
@@ -234,15 +234,16 @@ class LinearScoring(Scoring):
         Weights the kernels can read where they are; else they come piece by piece.
 
     Blocks are cut for some rows at a time where `rows` are given, whose logits are kept if `keeps`.
+    The ways of fewer classes than `least` are left to others.
     """
 
     __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "w_dtype", "weight", "x",
                  "x_dtype")
 
     def __init__(self, layer: Layer, x: np.ndarray | Rows, request: Request, n_threads: int | None,
-                 rows: int | None = None, keeps: bool = False):
+                 rows: int | None = None, keeps: bool = False, least: int = 1):
         m = x.m if isinstance(x, Rows) else len(x)
-        super().__init__(request, m, layer.n_classes, layer.n_features, layer.softcap,
+        super().__init__(request, m, max(layer.n_classes, least), layer.n_features, layer.softcap,
                          layer.temperature)
         dtype = self.dtype
         self.layer, self.x = layer, x

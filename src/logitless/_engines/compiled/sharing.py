@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..._parallel import pool
@@ -13,6 +15,7 @@ from .scoring import Block, Scoring
 
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
+Take = Callable[[int, np.ndarray], None]  # has the number of a span and its values
 
 
 def score_all(scoring: Scoring) -> State:
@@ -140,14 +143,19 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
 
     Each span has a state of its own; they are merged in order, as one thread would have met them.
     """
+    if scoring.request.rank:
+        scoring.target_logits(block, block.first, block.first + block.m)
+    merge_by_class(scoring, block).finish(block.target_loss)
+
+
+def merge_by_class(scoring: Scoring, block: Block, take: Take | None = None) -> Job:
+    """The same until all classes are merged, their ranks being prepared; `take` has each span."""
     m, n, span = block.m, scoring.n, scoring.kernels.span
     lo, hi = block.first, block.first + m
     job = scoring.job(block, lo, hi)
     job.init()
     if scoring.request.k:
         block.forget_best(0, m)
-    if scoring.request.rank:
-        scoring.target_logits(block, lo, hi)
     shared = scoring.share(lo, hi)
     stride = block.values.shape[1]
     at_once = max(STATE_BYTES // (block.values.nbytes + block.ints.nbytes), 2)
@@ -160,10 +168,12 @@ def _score_by_class(scoring: Scoring, block: Block) -> None:
         score = _share_spans if scoring.direct else _score_spans
         tops = score(scoring, block, shared, begin, end, values, ints)
         for task in range(spans):
+            if take is not None:
+                take(begin // span + task, values[task])
             job.merge(values[task], ints[task])
         for best in tops:
             job.merge_top(*best)
-    job.finish(block.target_loss)
+    return job
 
 
 Tops = list[tuple[np.ndarray, np.ndarray]]

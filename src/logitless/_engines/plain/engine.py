@@ -8,6 +8,7 @@ from ..._arrays.files import Windows
 from .divergence import divergence
 from .gradient import gradients
 from .layer import Layer
+from .parts import finish, fold, merge_top, part, target_logits
 from .scoring import score, score_logits
 
 __all__ = [
@@ -15,20 +16,27 @@ __all__ = [
     "active_isa",
     "available_isas",
     "bf16_name",
+    "contract",
     "divergence",
     "empty",
     "few_rows",
+    "finish",
+    "fold",
     "gradients",
     "int8_name",
     "make_layer",
+    "merge_top",
     "neg_log",
     "neg_log_sum",
+    "part",
     "score",
     "score_logits",
+    "span",
     "spin_bf16",
     "spin_fma",
     "spin_int8",
     "spin_read",
+    "target_logits",
 ]
 
 
@@ -48,6 +56,16 @@ def make_layer(
 ) -> Layer:
     """Weights and what is done to their logits; a screen would spare nothing here."""
     return Layer(weight, bias, softcap=softcap, temperature=temperature, pack=pack)
+
+
+def contract() -> str:
+    """Sums have no order of their own here."""
+    return "of NumPy"
+
+
+def span(dtype: np.dtype) -> int:
+    """As many as of the kernels."""
+    return (1 << 14) // dtype.itemsize
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

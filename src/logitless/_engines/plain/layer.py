@@ -61,6 +61,19 @@ class Layer:
         z = x @ plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
             z += plain(self._bias[lo:hi], x.dtype)
+        return self._transformed(z, temperature)
+
+    def logits_of(
+        self, x: np.ndarray, index: np.ndarray, temperature: np.ndarray | None
+    ) -> np.ndarray:
+        """Logits (r, 1) of one class for each row."""
+        z = np.einsum("ij,ij->i", x, plain(self._weight[index], x.dtype))[:, None]
+        if self._bias is not None:
+            z += plain(self._bias[index], x.dtype)[:, None]
+        return self._transformed(z, temperature)
+
+    def _transformed(self, z: np.ndarray, temperature: np.ndarray | None) -> np.ndarray:
+        """Put sums through the cap and divide them by the temperature, where they are."""
         if self.softcap:
             impossible = np.isneginf(z)
             z /= self.softcap

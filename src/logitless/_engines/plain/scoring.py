@@ -37,12 +37,7 @@ def _score(
     class_limit: int,
     n_threads: int | None,
 ) -> State:
-    pool.resolve(n_threads)  # BLAS has threads of its own, but a bad setting is an error
-    wanted = max(request.k, 0 if request.targets is None else request.targets.shape[1], 1)
-    rows = max(1, min(TILE // min(n, NARROW), TILE // wanted, row_limit))
-    classes = max(1, min(TILE // min(rows, max(m, 1)), class_limit))
-    # m = 0 still gives a state, of no rows.
-    blocks = (slice(first, min(first + rows, m)) for first in range(0, max(m, 1), rows))
+    blocks, classes = cut(m, n, request, row_limit, class_limit, n_threads)
     with np.errstate(all="ignore"):  # special values are dealt with, not warned of
         return gathered(m, (
             (b, _score_rows(b.stop - b.start, n, classes, tile_of(b), request.rows(b)))
@@ -50,9 +45,20 @@ def _score(
         ))
 
 
+def cut(m: int, n: int, request: Request, row_limit: int, class_limit: int,
+        n_threads: int | None) -> tuple[list[slice], int]:
+    """Blocks of rows, and how many classes of them there are to a tile."""
+    pool.resolve(n_threads)  # BLAS has threads of its own, but a bad setting is an error
+    wanted = max(request.k, 0 if request.targets is None else request.targets.shape[1], 1)
+    rows = max(1, min(TILE // min(n, NARROW), TILE // wanted, row_limit))
+    classes = max(1, min(TILE // min(rows, max(m, 1)), class_limit))
+    # m = 0 still gives a state, of no rows.
+    return [slice(first, min(first + rows, m)) for first in range(0, max(m, 1), rows)], classes
+
+
 def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> State:
     """Find the state of a block of m rows, which `request` is about."""
-    rows = _RowState(m, request)
+    rows = RowState(m, request)
     out = request.out
     for lo, hi in spans(n, classes):
         z = tile(lo, hi)
@@ -83,7 +89,7 @@ def spans(n: int, classes: int) -> Iterator[tuple[int, int]]:
     return ((lo, min(lo + classes, n)) for lo in range(0, n, classes))
 
 
-class _RowState:
+class RowState:
     """What the rows of a block remember between tiles.
 
     `rest` is the sum of exp(z - max) over all classes so far but the one at
@@ -235,17 +241,27 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
     """Find out what `request` asks for about the rows of x (m, k)."""
-    dtype = request.dtype
+    tile_of = tiles(layer, x, request)
+    limits = copy_limits(layer, x, request.dtype)
+    return _score(len(x), layer.n_classes, tile_of, request, *limits, n_threads)
+
+
+def tiles(layer: Layer, x: np.ndarray, request: Request) -> Callable[[slice], Tile]:
+    """Make what makes logits of some rows of x."""
 
     def tile_of(rows: slice) -> Tile:
-        block = plain(x[rows], dtype)
+        block = plain(x[rows], request.dtype)
         t = None if request.temperature is None else request.temperature[rows]
         return lambda lo, hi: layer.logits(block, lo, hi, t)
 
+    return tile_of
+
+
+def copy_limits(layer: Layer, x: np.ndarray, dtype: np.dtype) -> tuple[int, int]:
+    """How many rows and classes may be converted at a time, where they must be."""
     k = max(1, layer.n_features)
-    row_limit = len(x) if is_plain(x, dtype) else max(1, TILE // k)
-    class_limit = layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k)
-    return _score(len(x), layer.n_classes, tile_of, request, row_limit, class_limit, n_threads)
+    return (len(x) if is_plain(x, dtype) else max(1, TILE // k),
+            layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k))
 
 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:
