@@ -63,15 +63,7 @@ class Objective:
         self.reduction, self.n, self.dtype = reduction, n, dtype
         self.options, self.plain = options, True
         if options is not DEFAULTS:
-            amounts: dict[str, Any] = {}
-            for name, limits in AMOUNTS.items():
-                amounts[name] = _check_amount(getattr(options, name), name, *limits)
-            class_weight = _check_class_weight(options.class_weight, n, dtype)
-            sample_weight = check_sample_weight(options.sample_weight, lead)
-            self.plain = class_weight is sample_weight is None and not any(amounts.values())
-            temperature = check_temperature(options.temperature, lead, dtype, softcap)
-            self.options = LossOptions(options.ignore_index, class_weight, sample_weight,
-                                       temperature=temperature, **amounts)
+            self.options, self.plain = check_options(options, lead, n, dtype, softcap)
         self.targets = check_target(target, lead, n, dtype, options.ignore_index)
 
     def arrays(self) -> list[np.ndarray | None]:
@@ -171,6 +163,21 @@ class Objective:
     def reduce(self, losses: np.ndarray) -> np.generic:
         """Losses (m,) to one: added up in float64, in an order that threads do not change."""
         return reduced(losses, self.divisor(), self.reduction, self.dtype)
+
+
+def check_options(
+    options: LossOptions, lead: tuple[int, ...], n: int, dtype: np.dtype, softcap: float
+) -> tuple[LossOptions, bool]:
+    """Options as an `Objective` has them, and whether they change no loss of a row that counts."""
+    amounts: dict[str, Any] = {}
+    for name, limits in AMOUNTS.items():
+        amounts[name] = _check_amount(getattr(options, name), name, *limits)
+    class_weight = _check_class_weight(options.class_weight, n, dtype)
+    sample_weight = check_sample_weight(options.sample_weight, lead)
+    temperature = check_temperature(options.temperature, lead, dtype, softcap)
+    checked = LossOptions(options.ignore_index, class_weight, sample_weight,
+                          temperature=temperature, **amounts)
+    return checked, class_weight is sample_weight is None and not any(amounts.values())
 
 
 def reduced(losses: np.ndarray, divisor: float, reduction: str, dtype: np.dtype) -> np.generic:

@@ -49,6 +49,19 @@ def check_target(
     target: Any, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int
 ) -> Targets:
     """Class indices of shape `lead`, or float class probabilities of shape `lead` + (n,)."""
+    index, counted, rows = read_target(target, lead, n, dtype, ignore_index, n)
+    if rows is not None:
+        return _distributions(index, rows)
+    return Targets(index, len(index), counted)
+
+
+def read_target(
+    target: Any, lead: tuple[int, ...], n: int, dtype: np.dtype, ignore_index: int, most: int
+) -> tuple[np.ndarray, int, Rows | SparseRows | None]:
+    """Class indices below `most`, (m, 1), and how many count; class probabilities of n classes.
+
+    Beside probabilities the index is -1 for rows that are not one-hot.
+    """
     if type(ignore_index) is not int:
         ignore_index = check_integer(ignore_index, "ignore_index")
     array: np.ndarray = target
@@ -56,13 +69,13 @@ def check_target(
         if is_sparse(target):
             _check_nothing_ignored(ignore_index)
             rows = read_sparse(target, (math.prod(lead), n), dtype)
-            return _distributions(one_hot_index(rows).reshape(-1, 1), rows)
+            return one_hot_index(rows).reshape(-1, 1), rows.m, rows
         array = _target_array(target)
     kind = array.dtype.kind
     if kind not in "iu":
-        targets = _check_probabilities(array, lead, n, dtype)
+        index, of_array = _check_probabilities(array, lead, n, dtype)
         _check_nothing_ignored(ignore_index)
-        return targets
+        return index, of_array.m, of_array
     if array.shape != lead:
         hint = ""
         if array.shape == (*lead, n):
@@ -71,9 +84,9 @@ def check_target(
         raise ValueError(
             f"`target` of class indices must have shape {lead}, got {array.shape}{hint}"
         )
-    index = check_index(array, n, ignore_index)
+    index = check_index(array, most, ignore_index)
     counted = index.size if index is array else _count(index)  # a copy may have ignored rows
-    return Targets(index.reshape(-1, 1), index.size, counted)
+    return index.reshape(-1, 1), counted, None
 
 
 def _check_nothing_ignored(ignore_index: int) -> None:
@@ -161,7 +174,7 @@ def _in_row(row: tuple[int, ...]) -> str:
 
 def _check_probabilities(
     array: np.ndarray, lead: tuple[int, ...], n: int, dtype: np.dtype
-) -> Targets:
+) -> tuple[np.ndarray, Rows]:
     shape = (*lead, n)
     if array.dtype.kind != "f" and not is_bfloat16(array.dtype):
         hint = remedy(array.dtype)
@@ -186,7 +199,7 @@ def _check_probabilities(
     index = np.full((rows.m, 1), -1, _INT64)
     for block in row_blocks(rows.m, rows):
         _check_distribution(rows[block], block.start, dtype, index[block, 0])
-    return _distributions(index, rows)
+    return index, rows
 
 
 def _not_whole(labels: np.ndarray) -> str:
