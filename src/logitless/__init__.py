@@ -2,6 +2,7 @@
 
 from ._engines.choice import active_isa, available_isas
 from ._parallel.pool import threads
+from ._version import __version__ as __version__
 from .distillation import (
     linear_kl_div,
     linear_kl_div_value_and_grad,
@@ -22,12 +23,12 @@ from .head import LinearHead
 from .limits import machine_limits
 from .logits import cross_entropy, log_softmax, logsumexp, nll, softmax
 from .results import Gradients, Scores, ScreenStats, TopK
-
-__version__ = "0.1.0"
+from .states import RowState, shard_bounds
 
 __all__ = [
     "Gradients",
     "LinearHead",
+    "RowState",
     "Scores",
     "ScreenStats",
     "TopK",
@@ -50,6 +51,7 @@ __all__ = [
     "logsumexp",
     "machine_limits",
     "nll",
+    "shard_bounds",
     "softmax",
     "threads",
 ]

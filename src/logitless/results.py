@@ -119,7 +119,7 @@ class Scores:
     target_rank : ndarray of int64, shape (m,), or None
         How many classes come before the target, 0 where it is the prediction;
         -1 for ignored rows and for rows without a softmax (whose `lse` is NaN).
-        None where `target_logit` is.
+        None where `target_logit` is, and where a `RowState` could not count them.
     predicted : ndarray of intp, shape (m,)
         Class of the largest logit, the lowest of equals.
     max_logit : ndarray, shape (m,)
@@ -179,11 +179,15 @@ class Scores:
         return _mean(np.asarray(self.target_rank) == 0, self._counted())
 
     def _counted(self) -> int:
-        """Rows that count: all that are not ignored, as their rank and their loss tell."""
+        """Rows that count: all that are not ignored, as their target and their loss tell."""
         loss = np.asarray(self.loss)
-        if self.target_rank is None:
+        if self.target_rank is not None:
+            counts = np.asarray(self.target_rank) >= 0
+        elif self.target_logit is not None:
+            counts = ~np.isnan(self.target_logit)
+        else:
             return loss.size
-        return int(np.count_nonzero((np.asarray(self.target_rank) >= 0) | np.isnan(loss)))
+        return int(np.count_nonzero(counts | np.isnan(loss)))
 
 
 def warn_of_no_rows(what: str) -> None:
