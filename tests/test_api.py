@@ -57,8 +57,10 @@ def close(dtype):
 def test_public_names():
     for name in [
         "LinearHead",
+        "RowState",
         "Scores",
         "TopK",
+        "shard_bounds",
         "softmax",
         "log_softmax",
         "logsumexp",
@@ -83,9 +85,10 @@ def test_public_names():
 def test_public_calls_are_documented():
     for name in ll.__all__:
         assert (getattr(ll, name).__doc__ or "").strip(), name
-    for name, method in vars(ll.LinearHead).items():
-        if not name.startswith("_"):
-            assert (inspect.getdoc(method) or "").strip(), name
+    for cls in ll.LinearHead, ll.RowState:
+        for name in vars(cls):
+            if not name.startswith("_"):
+                assert (inspect.getdoc(getattr(cls, name)) or "").strip(), name
 
 
 def test_order_of_arguments(head, x, w, b, t):
@@ -97,6 +100,8 @@ def test_order_of_arguments(head, x, w, b, t):
     assert list(inspect.signature(ll.LinearHead).parameters) == (
         ["weight", "bias", "softcap", "temperature", "pack", "screen", "n_threads"]
     )
+    assert list(inspect.signature(ll.RowState.of).parameters)[:7] == [
+        "x", "weight", "bias", "first", "target", "k", "entropy"]
     parameters = inspect.signature(ll.LinearHead.loss).parameters
     assert list(parameters)[:3] == ["self", "x", "target"]
     assert parameters["reduction"].default == "none"

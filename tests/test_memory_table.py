@@ -65,6 +65,9 @@ def calls_of(head, x, t):
         "topk": lambda: head.topk(x, 10),
         "score": lambda: head.score(x, t, k=3, entropy=True),
         "candidates": lambda: head.target_log_prob(x, candidates),
+        "first classes": lambda: ll.RowState.of(x, head, target=t, k=3, entropy=True),
+        "later classes": lambda: ll.RowState.of(
+            x, head, first=n, target=t, k=3, entropy=True, target_logit=np.zeros(m)),
         "smoothed": lambda: head.loss(x, t, label_smoothing=0.1),
         "gradient": lambda: head.value_and_grad(x, t, wrt="x", out=d_x, workspace_bytes=MIB),
         "temperatures": lambda: head.value_and_grad(
@@ -82,7 +85,7 @@ def calls_of(head, x, t):
         calls["proba"] = lambda: head.predict_proba(x, out=out)
         calls["sample"] = lambda: head.sample(x, 0)
     if m == 1024:  # these are enough, they take their time
-        calls = {name: calls[name] for name in ("score", "gradient")}
+        calls = {name: calls[name] for name in ("score", "later classes", "gradient")}
     return calls
 
 

@@ -56,15 +56,15 @@ class Agreed:
     temperature: float
     k: int
     entropy: bool
-    targets: str = "none"
-    class_weight: bool = False
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    entropy_weight: float = 0.0
-    target: np.ndarray | None = None
-    sample_weight: np.ndarray | None = None
-    row_temperature: np.ndarray | None = None
-    target_logit: np.ndarray | None = None
+    targets: str
+    class_weight: bool
+    label_smoothing: float
+    z_loss: float
+    entropy_weight: float
+    target: np.ndarray | None
+    sample_weight: np.ndarray | None
+    row_temperature: np.ndarray | None
+    target_logit: np.ndarray | None
 
 
 class Span(NamedTuple):
@@ -334,9 +334,8 @@ def _check_agreed(a: Held, b: Held) -> None:
                 raise ValueError(f"states must have the same `{name}` to be merged, "
                                  f"got {ours[i]} and {others[i]} in row {i}")
         elif isinstance(ours, np.ndarray) or isinstance(others, np.ndarray):
-            one, none = ("other", "this") if ours is None else ("this", "other")
-            raise ValueError(f"states must have the same `{name}` to be merged, the {none} one has "
-                             f"none for its rows and the {one} one has")
+            raise ValueError(f"states must have the same `{name}` to be merged, "
+                             "got one of them with it and one without")
         elif ours != others:
             raise ValueError(f"states must have the same `{name}` to be merged, "
                              f"got {ours} and {others}")

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.checks import plain
+from .._arrays.checks import check_integer, plain
 from .._engines.choice import engine
 from .._engines.interface import Part
 from .._version import __version__
 from .parts import MOST, Agreed, Held, Span
 
 F64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
+NUMBERS = "softcap", "temperature", "label_smoothing", "z_loss", "entropy_weight"
 DTYPES = np.dtype(np.float32), F64
 
 
@@ -49,6 +50,10 @@ def _read(contents: Mapping[str, Any]) -> Held:
     dtype = agreed.dtype
     if dtype not in DTYPES:
         raise ValueError(f"it is of {dtype}")
+    check_integer(agreed.k, "k", 0)
+    for name in NUMBERS:
+        if not math.isfinite(getattr(agreed, name)):
+            raise ValueError(f"its `{name}` is {getattr(agreed, name)}")
     for name in "target", "sample_weight", "row_temperature", "target_logit":
         of = {"target": INT64, "target_logit": dtype}.get(name, F64)
         _array(getattr(agreed, name), (m,), of, name, optional=True)
@@ -58,17 +63,14 @@ def _read(contents: Mapping[str, Any]) -> Held:
         raise ValueError(f"its targets are {agreed.targets!r}")
     soft, smooth = agreed.targets == "probabilities", agreed.label_smoothing > 0
     summed = 2 + (agreed.entropy or agreed.entropy_weight != 0) + 2 * soft + 2 * smooth
-    end, last = contents["end"], contents["end"]
-    if not 0 <= end <= MOST:
-        raise ValueError(f"it ends with class {end}")
+    end = last = check_integer(contents["end"], "end", 0, MOST)
     folded = _array(contents["folded"], (summed, m), F64, "folded", optional=not end)
     apart = []
     for first, behind, sums in contents["apart"]:
-        if not last <= first < behind <= MOST:
-            raise ValueError(f"it has classes [{first}, {behind}) behind [.., {last})")
+        first = check_integer(first, "first", last)
+        last = check_integer(behind, "last", first + 1, MOST)
         of = F64 if sums.dtype == F64 else dtype
-        apart.append(Span(first, behind, _array(sums, (len(sums), summed, m), of, "sums")))
-        last = behind
+        apart.append(Span(first, last, _array(sums, (len(sums), summed, m), of, "sums")))
     index = _array(contents["index"], (m,), INT64, "index", optional=not soft)
     weight = _array(contents["weight"], (m,), F64, "weight", optional=not agreed.class_weight)
     part = _read_part(contents["part"], agreed, m, bool(contents["ranked"]))
