@@ -40,10 +40,12 @@ def part(
 def _for_part(layer: Layer, request: Request, apart: bool) -> tuple[Request, int, bool]:
     """The request, how many classes there are at least, and whether there may be others.
 
-    A class of up to `SMALL_N` has logits of their own way where these are all there are.
+    Up to `SMALL_N` classes have logits of their own way where these are all there are. Those who
+    want more of the best, or have targets elsewhere, are not all.
     """
     n, targets = layer.n_classes, request.targets
-    if n <= SMALL_N and not apart and (targets is None or (targets < n).all()):
+    few = n <= SMALL_N and not apart and request.k <= n
+    if few and (targets is None or (targets < n).all()):
         return request, 1, False
     if not request.rank:
         return request, SMALL_N + 1, True
