@@ -59,7 +59,8 @@ def grid(rng, *shape):
 class Problem:
     """Rows, classes, targets and options, and what a part of the classes takes of them."""
 
-    def __init__(self, seed, dtype, m, n, options, *, soft=False, special=False, weighted=False):
+    def __init__(self, seed, dtype, m, n, options, *, soft=False, special=False, weighted=False,
+                 k=5):
         rng = np.random.default_rng(seed)
         self.x, self.weight = grid(rng, m, 3).astype(dtype), grid(rng, n, 3).astype(dtype)
         self.bias = grid(rng, n).astype(dtype)
@@ -77,7 +78,7 @@ class Problem:
         self.class_weight = rng.random(n).round(1) if weighted else None
         if weighted:
             self.options["sample_weight"] = rng.random(m).round(1)
-        self.k = min(n, 5)
+        self.k = min(n, k)
 
     def arguments(self, lo=0, hi=None):
         target = self.target[:, lo:hi] if self.target.ndim == 2 else self.target
@@ -101,7 +102,8 @@ def problems(draw, soft=False, special=False):
                               2 * span + 17, 3 * span]))
     m = draw(st.sampled_from([0, 1, 2, 7, 16, 33]))
     return Problem(draw(st.integers(0, 1 << 16)), dtype, m, n, draw(st.sampled_from(OPTIONS)),
-                   soft=soft, special=special, weighted=draw(st.booleans()))
+                   soft=soft, special=special, weighted=draw(st.booleans()),
+                   k=draw(st.sampled_from([0, 1, 5, 40])))
 
 
 def merged(states):
@@ -118,7 +120,7 @@ def cut(draw, n, step):
     return draw(st.permutations(list(itertools.pairwise(bounds))))
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from(["plain", "soft", "special"]), st.booleans())
 def test_spans_in_any_order_have_the_bits_of_one_head(data, kind, pickled):
     problem = data.draw(problems(soft=kind == "soft", special=kind == "special"))
@@ -130,10 +132,10 @@ def test_spans_in_any_order_have_the_bits_of_one_head(data, kind, pickled):
     assert_same(found, problem.one(), COMPILED and problem.x.dtype in SPANS, len(states) == 1)
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(st.data(), st.integers(2, 5))
 def test_cuts_anywhere_have_the_same_to_rounding_in_any_order(data, count):
-    problem = data.draw(problems())
+    problem = data.draw(problems(soft=data.draw(st.booleans())))
     n = len(problem.weight)
     inner = data.draw(st.sets(st.integers(1, max(n - 1, 1)), max_size=count))
     parts = list(itertools.pairwise(sorted({0, *inner, n})))
@@ -147,7 +149,7 @@ def test_cuts_anywhere_have_the_same_to_rounding_in_any_order(data, count):
     assert_same(merged(halves).scores(), in_order, True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(st.data(), st.booleans())
 def test_ranks_of_targets_whose_logits_are_known(data, special):
     problem = data.draw(problems(special=special))
@@ -177,6 +179,39 @@ def test_ranks_without_them_where_one_state_has_all_targets(dtype, rng):
     logit = problem.one().target_logit
     states = [problem.state(0, 4096, target_logit=logit), problem.state(4096, 9000)]
     assert_same(merged(states).scores(), problem.one())
+
+
+def test_logits_known_are_those_of_targets_elsewhere(dtype):
+    """Nothing but ranks depends on them, and those alone that are asked for."""
+    problem = Problem(1, dtype, 20, 9000, {})
+    one = problem.one()
+    for wrong, same_rank in (0.0, False), (np.nan, True):
+        states = []
+        for lo, hi in (0, 4096), (4096, 9000):
+            here = (problem.target >= lo) & (problem.target < hi)
+            logit = np.where(here if same_rank else True, wrong, one.target_logit)
+            states.append(problem.state(lo, hi, target_logit=logit))
+        if same_rank:
+            with says(ValueError, "same `target_logit`"):
+                copy.copy(states[0]).merge(states[1])
+            ranks = sum(state._held.part.rank for state in states)
+            np.testing.assert_array_equal(ranks[one.target_rank >= 0],
+                                          one.target_rank[one.target_rank >= 0])
+        else:
+            assert_same(merged(states).scores(), one, ranks=False)
+
+
+@pytest.mark.parametrize("n", [5, 10, 16])
+def test_few_classes_that_are_not_all(n, dtype, rng):
+    """They have a way of their own where they are all there are."""
+    x, w = grid(rng, 40, 3).astype(dtype), grid(rng, 400, 3).astype(dtype)
+    t = rng.integers(0, 400, 40)
+    for target in None, t, t % n:
+        one = ll.linear_score(x, w, target, k=3)
+        states = [ll.RowState.of(x, w[:n], target=target, k=3, target_logit=one.target_logit),
+                  ll.RowState.of(x, w[n:], first=n, target=target, k=3,
+                                 target_logit=one.target_logit)]
+        assert_same(merged(states).scores(), one, False)
 
 
 def test_scores_without_ranks_count_rows(rng):
@@ -209,7 +244,8 @@ def test_class_probabilities(soft, rng):
     t[np.arange(m), rng.integers(0, n, m)] = 1
     if soft != "one-hot":
         t[1, 5] += 0.5  # in another shard than the 1, or beside it
-        t[2], t[3, ::7], t[4] = 0, 0.25, 1e-50
+        t[2], t[3, ::7], t[4], t[5:8] = 0, 0.25, 1e-50, 0
+        t[5, [5, 5000]], t[6, [5, 5000]], t[7, [5, 5000]] = (0.5, 1), (1, 0.5), 1
     cut_out = {"dense": lambda lo, hi: t[:, lo:hi], "one-hot": lambda lo, hi: t[:, lo:hi],
                "views": lambda lo, hi: np.repeat(t[:, lo:hi], 2, axis=1)[:, ::2],
                "sparse": lambda lo, hi: pytest.importorskip("scipy.sparse").csr_array(t[:, lo:hi])}
@@ -352,6 +388,10 @@ def test_other_errors():
     state = problem.state(0, 2500, target_logit=np.zeros(6))
     with says(ValueError, "same `target_logit` to be merged, got 0.0 and 1.0 in row 0"):
         state.merge(problem.state(2500, 5000, target_logit=np.ones(6)))
+    untold = problem.state(2500, 3000)
+    untold.merge(state)
+    with says(ValueError, "same `target_logit`"):
+        untold.merge(problem.state(3000, 5000, target_logit=np.ones(6)))
     with says(TypeError, "`other` must be a RowState, got Scores"):
         state.merge(problem.one())
     with says(TypeError, "RowState.of"):
@@ -443,6 +483,7 @@ class TestPickles:
             yield ("agreed", name), bad
 
 
+@settings(max_examples=100)
 @given(st.integers(1, 1 << 34), st.integers(1, 100))
 def test_shard_bounds(n, parts):
     spans = -(-n // 4096)
