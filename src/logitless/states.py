@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arrays.checks import check_integer, check_x
 from ._arrays.rows import Rows
-from ._calls import parts, pickled_parts
+from ._calls import merged_parts, parts, pickled_parts
 from ._calls.batch import shaped, top_of
 from ._calls.objective import shifted
 from ._calls.options import LossOptions, parted, spelled_out
@@ -277,7 +277,7 @@ class RowState:
         """
         if not isinstance(other, RowState):
             raise TypeError(f"`other` must be a RowState, got {type(other).__name__}")
-        self._held = parts.merge(self._held, other._held)
+        self._held = merged_parts.merge(self._held, other._held)
         return self
 
     def scores(self) -> Scores:
@@ -307,7 +307,7 @@ class RowState:
         >>> ll.RowState.of([[1.0, 2.0]], np.eye(2), k=1).scores().top.index
         array([[1]])
         """
-        state, loss, logit, rank = parts.finish(self._held)
+        state, loss, logit, rank = merged_parts.finish(self._held)
         agreed = self._held.agreed
 
         def of_rows(values: np.ndarray | None) -> Values:
