@@ -85,7 +85,7 @@ def calls_of(head, x, t):
         calls["proba"] = lambda: head.predict_proba(x, out=out)
         calls["sample"] = lambda: head.sample(x, 0)
     if m == 1024:  # these are enough, they take their time
-        calls = {name: calls[name] for name in ("score", "later classes", "gradient")}
+        calls = {name: calls[name] for name in ("score", "gradient")}
     return calls
 
 
@@ -123,6 +123,17 @@ def test_rows_wider_than_the_weights(small_integers, kind, pack):
     weight = KINDS[kind](small_integers)
     assert not over_the_limit(
         lambda n_threads: ll.LinearHead(weight, pack=pack, n_threads=n_threads), "float64")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "fortran"])
+def test_states_of_many_rows(small_integers, kind):
+    """Beside the state, of which spans of classes are a part, no more than scores."""
+    weight, m = KINDS[kind](small_integers), max(ROWS)
+    x = np.random.default_rng(0).integers(-4, 5, (m, K)).astype("f4")
+    for n_threads in THREADS:
+        call = partial(ll.RowState.of, x, weight, first=N, target=np.arange(m), k=3, entropy=True,
+                       n_threads=n_threads)
+        assert peak(call) < limit(n_threads)
 
 
 @pytest.mark.parametrize("x_kind", KINDS)
