@@ -40,7 +40,8 @@
     FIELD(SMOOTH_GAP)
 /* ... sums of other terms over every class but the largest: epilogue/statistics.inc.h. */
 #define LL_STATISTICS(FIELD)                                                                     \
-    FIELD(MOMENT)     /* sum of e * (z - max); at last the entropy */
+    FIELD(MOMENT)     /* sum of e * (z - max); at last the entropy */                            \
+    FIELD(SECOND)     /* sum of e * (z - max)^2; comes with it */
 #define LL_INT_FIELDS(FIELD)                                                                     \
     FIELD(ARGMAX)     /* the class of the largest logit: the lowest of equals */                 \
     FIELD(RANK)       /* classes before the target in order of rank */

@@ -34,7 +34,7 @@ static void finish(const ll_job *job, void *target_loss)
                 vec gap = vload(field(state, which + 1) + i);
                 vstore(field(state, which + 1) + i, vfma(sum, log_norm, gap));
             }
-        LL_EACH_STATISTIC(which)
+        LL_EACH_STATISTIC(which, LL_N_STATISTICS)
             if (asks(q, which)) {
                 real *sum = field(state, which) + i;
                 vstore(sum, statistic_finish(which, vload(sum), rest, log_norm));

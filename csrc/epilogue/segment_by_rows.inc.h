@@ -40,21 +40,20 @@ static inline vec sum_of_lanes(vec *lane)
 
 /* sum_exp of each row; with `keeps` exponentials take the place of logits. */
 LL_TEMPLATE vec sum_exp_by_rows(real *z, ptrdiff_t width, vec max, vec held, const int keeps,
-                                vec *terms)
+                                const int count, vec *terms)
 {
     const vec floor = vset(R(-1e4)), zero = vset(0), one = vset(1);
     vec sum[LL_LANES], term[LL_VALUES][LL_LANES], class = zero;
 
     for (ptrdiff_t l = 0; l < LL_LANES; l++) {
         sum[l] = zero;
-        if (terms)
-            LL_EACH_STATISTIC(which)
-                term[which][l] = zero;
+        LL_EACH_STATISTIC(which, count)
+            term[which][l] = zero;
     }
     for (ptrdiff_t c = 0; c < width; c += LL_LANES)
         for (ptrdiff_t l = 0; l < least(LL_LANES, width - c); l++, z += LL_LANES) {
             vec d = vsub(vload(z), max), e;
-            if (terms)
+            if (count)
                 d = vmax(floor, d);
             e = vexp_nonpositive(d);
             if (keeps)
@@ -62,13 +61,11 @@ LL_TEMPLATE vec sum_exp_by_rows(real *z, ptrdiff_t width, vec max, vec held, con
             e = vselect(veq(held, class), zero, e);
             class = vadd(class, one);
             sum[l] = vadd(sum[l], e);
-            if (terms)
-                LL_EACH_STATISTIC(which)
-                    term[which][l] = statistic_add(which, term[which][l], e, d);
+            LL_EACH_STATISTIC(which, count)
+                term[which][l] = statistic_add(which, term[which][l], e, d);
         }
-    if (terms)
-        LL_EACH_STATISTIC(which)
-            terms[which] = sum_of_lanes(term[which]);
+    LL_EACH_STATISTIC(which, count)
+        terms[which] = sum_of_lanes(term[which]);
     return sum_of_lanes(sum);
 }
 
@@ -99,30 +96,39 @@ static void segment_to_rows(const real *z, ptrdiff_t width, ptrdiff_t count, rea
 }
 
 /* fold_softmax of LL_LANES rows, of which the last may be others again. */
+LL_TEMPLATE void fold_segment_sums(const ll_state *state, ptrdiff_t i, real *z, ptrdiff_t width,
+                                   vec top, vec at, const int keeps, const int count)
+{
+    const vec old = vload(field(state, LL_MAX) + i);
+    const mask grows = vlt(old, top);
+    const vec max = vselect(grows, top, old), held = vselect(grows, at, vset(-1));
+    vec terms[LL_VALUES], sum, rest = vload(field(state, LL_REST) + i);
+    const vec all = vadd(vset(1), rest), shift = vsub(old, top), scale = vexp_nonpositive(shift);
+
+    sum = sum_exp_by_rows(z, width, max, held, keeps, count, terms);
+    LL_EACH_STATISTIC(which, count) {
+        real *known = field(state, which) + i;
+        vec before = which > LL_FIRST_STATISTIC ? vload(known - state->stride) : vset(0);
+        vec moved = statistic_move(which, vload(known), before, all, shift, scale, 0);
+        vstore(known, vadd(vselect(grows, moved, vload(known)), terms[which]));
+    }
+    vstore(field(state, LL_REST) + i, vadd(vselect(grows, vmul(all, scale), rest), sum));
+}
+
 static void fold_segment_softmax(const ll_job *job, const ll_state *state, ptrdiff_t i, real *z,
                                  ptrdiff_t width, vec top, vec at)
 {
     const ll_question *q = &job->question;
-    const vec old = vload(field(state, LL_MAX) + i);
-    const mask grows = vlt(old, top);
-    const vec max = vselect(grows, top, old), held = vselect(grows, at, vset(-1));
     const int keeps = job->output.out && job->output.write == LL_PROBA;
-    vec terms[LL_VALUES], sum, rest = vload(field(state, LL_REST) + i);
-    const vec all = vadd(vset(1), rest), shift = vsub(old, top), scale = vexp_nonpositive(shift);
 
-    if (q->fields & LL_ALL_STATISTICS) {
-        sum = sum_exp_by_rows(z, width, max, held, keeps, terms);
-        LL_EACH_STATISTIC(which)
-            if (asks(q, which)) {
-                real *known = field(state, which) + i;
-                vec moved = statistic_move(which, vload(known), all, shift, scale, 0);
-                vstore(known, vadd(vselect(grows, moved, vload(known)), terms[which]));
-            }
-    } else if (keeps)
-        sum = sum_exp_by_rows(z, width, max, held, 1, NULL);
+    if (asks(q, LL_SECOND))
+        fold_segment_sums(state, i, z, width, top, at, keeps, 2);
+    else if (asks(q, LL_MOMENT))
+        fold_segment_sums(state, i, z, width, top, at, keeps, 1);
+    else if (keeps)
+        fold_segment_sums(state, i, z, width, top, at, 1, 0);
     else
-        sum = sum_exp_by_rows(z, width, max, held, 0, NULL);
-    vstore(field(state, LL_REST) + i, vadd(vselect(grows, vmul(all, scale), rest), sum));
+        fold_segment_sums(state, i, z, width, top, at, 0, 0);
 }
 
 /* Probabilities, or their logarithms, of a row's only segment; see normalise_row. */

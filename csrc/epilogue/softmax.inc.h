@@ -76,32 +76,42 @@ LL_TEMPLATE ptrdiff_t position(const segment *s, real value)
 }
 
 /* Sum of exp(z - max) over all classes but the one at `held` (-1 for none), and of the terms of the
- * statistics, or NULL: lane by lane in ascending order of classes, then over the lanes. exp has
+ * first `count` statistics: lane by lane in ascending order of classes, then over the lanes. exp has
  * vanished long before `floor`, which keeps -inf * 0 out of the terms. */
-LL_TEMPLATE real sum_exp(const segment *s, real max, ptrdiff_t held, real *terms)
+LL_TEMPLATE real sum_exp(const segment *s, real max, ptrdiff_t held, const int count,
+                          real *terms)
 {
     const vec floor = vset(R(-1e4)), m = vset(max);
     vec sum = vset(0), term[LL_VALUES];
     ptrdiff_t held_vec = held < 0 ? -1 : held / LL_LANES;
 
-    LL_EACH_STATISTIC(which)
+    LL_EACH_STATISTIC(which, count)
         term[which] = vset(0);
     for (ptrdiff_t v = 0; v < s->vecs; v++) {
         vec d = vsub(vload(s->z + v * LL_LANES), m), e;
-        if (terms)
+        if (count)
             d = vmax(floor, d);
         e = vexp_nonpositive(d);
         if (v == held_vec)
             e = vselect(veq(vload(lane_index), vset((real)(held % LL_LANES))), vset(0), e);
         sum = vadd(sum, e);
-        if (terms)
-            LL_EACH_STATISTIC(which)
-                term[which] = statistic_add(which, term[which], e, d);
+        LL_EACH_STATISTIC(which, count)
+            term[which] = statistic_add(which, term[which], e, d);
     }
-    if (terms)
-        LL_EACH_STATISTIC(which)
-            terms[which] = vsum(term[which]);
+    LL_EACH_STATISTIC(which, count)
+        terms[which] = vsum(term[which]);
     return vsum(sum);
+}
+
+/* The sums of a segment, beside those of row i, whose max is that of both. */
+LL_TEMPLATE void add_sums(const segment *s, ptrdiff_t i, ptrdiff_t held, const ll_state *state,
+                          const int count)
+{
+    real terms[LL_VALUES];
+
+    field(state, LL_REST)[i] += sum_exp(s, field(state, LL_MAX)[i], held, count, terms);
+    LL_EACH_STATISTIC(which, count)
+        field(state, which)[i] += terms[which];
 }
 
 /* Fold a segment into max, argmax, rest and statistics of row i. */
@@ -110,7 +120,6 @@ LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, const ll_
 {
     const int sums = asks(q, LL_REST);
     real *max = field(state, LL_MAX) + i, *rest = field(state, LL_REST) + i;
-    real terms[LL_VALUES];
     ptrdiff_t held = -1;
 
     if (exceeds(top, *max)) {
@@ -119,10 +128,11 @@ LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, const ll_
         if (sums && *max != -LL_INF) {
             const real all = 1 + *rest;
             const vec shift = vset(*max - top), scale = vexp_nonpositive(shift);
-            LL_EACH_STATISTIC(which)
+            LL_EACH_STATISTIC(which, LL_N_STATISTICS)
                 if (asks(q, which)) {
                     real *sum = field(state, which) + i;
-                    vec moved = statistic_move(which, vset(*sum), vset(all), shift, scale, 0);
+                    vec before = vset(which > LL_FIRST_STATISTIC ? sum[-state->stride] : 0);
+                    vec moved = statistic_move(which, vset(*sum), before, vset(all), shift, scale, 0);
                     *sum = first_lane(moved);
                 }
             *rest = all * first_lane(scale);
@@ -132,14 +142,12 @@ LL_TEMPLATE void fold_softmax(const segment *s, real top, ptrdiff_t i, const ll_
         return; /* nothing but impossible classes */
     if (!sums)
         return;
-    if (!(q->fields & LL_ALL_STATISTICS)) {
-        *rest += sum_exp(s, *max, held, NULL);
-        return;
-    }
-    *rest += sum_exp(s, *max, held, terms);
-    LL_EACH_STATISTIC(which)
-        if (asks(q, which))
-            field(state, which)[i] += terms[which];
+    if (!asks(q, LL_MOMENT))
+        add_sums(s, i, held, state, 0);
+    else if (!asks(q, LL_SECOND))
+        add_sums(s, i, held, state, 1);
+    else
+        add_sums(s, i, held, state, 2);
 }
 
 /* What exp(z - max) is divided by, or with `log` its logarithm; NaN where a row has no softmax. */

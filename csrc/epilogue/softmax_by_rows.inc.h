@@ -169,14 +169,14 @@ static void softmax_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t 
         vec d = vsub(z[c], top);
         e[c] = vexp_nonpositive(d);
         others[c] = vselect(veq(at, vset((real)c)), zero, e[c]);
-        if (q->fields & LL_ALL_STATISTICS)
-            LL_EACH_STATISTIC(which)
+        LL_EACH_STATISTIC(which, LL_N_STATISTICS)
+            if (asks(q, which))
                 term[which - LL_FIRST_STATISTIC][c]
                     = statistic_add(which, zero, others[c], vmax(floor, d));
     }
     rest = sum_by_rows(others, n);
     vstore(field(state, LL_REST) + i, rest);
-    LL_EACH_STATISTIC(which)
+    LL_EACH_STATISTIC(which, LL_N_STATISTICS)
         if (asks(q, which))
             vstore(field(state, which) + i, sum_by_rows(term[which - LL_FIRST_STATISTIC], n));
     if (is_written_once(&job->output, n)) {

@@ -104,12 +104,16 @@ static void merge_values(const ll_job *job, const ll_state *later, int narrow, p
         vec ra = vload(rest), rb = load_later(later, LL_REST, i, narrow);
         vec joined = vadd(vset(1), vselect(grows, ra, rb));
         vstore(rest, vfma(scale, joined, vselect(grows, rb, ra)));
-        LL_EACH_STATISTIC(which)
+        LL_EACH_STATISTIC(which, LL_N_STATISTICS)
             if (asks(q, which)) {
                 double *sum = wide_field(state, which) + i;
                 vec sa = vload(sum), sb = load_later(later, which, i, narrow);
                 vec low_sum = vselect(grows, sa, sb), high_sum = vselect(grows, sb, sa);
-                vec moved = statistic_move(which, low_sum, joined, shift, scale, 1);
+                vec before = vset(0), moved;
+                if (which > LL_FIRST_STATISTIC)
+                    before = vselect(grows, vload(wide_field(state, which - 1) + i),
+                                     load_later(later, which - 1, i, narrow));
+                moved = statistic_move(which, low_sum, before, joined, shift, scale, 1);
                 vstore(sum, vadd(high_sum, moved));
             }
     }

@@ -43,6 +43,8 @@ class Request:
         Keep the k best classes.
     entropy : bool
         Entropy of the softmax.
+    square : bool
+        What its variance is made of, with `entropy`.
     temperature : ndarray of float64, shape (m,), or None
         What the logits of each row are divided by, in place of the temperature of the layer,
         C-contiguous.
@@ -64,6 +66,7 @@ class Request:
     smooth: bool = False
     k: int = 0
     entropy: bool = False
+    square: bool = False
     temperature: np.ndarray | None = None
     known: np.ndarray | None = None
     write: str | None = None
@@ -114,6 +117,9 @@ class State:
         ``log1p(rest)``, that is ``lse - max``. NaN where the row has a NaN or
         +inf, or nothing but -inf.
     entropy : (m,)
+    square : (m,)
+        ``sum(exp(z - max) * (z - max)**2)``. The variance of the logits under the softmax is
+        ``square / (1 + rest) - (log_norm - entropy)**2``.
     target_logit, target_loss : (m, j)
         NaN and 0 for target -1.
     target_rank : (m,) int64
@@ -142,6 +148,7 @@ class State:
     rest: np.ndarray = NOT_ASKED
     log_norm: np.ndarray = NOT_ASKED
     entropy: np.ndarray = NOT_ASKED
+    square: np.ndarray = NOT_ASKED
     target_logit: np.ndarray = NOT_ASKED
     target_loss: np.ndarray = NOT_ASKED
     target_rank: np.ndarray = NOT_ASKED
@@ -208,6 +215,9 @@ def gathered(m: int, parts: Iterable[tuple[slice, State]]) -> State:
     return whole
 
 
+L = TypeVar("L", bound="Layer")  # an engine's own kind of layer
+
+
 class Layer(Protocol):
     """A linear layer as an engine holds it; nothing about it changes.
 
@@ -251,6 +261,10 @@ class Layer(Protocol):
         """Give a weight and a bias that make a layer of some of its classes."""
         ...
 
+    def tempered(self: L, temperature: float) -> L:
+        """Make a layer of the same arrays with another temperature."""
+        ...
+
 
 # Fields of Scores up to entropy, and those of TopK.
 ScoreFields = tuple[Any, Any, Any, Any, Any, Any, Any]
@@ -292,9 +306,6 @@ class Backward(Protocol):
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the losses of some rows and give their COEFFICIENTS, (7, rows)."""
         ...
-
-
-L = TypeVar("L", bound=Layer)  # an engine's own kind of layer
 
 
 @dataclass(frozen=True, slots=True)

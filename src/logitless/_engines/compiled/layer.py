@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,12 @@ class Layer:
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """A weight and a bias that make a layer of some of its classes."""
         return self.targets(index, self.held), None if self.bias is None else self.bias[index]
+
+    def tempered(self, temperature: float) -> Layer:
+        """Make a layer of the same arrays with another temperature."""
+        layer = copy(self)
+        layer.temperature = temperature
+        return layer
 
     def _pack(self) -> np.ndarray:
         kernels, k = KERNELS[self.dtype], self.n_features

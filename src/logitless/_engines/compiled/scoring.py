@@ -30,6 +30,7 @@ class _Part:
 
 SUMS = _Part(rest="log_norm", others="rest")
 ENTROPY = _Part(moment="entropy")
+SQUARE = _Part(second="square")
 PROBS = _Part(prob_sum="prob_sum", prob_gap="prob_loss")
 SMOOTH = _Part(smooth_sum="", smooth_gap="smooth_loss")
 
@@ -64,7 +65,8 @@ class Scoring:
         self.request, self.dtype = request, request.dtype
         self.parts, self.fields = [], 0
         for asked, part in ((request.sums, SUMS), (request.entropy, ENTROPY),
-                            (request.probs is not None, PROBS), (request.smooth, SMOOTH)):
+                            (request.square, SQUARE), (request.probs is not None, PROBS),
+                            (request.smooth, SMOOTH)):
             if asked:
                 self.parts.append(part)
                 self.fields |= part.bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import numpy as np
 
@@ -46,6 +47,12 @@ class Layer:
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Give a weight and a bias that make a layer of some of its classes."""
         return self._weight[index], None if self._bias is None else self._bias[index]
+
+    def tempered(self, temperature: float) -> Layer:
+        """Make a layer of the same arrays with another temperature."""
+        layer = copy(self)
+        layer.temperature = temperature
+        return layer
 
     def is_plain(self, dtype: np.dtype) -> bool:
         """Whether weights are used where they are in computations of `dtype`."""

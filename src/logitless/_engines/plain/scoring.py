@@ -93,7 +93,8 @@ class RowState:
     """What the rows of a block remember between tiles.
 
     `rest` is the sum of exp(z - max) over all classes so far but the one at
-    `max`; `slope` that of exp(z - max) * (z - max). Sums over many tiles lose
+    `max`; `slope` that of exp(z - max) * (z - max), `square` that of
+    exp(z - max) * (z - max)**2. Sums over many tiles lose
     digits in float32, so they are held in float64.
     """
 
@@ -105,6 +106,7 @@ class RowState:
         self.dtype = dtype
         self.rest = np.zeros(m)
         self.slope = np.zeros(m)
+        self.square = np.zeros(m)
         self.smooth = _Gap(m, dtype) if request.smooth else None
         self.targets, self.probs = request.targets, request.probs
         if self.targets is not None:
@@ -158,10 +160,18 @@ class RowState:
         fade = np.exp(distance)
         behind = 1 + np.where(leads, self.rest, rest)
         if self.request.entropy:
-            gap *= e
-            gap[e == 0] = 0  # -inf * 0
-            slope = gap.sum(axis=1)
-            added = np.where(leads, self.slope, slope) + distance * behind
+            term = gap * e if self.request.square else np.multiply(gap, e, out=gap)
+            term[e == 0] = 0  # -inf * 0
+            slope = term.sum(axis=1)
+            moment = np.where(leads, self.slope, slope)
+            added = moment + distance * behind
+            if self.request.square:
+                term *= gap
+                term[e == 0] = 0
+                square = term.sum(axis=1)
+                moved = np.where(leads, self.square, square) + distance * (moment + added)
+                self.square = np.where(leads, square, self.square) + np.where(fade == 0, 0,
+                                                                              fade * moved)
             self.slope = np.where(leads, slope, self.slope) + np.where(fade == 0, 0, fade * added)
         self.rest = np.where(leads, rest, self.rest) + fade * behind
 
@@ -174,6 +184,8 @@ class RowState:
             if self.request.entropy:
                 entropy = np.log1p(self.rest) - self.slope / (1 + self.rest)
                 state.entropy = entropy.astype(self.dtype)
+            if self.request.square:
+                state.square = self.square.astype(self.dtype)
         if self.targets is not None:
             state.target_logit = self.target_logit
             if self.request.sums:
