@@ -3,6 +3,7 @@
 from ._engines.choice import active_isa, available_isas
 from ._parallel.pool import threads
 from ._version import __version__ as __version__
+from .calibration import Calibration, calibration_error, fit_temperature
 from .distillation import (
     linear_kl_div,
     linear_kl_div_value_and_grad,
@@ -26,6 +27,7 @@ from .results import Gradients, Scores, ScreenStats, TopK
 from .states import RowState, shard_bounds
 
 __all__ = [
+    "Calibration",
     "Gradients",
     "LinearHead",
     "RowState",
@@ -34,7 +36,9 @@ __all__ = [
     "TopK",
     "active_isa",
     "available_isas",
+    "calibration_error",
     "cross_entropy",
+    "fit_temperature",
     "linear_argmax",
     "linear_cross_entropy",
     "linear_cross_entropy_value_and_grad",

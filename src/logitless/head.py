@@ -160,16 +160,19 @@ class LinearHead:
             "screen": screen,
             "n_threads": n_threads,
         }
-        self._layer = engine.make_layer(
+        self._hold(engine.make_layer(
             weight, bias, softcap=softcap, temperature=temperature, pack=bool(pack),
             screen=screen is not None,
-        )
-        self._score = partial(engine.score, self._layer)
-        self._few_rows = engine.few_rows(self._layer)
-        self._stats = None if screen is None else screen_stats(State())
+        ))
         self._n_classes, self._n_features = self._layer.n_classes, self._layer.n_features
         self._dtype = compute_dtype(weight.dtype, "weight")
         self._n_threads = n_threads
+
+    def _hold(self, layer: Any) -> None:
+        self._layer = layer
+        self._score = partial(engine.score, layer)
+        self._few_rows = engine.few_rows(layer)
+        self._stats = None if self._options["screen"] is None else screen_stats(State())
 
     @property
     def n_classes(self) -> int:
@@ -415,6 +418,43 @@ class LinearHead:
         """
         weight, bias = self._layer.take(check_taken(classes, self._n_classes))
         return _remake(type(self), weight, bias, self._options)
+
+    def with_temperature(self, temperature: float) -> LinearHead:
+        """Make the same head with another temperature, which shares its weights.
+
+        Parameters
+        ----------
+        temperature : float
+            In place of the head's own: positive, and as large as that must be.
+
+        Returns
+        -------
+        LinearHead
+            The bits of a head made with this temperature; it takes no memory and no time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `LinearHead`.
+
+        See Also
+        --------
+        logitless.fit_temperature : The temperature that a head had best have.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import logitless as ll
+        >>> ll.LinearHead(np.eye(3)).with_temperature(2.0).logits([[1.0, 2.0, 3.0]])
+        array([[0.5, 1. , 1.5]])
+        """
+        temperature = check_positive(temperature, "temperature")
+        _check_scale(self._layer.softcap or None, temperature, self._dtype)
+        head = object.__new__(type(self))
+        head.__dict__.update(self.__dict__)
+        head._options = {**self._options, "temperature": temperature}
+        head._hold(self._layer.tempered(temperature))
+        return head
 
     @spelled_out(LossOptions)
     def loss(

@@ -150,6 +150,11 @@ class Scores:
     top: TopK | None = None
 
     @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the prediction, to the rounding of `lse`; NaN without a softmax."""
+        return np.exp(np.subtract(self.max_logit, self.lse))
+
+    @property
     def perplexity(self) -> float:
         """``exp`` of the mean loss over the rows that count; NaN where none does.
 
