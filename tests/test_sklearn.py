@@ -1,7 +1,6 @@
-"""SoftmaxRegression as scikit-learn wants it, and heads made of scikit-learn's classifiers."""
+"""SoftmaxRegression as scikit-learn wants it."""
 
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,21 +8,9 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn.base import clone
-from sklearn.datasets import load_digits, make_multilabel_classification
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.linear_model import (
-    LinearRegression,
-    LogisticRegression,
-    Perceptron,
-    RidgeClassifier,
-    SGDClassifier,
-)
-from sklearn.model_selection import GridSearchCV
-from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import logitless as ll
@@ -261,112 +248,3 @@ def test_cloned_and_pickled():
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     np.testing.assert_array_equal(again.partial_fit(x, y).coef_, model.partial_fit(x, y).coef_)
-
-
-LINEAR = [
-    LogisticRegression(),
-    SoftmaxRegression(),
-    LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1),
-    SGDClassifier(loss="log_loss", random_state=0),
-    SGDClassifier(loss="hinge", random_state=0),
-    LinearSVC(C=0.1),
-    LinearSVC(C=0.1, fit_intercept=False),
-    RidgeClassifier(),
-    RidgeClassifier(fit_intercept=False),
-    Perceptron(random_state=0),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 10])
-@pytest.mark.parametrize("estimator", LINEAR, ids=str)
-def test_head_of_an_estimator(estimator, n):
-    x, y = task(n)
-    fitted = clone(estimator).fit(x, y)
-    head = ll.LinearHead.from_estimator(fitted)
-    assert (head.n_classes, head.n_features, head.dtype) == (n, 64, np.float64)
-    logits, scores = head.logits(x), fitted.decision_function(x)
-    if n == 2:
-        assert not logits[:, 0].any()
-        logits = logits[:, 1]
-    np.testing.assert_allclose(logits, scores, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(fitted.classes_[head.predict(x)], fitted.predict(x))
-
-
-@pytest.mark.parametrize(("estimator", "n"), [(e, n) for e in LINEAR[:3] for n in (2, 10)]
-                         + [(LINEAR[3], 2)], ids=str)
-def test_probabilities_of_such_a_head(estimator, n):
-    x, y = task(n)
-    fitted = clone(estimator).fit(x, y)
-    head = ll.LinearHead.from_estimator(fitted)
-    np.testing.assert_allclose(head.predict_proba(x), fitted.predict_proba(x), rtol=1e-6, atol=1e-9)
-
-
-def test_head_of_sparse_coefficients_and_with_options():
-    fitted = LogisticRegression(C=0.01).fit(X, Y)
-    dense = ll.LinearHead.from_estimator(fitted, temperature=2.0, pack=False)
-    sparse = ll.LinearHead.from_estimator(fitted.sparsify(), temperature=2.0, pack=False)
-    np.testing.assert_array_equal(sparse.logits(X), dense.logits(X))
-    np.testing.assert_allclose(dense.logits(X), fitted.decision_function(X) / 2, rtol=1e-9)
-    with pytest.raises(ValueError, match="temperature"):
-        ll.LinearHead.from_estimator(fitted, temperature=0)
-
-
-def test_head_of_a_support_vector_machine_of_two_classes():
-    fitted = SVC(kernel="linear").fit(*task(2))
-    head = ll.LinearHead.from_estimator(fitted)
-    np.testing.assert_allclose(head.logits(X)[:, 1], fitted.decision_function(X), rtol=1e-8)
-
-
-@pytest.mark.parametrize("estimator", LINEAR, ids=str)
-def test_head_of_an_unfitted_estimator(estimator):
-    with pytest.raises(NotFittedError, match="not fitted"):
-        ll.LinearHead.from_estimator(clone(estimator))
-
-
-@pytest.mark.parametrize(("fitted", "got"), [
-    (lambda: LinearRegression().fit(X, Y), "LinearRegression: one without"),
-    (lambda: GaussianNB().fit(X, Y), "GaussianNB: one without"),
-    (lambda: make_pipeline(StandardScaler(), RidgeClassifier()).fit(X, Y), "Pipeline: one without"),
-    (lambda: GridSearchCV(RidgeClassifier(), {}, cv=2).fit(X, Y), "GridSearchCV: one without"),
-    (lambda: SVC(kernel="linear").fit(X[Y < 3], Y[Y < 3]), "SVC: .*two by two"),
-    (lambda: SVC(kernel="linear").fit(X[Y < 4], Y[Y < 4]), r"SVC: .*shape \(6, 64\) for 4"),
-    (lambda: RidgeClassifier().fit(*make_multilabel_classification(random_state=0)),
-     "RidgeClassifier: one with several labels"),
-    (lambda: X, "ndarray: one without"),
-    (lambda: SimpleNamespace(coef_=np.ones(3), classes_=[0, 1, 2]), r"shape \(1, 3\) for 3"),
-    (lambda: SimpleNamespace(coef_=np.ones((1, 3)), classes_=[0]), r"shape \(1, 3\) for 1"),
-    (lambda: SimpleNamespace(coef_=np.ones((2, 3)), classes_=None), r"shape \(2, 3\) for 1"),
-    (lambda: SimpleNamespace(coef_=np.ones((2, 3)), classes_=[[0, 1, 2], [0, 1, 2]]),
-     r"shape \(2, 3\) for 6"),
-    (lambda: SimpleNamespace(coef_=np.ones((3, 2)), classes_=range(3), intercept_=np.ones(1)),
-     r"`intercept_` of shape \(1,\) beside `coef_` of shape \(3, 2\)"),
-    (lambda: SimpleNamespace(coef_=np.ones((3, 2)), classes_=range(3), intercept_=np.ones((3, 1))),
-     r"`intercept_` of shape \(3, 1\)"),
-])
-def test_head_of_what_is_no_linear_classifier(fitted, got):
-    with pytest.raises(TypeError, match=f"coef_.*classes_.*, got .*{got}"):
-        ll.LinearHead.from_estimator(fitted())
-
-
-def test_head_keeps_the_intercepts_beside_whole_coefficients():
-    fitted = SimpleNamespace(coef_=np.array([[1, 0], [0, 2]]), classes_=[0, 1],
-                             intercept_=[0.5, -0.25])
-    np.testing.assert_array_equal(ll.LinearHead.from_estimator(fitted).logits([[1, 1]]),
-                                  [[1.5, 1.75]])
-
-
-def test_head_of_coefficients_that_are_not_numbers_gives_none():
-    """As `LinearHead` does: a NaN is a special value, not an error."""
-    fitted = SimpleNamespace(coef_=np.array([[1.0, np.nan], [0, 2], [0, 0]]), classes_=range(3))
-    assert np.isnan(ll.LinearHead.from_estimator(fitted).loss([[1.0, 1.0]], [1])).all()
-
-
-def test_head_of_anything_with_the_attributes_needs_no_scikit_learn(run_python):
-    assert run_python("""
-import sys, types
-import numpy as np, logitless as ll
-fitted = types.SimpleNamespace(coef_=np.eye(3, dtype="f4"), classes_=["a", "b", "c"])
-head = ll.LinearHead.from_estimator(fitted)
-print(head.predict([[1, 2, 0]]), head.dtype, "sklearn" in sys.modules, "scipy" in sys.modules)
-""") == "[1] float32 False False\n"

@@ -224,7 +224,10 @@ class LinearHead:
         fitted : estimator
             A linear classifier of scikit-learn, or anything with its attributes:
             `coef_` (n, k), or (1, k) or (k,) for two classes, dense or sparse;
-            `classes_` (n,); and `intercept_`, (n,) or a number, if it has one.
+            `classes_` (n,); and `intercept_`, (n,) or a number, if it has one. Also a
+            MultinomialNB; an MLPClassifier, of which the head is the last layer; a
+            OneVsRestClassifier of linear classifiers; and a pipeline that ends in one of
+            these, or a search, such as GridSearchCV, that has found it.
         **options
             Options of `LinearHead`.
 
@@ -232,17 +235,19 @@ class LinearHead:
         -------
         LinearHead
             Its classes are positions: ``fitted.classes_[head.predict(x)]`` are
-            the labels that ``fitted.predict(x)`` gives.
+            the labels that ``fitted.predict(x)`` gives. Its rows are what the last step
+            sees: those of a pipeline as ``pipeline[:-1].transform(x)`` makes them, those of
+            an MLPClassifier the outputs of its last hidden layer. The head does not know
+            what comes before it.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             `fitted` has not been fitted; it is a ValueError.
         TypeError
-            `fitted` is no linear classifier of that form: a regressor, a pipeline (give
-            its last step, and the head rows that the other steps have transformed), a
-            support vector machine that tells more than two classes apart in pairs, or
-            one with several labels a row.
+            `fitted` is none of these: a regressor, a support vector machine that tells
+            more than two classes apart in pairs, another naive Bayes, a search that was
+            not told to `refit`, or one with several labels a row.
         ValueError
             An option out of range.
 
@@ -250,10 +255,11 @@ class LinearHead:
         -----
         The logits are the estimator's `decision_function`. The head's probabilities are
         its `predict_proba` where that is their softmax: multinomial
-        LogisticRegression, LinearDiscriminantAnalysis, `SoftmaxRegression`, and with
-        two classes also SGDClassifier with ``loss="log_loss"``. With more, classifiers
-        fitted one class against the rest (SGDClassifier among them) normalise sigmoids
-        instead. Scores of LinearSVC, RidgeClassifier and Perceptron are no
+        LogisticRegression, LinearDiscriminantAnalysis, MultinomialNB, MLPClassifier,
+        `SoftmaxRegression`, and with two classes also OneVsRestClassifier of these and
+        SGDClassifier with ``loss="log_loss"``. With more, classifiers fitted one class
+        against the rest (SGDClassifier and OneVsRestClassifier among them) normalise
+        sigmoids instead. Scores of LinearSVC, RidgeClassifier and Perceptron are no
         log-probabilities: the head ranks classes as they do, and what it says of
         probabilities and losses is a softmax of their margins.
 
