@@ -99,7 +99,7 @@ def fit_temperature(
         raise TypeError(f"`head` must be a LinearHead, got {type(head).__name__}")
     options = LossOptions(ignore_index, sample_weight=sample_weight, shift=shift)
     batch, target, options = head._paired(x, target, options)
-    x = batch.rows.array
+    rows = batch.rows.array  # once and for all
     objective = Objective(target, batch.rows.lead, batch.n, batch.dtype, "mean", options)
     weight = objective.options.sample_weight
     if weight is not None and (weight < 0).any():
@@ -111,7 +111,7 @@ def fit_temperature(
     request = objective.request(entropy=True, square=True)
 
     def scored(u: float) -> Iterator[tuple[slice, State]]:
-        return head.with_temperature(own * math.exp(-u))._batch(x).parts(request)
+        return head.with_temperature(own * math.exp(-u))._batch(rows).parts(request)
 
     return float(own * math.exp(-fitted(objective, scored)))
 

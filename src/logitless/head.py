@@ -103,6 +103,12 @@ class LinearHead:
     or a single row. Inputs are never written. Beyond its result a call needs a
     few MB a thread, whatever m and n, and whatever must be converted on the way.
 
+    An `x` that is neither in memory nor a frame, but has `shape`, `dtype` and slices, as
+    data sets of h5py and arrays of zarr have, is read some MB at a time, in whole chunks
+    where it is stored in chunks of up to 16 MB; the results are the bits of those of an
+    array. What goes wrong in reading comes out as it is: an `out` of as many columns as
+    there are classes then holds the rows before, any other what it held.
+
     ``-log p[c] = (max(z) - z[c]) + log1p(rest)`` with ``rest`` the sum of
     ``exp(z - max(z))`` over all classes but the largest: no digit cancels, so
     losses keep full relative precision down to the smallest. A logit of -inf is

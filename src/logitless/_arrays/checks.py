@@ -7,13 +7,14 @@ import operator
 import sys
 from collections.abc import Iterable
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from .bfloat16 import BFLOAT16, is_bfloat16, widened
 from .files import Windows
 from .frames import read_frame, refuse_objects, remedy
+from .sliced import Sliced, is_sliced
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -56,6 +57,9 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"`{name}` requires grad; detach it first: `{name}.detach()`")
     if hasattr(value, "toarray") and hasattr(value, "tocsr"):
         raise TypeError(f"`{name}` must be dense, got a sparse {kind}; see its `.toarray()`")
+    if type(value).__module__.partition(".")[0] == "dask":
+        raise TypeError(f"`{name}` must be in memory or read in slices, got a {kind} of dask; see "
+                        f"logitless.dask, or `{name}.compute()`")
     if hasattr(value, "untyped_storage"):
         check_storage(value, name)
     try:
@@ -126,7 +130,7 @@ def compute_dtype(dtype: np.dtype, name: str) -> np.dtype:
 
 def kept_bfloat16(array: np.ndarray) -> np.ndarray:
     """`array`, or if it is bfloat16 of ml_dtypes the same memory as BFLOAT16."""
-    if array.dtype.kind == "V" and is_bfloat16(array.dtype):
+    if array.dtype.kind == "V" and array.dtype != BFLOAT16 and is_bfloat16(array.dtype):
         return array.view(BFLOAT16)
     return array
 
@@ -147,10 +151,17 @@ def copied(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return own.copy() if np.may_share_memory(own, array) else own
 
 
+def as_rows(x: Any, name: str) -> np.ndarray | Sliced:
+    if isinstance(x, Sliced):
+        return x
+    return Sliced(x, name) if is_sliced(x) else as_array(x, name)
+
+
 def check_x(x: object, n_features: int, name: str = "x") -> np.ndarray:
+    """Rows (..., n_features). What is read in slices becomes Sliced, which passes for an array."""
     if type(x) is not np.ndarray:
-        x = as_array(x, name)
-    x = kept_bfloat16(x)
+        x = as_rows(x, name)
+    x = kept_bfloat16(cast(np.ndarray, x))
     if x.ndim == 0:
         raise ValueError(f"`{name}` must have shape (..., {n_features}), got a scalar")
     if x.shape[-1] != n_features:

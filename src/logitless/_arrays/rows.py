@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
+from .sliced import Sliced
 from .sparse import SparseRows
 
 _BLOCK_BYTES = 4 << 20  # what may be copied at a time
+_CHUNK_BYTES = 16 << 20  # or, rather than half a chunk of a file
 
 
 class Rows:
@@ -19,20 +22,27 @@ class Rows:
     Attributes
     ----------
     array : ndarray
-        What it was made of.
+        What it was made of, which may be Sliced.
     whole : ndarray, shape (m, n), or None
         A view of all rows (a single row may be a copy); None where the
-        strides do not allow one.
+        strides do not allow one, or rows have yet to be read.
     lead : tuple of int
         The shape of the leading axes, which make the rows.
     """
 
-    __slots__ = ("array", "dtype", "lead", "m", "n", "whole")
+    __slots__ = ("array", "dtype", "lead", "m", "n", "sliced", "whole")
 
-    def __init__(self, array: np.ndarray, trailing: int = 1):
-        self.array = array
+    def __init__(self, array: np.ndarray | Sliced, trailing: int = 1):
+        self.array = cast(np.ndarray, array)
+        self.sliced = array if isinstance(array, Sliced) else None
         self.dtype = array.dtype
-        self.whole: np.ndarray | None
+        self.whole: np.ndarray | None = None
+        if isinstance(array, Sliced):
+            self.lead, self.n = array.shape[:-1], array.shape[-1]
+            self.m = math.prod(self.lead)
+            if self.m == 0:
+                self.whole = np.empty((0, self.n), self.dtype)
+            return
         if array.ndim == 2 and trailing == 1:
             self.whole = array
             self.lead = array.shape[:1]
@@ -49,6 +59,8 @@ class Rows:
         """Rows start to stop: a view, or a copy where there is no view of all."""
         if self.whole is not None:
             return self.whole[rows]
+        if self.sliced is not None:
+            return self.sliced.rows(rows.start, rows.stop)
         return self.array[self._where(rows)].reshape(-1, self.n)
 
     def __setitem__(self, rows: slice, values: np.ndarray) -> None:
@@ -63,6 +75,11 @@ class Rows:
         """What a row may take once it has been widened."""
         return self.n * max(self.dtype.itemsize, 8)
 
+    @property
+    def chunk(self) -> int:
+        """Rows that are best read together."""
+        return 1 if self.sliced is None else self.sliced.chunk
+
 
 def _merges(array: np.ndarray, first: int, last: int) -> bool:
     """Whether axes first..last-1 can be seen as one axis without a copy."""
@@ -75,5 +92,9 @@ def _merges(array: np.ndarray, first: int, last: int) -> bool:
 
 def row_blocks(m: int, *arrays: Rows | SparseRows, most: int = 1 << 62) -> Iterator[slice]:
     """Ranges of up to `most` rows, of which a copy from each of the arrays stays small."""
-    step = max(1, min(most, _BLOCK_BYTES // max(1, 1, *(a.row_bytes for a in arrays))))
+    row_bytes = max(1, 1, *(a.row_bytes for a in arrays))
+    step = max(1, min(most, _BLOCK_BYTES // row_bytes))
+    for chunk in (a.chunk for a in arrays if isinstance(a, Rows)):
+        if chunk <= most and chunk * row_bytes <= _CHUNK_BYTES:
+            step = max(step // chunk, 1) * chunk
     return (slice(first, min(first + step, m)) for first in range(0, m, step))

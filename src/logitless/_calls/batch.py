@@ -99,12 +99,13 @@ class Batch:
 
     def logit_blocks(self, most: int) -> Iterator[tuple[int, np.ndarray]]:
         """First row and logits of successive blocks of up to `most` rows."""
-        for first in range(0, self.rows.m, most):
-            x = self.rows[first : min(first + most, self.rows.m)]
+        copied = () if self.rows.whole is not None else (self.rows,)
+        for block in row_blocks(self.rows.m, *copied, most=most):
+            x = self.rows[block]
             out = np.empty((len(x), self.n), self.dtype)
             request = Request(self.dtype, sums=False, write="logits", out=out)
             self._score(x, request, self._n_threads)
-            yield first, out
+            yield block.start, out
 
     def shaped(self, values: np.ndarray) -> Values:
         """Rows (m, ...) in the leading shape of the input; a scalar where nothing is left."""
