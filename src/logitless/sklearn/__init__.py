@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._arrays.sliced import is_sliced
 from .._parallel.cores import usable_cores
 from .._parallel.pool import threads
 from ..head import LinearHead
@@ -27,6 +28,7 @@ from ._callbacks import CallbackSupportMixin, reporting, tasks
 from ._class_weight import row_weights
 from ._fitting import F64, Trainee
 from ._lbfgs import Found, minimise
+from ._sliced import FiniteRows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -345,6 +347,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array_like, shape (m, k)
+            What only slices, as data sets of h5py do, is read a block at a time; so is that
+            of the other predictions.
 
         Returns
         -------
@@ -385,8 +389,11 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self._head().predict_log_proba(X)
 
-    def _checked(self, X: ArrayLike) -> np.ndarray:
+    def _checked(self, X: Any) -> Any:
         check_is_fitted(self, "coef_")
+        if is_sliced(X) and len(X.shape) == 2 and X.shape[0]:
+            validate_data(self, np.asarray(X[:1]), dtype=[F64, np.float32], reset=False)
+            return FiniteRows(X)
         return validate_data(self, X, dtype=[F64, np.float32], reset=False)
 
     def _head(self) -> LinearHead:
