@@ -150,6 +150,24 @@ static void gradients(void)
         print_gradients(&rest[i].p, rest[i].options);
 }
 
+static void variances(void)
+{
+    static const problem of[] = {
+        { "variance", 17, 1, 5, 1, 0, 0, 1, ORDINARY },
+        { "variance", 33, 9, 5, 1, 0, 3, 0.7, ORDINARY },
+        { "variance", 33, 31, 5, 1, 0, 0, 1, ORDINARY },
+        { "variance", 5, 530, 17, 1, 0, 0, 1, ORDINARY },
+        { "variance", 3, 4097, 5, 1, 0, 0, 1, ORDINARY },
+        { "variance, sure", 9, 600, 40, 64, 0, 0, 1, ORDINARY },
+        { "variance, special", 12, 10, 40, 1, 0, 0, 1, SPECIAL },
+        { "variance, special", 12, 4099, 5, 1, 0, 0, 0.5, SPECIAL },
+        { "variance, temperatures", 33, 31, 40, 1, 0, 0, 0.37, TEMPERED },
+    };
+
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        print_problem("", &of[i], try_variance(&of[i]));
+}
+
 static void divergences(void)
 {
     static const double betas[] = { 0, 1, 0.25 };
@@ -277,6 +295,7 @@ int main(void)
             groups();
             gradients();
             divergences();
+            variances();
         }
         count = n_lines;
     }

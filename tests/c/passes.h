@@ -24,9 +24,9 @@ static const int mixed[] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GA
                               LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
 enum { N_MIXED = sizeof mixed / sizeof *mixed };
 
-/* The last two are what squares, or segments, of rows find, too; golden/hashes.txt knows only those
- * before. */
-enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK, ENTROPY };
+/* The last three are what squares, or segments, of rows find, too; the problems of golden/hashes.txt
+ * know only those before. */
+enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK, ENTROPY, VARIANCE };
 /* Block by block, or span by span, into one state, or span by span one each. */
 enum cut { WHOLE, BLOCKWISE, STEPS, PARTS, CUTS };
 
@@ -95,8 +95,10 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
     }
     job.question.fields = ask == BEST ? 0 : LL_FIELD(REST);
     job.question.rank = ask == EVERYTHING || ask == RANK;
-    if (job.question.rank || ask == ENTROPY)
+    if (job.question.rank || ask >= ENTROPY)
         job.question.fields |= LL_FIELD(MOMENT);
+    if (ask == VARIANCE)
+        job.question.fields |= LL_FIELD(SECOND);
     if (ask == RANK) {
         job.question.targets = in->targets;
         job.question.n_targets = 1;
@@ -226,6 +228,8 @@ static uint64_t run_rows(const inputs *in, enum layout layout, enum ask ask, enu
         if (which == LL_MAX || job.question.fields >> which & 1)
             mix_reals(at(job.output.state.values, which * job.output.state.stride), job.rows);
     }
+    if (ask == VARIANCE)
+        mix_reals(at(job.output.state.values, LL_SECOND * job.output.state.stride), job.rows);
     mix_integers(job.output.state.ints + LL_ARGMAX * job.output.state.stride, job.rows);
     mix_integers(job.output.state.ints + LL_RANK * job.output.state.stride,
                  job.question.rank ? job.rows : 0);
@@ -296,6 +300,18 @@ static inline uint64_t try_problem(const problem *p, enum ask last)
 {
     inputs in = make_inputs(p);
     return try_inputs(&in, last);
+}
+
+/* The last ask alone: logits at hand are those of the first. */
+static inline uint64_t try_variance(const problem *p)
+{
+    inputs in = make_inputs(p);
+    uint64_t value;
+
+    try_ask(&in, EVERYTHING);
+    value = try_ask(&in, VARIANCE);
+    release(0);
+    return value;
 }
 
 #endif
