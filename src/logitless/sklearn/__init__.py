@@ -27,6 +27,7 @@ from ..results import Gradients
 from ._callbacks import CallbackSupportMixin, reporting, tasks
 from ._class_weight import row_weights
 from ._fitting import F64, Trainee
+from ._lazy import accuracy, by_blocks, is_lazy
 from ._lbfgs import Found, minimise
 from ._sliced import FiniteRows
 
@@ -130,6 +131,11 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     `LinearHead.from_estimator` makes a head of the fitted model, for losses, top-k and
     all else.
+
+    A fitted model takes arrays and frames of Dask, too: `predict`, `predict_proba`,
+    `predict_log_proba` and `decision_function` give an array as lazy as the one given,
+    or for a frame a series or a frame (with `classes_` as columns) of the same index;
+    `score` computes. A task is a block of rows, on one thread unless there is `n_jobs`.
 
     Examples
     --------
@@ -324,6 +330,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self._squares = squares
         return self
 
+    @by_blocks
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """``X @ coef_.T + intercept_``.
 
@@ -341,6 +348,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             scores = LinearHead(self.coef_, self.intercept_, pack=False).logits(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
+    @by_blocks
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Label of the class with the largest logit, the first of equals.
 
@@ -358,6 +366,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self.classes_[self._head().predict(X)]
 
+    @by_blocks
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Softmax of the logits, in the order of `classes_`.
 
@@ -373,6 +382,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         with self._threads():
             return self._head().predict_proba(X)
 
+    @by_blocks
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of `predict_proba`, precise also where that is next to 0 or 1.
 
@@ -388,6 +398,25 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         X = self._checked(X)
         with self._threads():
             return self._head().predict_log_proba(X)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Share of the rows whose label is predicted.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, k)
+        y : array_like, shape (m,)
+            With arrays or frames of Dask as `X`, of Dask or not.
+        sample_weight : array_like, shape (m,), optional
+
+        Returns
+        -------
+        float
+            Also for `X` of Dask, whose blocks are then computed.
+        """
+        if is_lazy(X):
+            return accuracy(self.predict(X), y, sample_weight)
+        return super().score(X, y, sample_weight)
 
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self, "coef_")
