@@ -18,7 +18,7 @@ OPTIONAL = {"logitless.__main__", "logitless._engines.compiled._core"}
 
 @pytest.mark.parametrize("name", ["logitless", *sorted(set(MODULES) - OPTIONAL)])
 def test_examples(name):
-    for library in "jax", "torch", "transformers":
+    for library in "dask", "jax", "torch", "transformers":
         if library in name:
             pytest.importorskip(library)
     module = importlib.import_module(name)

@@ -28,7 +28,7 @@ LAYERS = [
     ["logits", "limits", "head"],
     ["functional", "distillation", "states", "calibration"],
     ["", "jax", "plot", "sklearn", "torch"],
-    ["transformers"],
+    ["dask", "transformers"],
     ["cli"],
     ["__main__"],
 ]
