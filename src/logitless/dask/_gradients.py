@@ -33,7 +33,7 @@ class Tasks:
     Attributes
     ----------
     names : tuple of str
-        Of the arrays that tasks are given after x and the weights.
+        Of the arrays that tasks are given last.
     of_head, of_loss, of_gradient : dict
         Options of the head, of losses, of gradients alone.
     """
@@ -49,15 +49,15 @@ class Tasks:
 
     def divisor(self, first_row: int | None, *arrays: np.ndarray) -> float:
         """What a chunk adds to what losses are divided by."""
-        target, _, options = self._parted(arrays)
+        target, options = self._parted(arrays)
         with self.setting.of_task(first_row):
             return Objective(target, target.shape[:1], self.n, self.dtype, self.reduction,
                              LossOptions(**options)).divisor()
 
     def part(self, first_row: int | None, divisor: float, x: np.ndarray, weight: np.ndarray,
-             *arrays: np.ndarray) -> _Part:
+             bias: np.ndarray | None, *arrays: np.ndarray) -> _Part:
         """Sum of the losses of a chunk, and its part of the gradients."""
-        target, bias, options = self._parted(arrays)
+        target, options = self._parted(arrays)
         with self.setting.of_task(first_row):
             head = LinearHead(weight, bias, pack=False, **self.of_head)
             losses, grad = head.value_and_grad(
@@ -77,10 +77,10 @@ class Tasks:
         loss = reduced(np.array([total.loss]), divisor, self.reduction, self.dtype)
         return _Part(loss, total.grad)
 
-    def _parted(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, Any, dict[str, Any]]:
-        """Target, bias and options of the loss."""
+    def _parted(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, dict[str, Any]]:
+        """Target and options of the loss."""
         given = dict(zip(self.names, arrays, strict=True))
-        return given.pop("target"), given.pop("bias", None), {**self.of_loss, **given}
+        return given.pop("target"), {**self.of_loss, **given}
 
 
 def _sum(arrays: list[Any]) -> np.ndarray | None:
@@ -103,16 +103,15 @@ def value_and_grad(inputs: Inputs, tasks: Tasks, wrt: tuple[str, ...]
     if tasks.reduction != "sum":
         layer.update(((divisor, i), (tasks.divisor, first, *inputs.keys(i, 0)))
                      for i, first in firsts)
-        layer[divisor,] = (sum, tree(layer, divisor, [(divisor, i) for i, _ in firsts], sum))
+        layer[divisor,] = (sum, tree(layer, (divisor,), [(divisor, i) for i, _ in firsts], sum))
         by = (divisor,)
-    weight = (inputs.weight.name, 0, 0)
     for i, first in firsts:
-        layer[gradient, i] = (tasks.part, first, by, (inputs.x.name, i, 0), weight,
+        layer[gradient, i] = (tasks.part, first, by, (inputs.x.name, i, 0), *inputs.classes(0),
                               *inputs.keys(i, 0))
     parts = collected(gradient, layer, (inputs.row_chunks,), inputs.dependencies)
 
     total, layer = f"logitless-gradients-{token}", {}
-    last = tree(layer, total, [(gradient, i) for i, _ in firsts], tasks.add)
+    last = tree(layer, (total,), [(gradient, i) for i, _ in firsts], tasks.add)
     layer[total,] = (tasks.total, last, by)
     sums = collected(total, layer, (), [parts])
     n, k = inputs.weight.shape

@@ -23,9 +23,11 @@ class Inputs:
         Chunked over classes alone.
     n, dtype
         Classes; the precision of the computation.
+    bias : Array, shape (n,), or None
+        In the chunks of the classes.
     of_rows, of_classes : dict of Array
         By name, in the chunks of the rows or of the classes: what was given of `target`, where it
-        is class indices, `sample_weight`, `temperature`; and of `bias`, `class_weight`.
+        is class indices, `sample_weight`, `temperature`; and `class_weight`.
     probs : Array, shape (m, n), or None
         A `target` of class probabilities, in the chunks of both.
     """
@@ -47,9 +49,10 @@ class Inputs:
         self.of_rows: dict[str, da.Array] = {}
         self.of_classes: dict[str, da.Array] = {}
         self.probs: da.Array | None = None
-        for name, value in ("bias", bias), ("class_weight", options.pop("class_weight", None)):
-            if value is not None:
-                self.of_classes[name] = self._of_classes(_lazy(value, name), name)
+        self.bias = None if bias is None else self._of_classes(bias, "bias")
+        class_weight = options.pop("class_weight", None)
+        if class_weight is not None:
+            self.of_classes["class_weight"] = self._of_classes(class_weight, "class_weight")
         for name in "sample_weight", "temperature":
             if np.ndim(options.get(name, 0.0)):
                 self.of_rows[name] = self._of_rows(_lazy(options.pop(name), name), name)
@@ -59,14 +62,18 @@ class Inputs:
     @property
     def dependencies(self) -> list[da.Array]:
         """All the arrays."""
-        probs = [] if self.probs is None else [self.probs]
-        return [self.x, self.weight, *self.of_rows.values(), *self.of_classes.values(), *probs]
+        maybe = [array for array in (self.bias, self.probs) if array is not None]
+        return [self.x, self.weight, *self.of_rows.values(), *self.of_classes.values(), *maybe]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What was given beside x and the weights."""
+        """What was given beside x, weights and bias."""
         probs = () if self.probs is None else ("target",)
         return (*probs, *self.of_rows, *self.of_classes)
+
+    def classes(self, shard: int) -> tuple[Key, Key | None]:
+        """Weight and bias of a chunk of classes."""
+        return (self.weight.name, shard, 0), None if self.bias is None else (self.bias.name, shard)
 
     def keys(self, row: int, shard: int) -> list[Key]:
         """Chunks of these that belong to a chunk of rows and one of classes."""
@@ -100,7 +107,8 @@ class Inputs:
             raise ValueError(f"`target` must be integers (m,) or class probabilities "
                              f"(m, {self.n}), got {target.dtype} of shape {target.shape}")
 
-    def _of_classes(self, array: da.Array, name: str) -> da.Array:
+    def _of_classes(self, value: Any, name: str) -> da.Array:
+        array = _lazy(value, name)
         if array.shape != (self.n,):
             raise ValueError(f"`{name}` must have shape ({self.n},), got {array.shape}")
         return array.rechunk({0: self.class_chunks})

@@ -6,14 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .. import __version__, active_isa
+from .._calls.pickled_parts import made_by
 from .._parallel.pool import check_threads, threads
-
-
-def _here() -> str:
-    """What gives results the same bits, as far as it is not checked by the results themselves."""
-    engine = "plain NumPy" if active_isa() == "numpy" else "compiled kernels"
-    return f"logitless {__version__} with {engine}"
 
 
 @dataclass(frozen=True)
@@ -26,14 +20,14 @@ class Setting:
     @classmethod
     def of(cls, n_threads: int | None) -> Setting:
         """That of this process. Dask runs as many tasks as a worker has threads: one a task."""
-        return cls(_here(), 1 if n_threads is None else check_threads(n_threads))
+        return cls(made_by(), 1 if n_threads is None else check_threads(n_threads))
 
     @contextmanager
     def of_task(self, first_row: int | None = None) -> Iterator[None]:
         """Run a task in it, or refuse; errors that name a row tell which is the first."""
-        if _here() != self.client:
-            raise RuntimeError(f"a worker has {_here()}, the client {self.client}: all must have "
-                               "the same, as their results have the same bits only then")
+        if made_by() != self.client:
+            raise RuntimeError(f"a worker has {made_by()}, the client {self.client}: all must have "
+                               "the same, as results have the same bits only then")
         try:
             with threads(self.n_threads):
                 yield
