@@ -4,6 +4,7 @@
 
 #include "base/lanes.inc.h"
 #include "base/elementary.inc.h"
+#include "base/excluded.h"
 #include "logits/pack.inc.h"
 #include "logits/gemm.inc.h"
 #include "logits/narrow.inc.h"
@@ -18,6 +19,7 @@
 #include "epilogue/topk.inc.h"
 #include "epilogue/statistics.inc.h"
 #include "epilogue/softmax.inc.h"
+#include "epilogue/exclude.inc.h"
 #include "epilogue/targets.inc.h"
 #include "epilogue/epilogue.inc.h"
 #include "epilogue/softmax_by_rows.inc.h"

@@ -63,6 +63,13 @@ typedef struct {
     void *top_log_prob;    /* (rows, top), or NULL */
 } ll_state;
 
+/* Classes that do not count: those of row i are entries [start[i * step], start[i * step + 1]), by
+ * ascending class, none twice. step is 1, or 0 where all rows have the same; start is NULL for none. */
+typedef struct {
+    const int64_t *start, *class;
+    ptrdiff_t step;
+} ll_exclusions;
+
 /* Where logits come from: rows and weights, or logits at hand. What belongs to classes begins with
  * the job's first. */
 enum { LL_REALS, LL_BFLOAT16, LL_FLOAT16 };
@@ -100,6 +107,7 @@ typedef struct {
     const void *sparse_prob;
     const void *class_weight;  /* (n), zeros behind it up to whole vectors; or NULL */
     ptrdiff_t top;             /* classes to keep */
+    ll_exclusions exclude;     /* their logits are -inf, whatever they are; none of them is kept */
 } ll_question;
 #define LL_FIELD(name) (1u << LL_##name)
 
@@ -165,7 +173,8 @@ typedef struct {
  * candidates: most of these are out then. */
 #define LL_SCREEN_LANES 16    /* classes to a panel, four features of each side by side */
 #define LL_SCREEN_BLOCK 256   /* classes that meet all rows together, whole panels */
-#define LL_SCREEN_TOP 64      /* best classes at most */
+#define LL_SCREEN_TOP 1024    /* best classes at most */
+#define LL_DEALT_TOP 64       /* so many can be told apart in a block */
 #define LL_SCREEN_K 65536     /* features at most: sums stay within int32 */
 #define LL_FINE_STEP 32       /* features whose 16ths lie in as many half bytes */
 
@@ -178,6 +187,7 @@ typedef struct {
     ptrdiff_t levels;          /* 2 with q', which follows q like another row; or 1 */
     ptrdiff_t first, last;     /* blocks of classes, in an order of their own */
     double softcap, temperature; /* as in ll_product */
+    ll_exclusions exclude;     /* none of them is a candidate */
     /* Classes: panels of LL_SCREEN_LANES * quads(k) * 4 bytes, each 128 more than its number. */
     const uint8_t *weight;
     /* 16ths of classes, class by class, 8 more than they are: of LL_FINE_STEP features the first half

@@ -9,7 +9,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
     s.vecs = vecs;
     for (ptrdiff_t r = 0; r < rows; r++, s.z += w->tile_row) {
         while (by_rows && r + LL_LANES <= rows
-               && fold_tile_by_rows(job, &w->span, i + r, s.z, w->tile_row)) {
+               && fold_tile_by_rows(job, i + r, s, w)) {
             r += LL_LANES;
             s.z += LL_LANES * w->tile_row;
         }
@@ -17,6 +17,8 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
             return;
         if (transformed)
             transform(&job->product, vset((real)temperature_of(&job->product, i + r)), s.z, vecs);
+        if (excludes(job))
+            exclude_row(job, i + r, &s, w->marks);
         if (s.width % LL_LANES)
             mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
         epilogue(job, &w->span, i + r, &s);
@@ -39,8 +41,16 @@ static inline real *few_tile(const ll_job *job, ptrdiff_t i, const workspace *w)
 }
 
 /* LL_LANES rows whose logits are in z. Returns 0 where they must go through a tile. */
-static int fold_few(const ll_job *job, ptrdiff_t i, const vec *z, const workspace *w)
+static int fold_few(const ll_job *job, ptrdiff_t i, vec *z, const workspace *w)
 {
+    if (excludes(job)) {
+        real logit[LL_LANES * LL_LANES];
+        for (ptrdiff_t c = 0; c < job->n; c++)
+            vstore(logit + c * LL_LANES, z[c]);
+        exclude_by_rows(job, i, LL_LANES, 0, job->n, logit);
+        for (ptrdiff_t c = 0; c < job->n; c++)
+            z[c] = vload(logit + c * LL_LANES);
+    }
     if (job->output.keep)
         keep_by_rows(z, job->n, few_tile(job, i, w), w->tile_row);
     return fold_by_rows(job, &w->span, i, z, job->n);
@@ -102,6 +112,8 @@ static void fold_turned(const ll_job *job, ptrdiff_t i, ptrdiff_t count, real *z
             t[r] = (real)temperature_of(p, i + least(r, count - 1));
         transform(p, vload(t), z, s->width);
     }
+    if (excludes(job))
+        exclude_by_rows(job, i, count, s->first, s->width, z);
     for (ptrdiff_t c = s->width; c < classes; c++)
         vstore(z + c * LL_LANES, vset(-LL_INF));
     if (job->output.keep)
@@ -145,6 +157,8 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     memset(w->bias, 0, LL_BLOCK * sizeof(real));
     if (bias)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
+    if (excludes_alike(job))
+        mark_excluded(job, c, s.width, w->marks);
     if (is_few(job)) {
         score_few(job, weight, &s, w);
         return;

@@ -7,12 +7,13 @@ static void best_at_once(const ll_job *job, const ll_state *state, ptrdiff_t i, 
     const real max = field(state, LL_MAX)[i];
     real *logit = (real *)job->output.state.top_logit + i * top, log_norm = 0;
     int64_t *index = job->output.state.top_index + i * top;
+    const ll_excluded out = ll_excluded_of(&job->question.exclude, i);
 
     for (ptrdiff_t j = 0; j < top; j++) {
         logit[j] = (real)NAN;
         index[j] = -1;
     }
-    offer_block(s->z, s->width, s->first, logit, index, top);
+    offer_block(s->z, s->width, s->first, &out, logit, index, top);
     if (job->output.state.top_log_prob)
         log_norm = first_lane(row_norm(1, vset(max), vset(field(state, LL_REST)[i])));
     finish_best(job, i, max, log_norm);
@@ -53,10 +54,11 @@ LL_TEMPLATE void epilogue(const ll_job *job, const ll_state *state, ptrdiff_t i,
     if (q->top && !is_met_at_once(job->n)) {
         real *logit = (real *)output->state.top_logit + i * q->top;
         int64_t *index = output->state.top_index + i * q->top;
+        const ll_excluded out = ll_excluded_of(&q->exclude, i);
         if (can_fill(s->width, top, index, q->top))
-            fill_heap(s->z, s->width, s->first, logit, index, q->top);
+            fill_heap(s->z, s->width, s->first, &out, logit, index, q->top);
         else if (!(top <= logit[0]))
-            offer_block(s->z, s->width, s->first, logit, index, q->top);
+            offer_block(s->z, s->width, s->first, &out, logit, index, q->top);
     }
     if (output->out)
         write_logits(job, i, s);

@@ -22,6 +22,7 @@ static void finish(const ll_job *job, void *target_loss)
     real *max = field(state, LL_MAX), *norm = field(state, LL_REST);
 
     narrow_state(job);
+    finish_excluded(job);
     for (ptrdiff_t i = 0; asks(q, LL_REST) && i < job->rows; i += LL_LANES) {
         vec m = vload(max + i), rest = vload(norm + i);
         vec log_norm = vadd(vlog1p(rest), undefined(m));

@@ -7,6 +7,7 @@ static inline int goes_by_rows(const ll_job *job)
     const ll_question *q = &job->question;
 
     return job->n <= LL_LANES && q->n_targets <= 1 && !is_transformed(&job->product)
+        && !(excludes(job) && q->top)
         && !(q->fields & (LL_FIELD(PROB_SUM) | LL_FIELD(SMOOTH_SUM)));
 }
 
@@ -230,15 +231,17 @@ static void keep_by_rows(const vec *z, ptrdiff_t n, real *tile, ptrdiff_t tile_r
         vstore(tile + r * tile_row, rows[r]);
 }
 
-/* fold_by_rows of rows of a tile. */
-static int fold_tile_by_rows(const ll_job *job, const ll_state *state, ptrdiff_t i,
-                             const real *tile, ptrdiff_t tile_row)
+/* fold_by_rows of rows of a tile, the first of them s. */
+static int fold_tile_by_rows(const ll_job *job, ptrdiff_t i, segment s, const workspace *w)
 {
     const real *row[LL_LANES];
     vec z[LL_LANES];
 
-    for (ptrdiff_t r = 0; r < LL_LANES; r++)
-        row[r] = tile + r * tile_row;
+    for (ptrdiff_t r = 0; r < LL_LANES; r++, s.z += w->tile_row) {
+        if (excludes(job))
+            exclude_row(job, i + r, &s, w->marks);
+        row[r] = s.z;
+    }
     vtranspose(row, 0, z);
-    return fold_by_rows(job, state, i, z, job->n);
+    return fold_by_rows(job, &w->span, i, z, job->n);
 }

@@ -123,14 +123,20 @@ static void fold_sparse(const ll_question *q, const segment *s, ptrdiff_t i, rea
     fold_gap(&sums, old, max, sum, gap);
 }
 
-/* For the class weights alone. */
-static void fold_smooth(const ll_question *q, const segment *s, real old, real max, real *sum,
-                        real *gap)
+/* For the class weights alone, of classes that are left. */
+static void fold_smooth(const ll_job *job, const segment *s, ptrdiff_t i, real old, real max,
+                        real *sum, real *gap)
 {
+    const real *weight = (const real *)job->question.class_weight + s->first;
     gap_sums sums = { vset(0), vset(0) };
+    real left[LL_BLOCK];
 
+    if (excludes(job)) {
+        weights_left(job, i, s, left);
+        weight = left;
+    }
     for (ptrdiff_t v = 0; v < s->vecs; v++)
-        add_gap(&sums, class_weights(q, s, v), vload(s->z + v * LL_LANES), vset(max));
+        add_gap(&sums, vload(weight + v * LL_LANES), vload(s->z + v * LL_LANES), vset(max));
     fold_gap(&sums, old, max, sum, gap);
 }
 
@@ -147,6 +153,6 @@ static void fold_targets(const ll_job *job, const ll_state *state, const segment
     else if (asks(q, LL_PROB_SUM))
         fold_sparse(q, s, i, old, max, sum, gap);
     if (asks(q, LL_SMOOTH_SUM))
-        fold_smooth(q, s, old, max, values + LL_SMOOTH_SUM * state->stride,
+        fold_smooth(job, s, i, old, max, values + LL_SMOOTH_SUM * state->stride,
                     values + LL_SMOOTH_GAP * state->stride);
 }

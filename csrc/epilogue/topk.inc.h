@@ -53,15 +53,17 @@ static inline unsigned among(unsigned lanes, ptrdiff_t left)
 }
 
 /* `width` logits of classes `first`, ... Only what is not below the root is looked at; a root that is
- * NaN or empty lets all through to the exact comparison. */
-static void offer_block(const real *z, ptrdiff_t width, int64_t first, real *logit, int64_t *index,
-                        ptrdiff_t top)
+ * NaN or empty lets all through to the exact comparison. Of those that are -inf some may be `out`. */
+static void offer_block(const real *z, ptrdiff_t width, int64_t first, const ll_excluded *out,
+                        real *logit, int64_t *index, ptrdiff_t top)
 {
     for (ptrdiff_t v = 0; v < width; v += LL_LANES) {
         unsigned below = mbits(vle(vload(z + v), vset(logit[0])));
         unsigned left = among(below ^ LL_ALL_LANES, width - v);
         for (; left; left &= left - 1) {
             ptrdiff_t c = v + lowest_bit(left);
+            if (out->count && z[c] == -LL_INF && ll_is_excluded(out, first + c))
+                continue;
             offer(logit, index, top, z[c], first + c);
         }
     }
@@ -99,14 +101,19 @@ static real lower_bound(const real *z, ptrdiff_t width, ptrdiff_t top)
 
 /* The best of the first classes that a heap meets, none of them NaN and as many as lanes:
  * the worst of them first, which is a heap. */
-static void fill_heap(const real *z, ptrdiff_t width, int64_t first, real *logit, int64_t *index,
-                      ptrdiff_t top)
+static void fill_heap(const real *z, ptrdiff_t width, int64_t first, const ll_excluded *out,
+                      real *logit, int64_t *index, ptrdiff_t top)
 {
-    const vec bound = vset(lower_bound(z, width, top));
+    const real least_best = lower_bound(z, width, top);
+    const vec bound = vset(least_best);
     real value[LL_LANES], place[LL_LANES], best[LL_LANES];
     ptrdiff_t class[LL_LANES], best_class[LL_LANES], count = 0, v = 0;
     unsigned left = 0;
 
+    if (out->count && least_best == -LL_INF) {
+        offer_block(z, width, first, out, logit, index, top);
+        return;
+    }
     vstore(value, vset(-LL_INF));
     for (; v < width; v += LL_LANES) {
         left = among(mbits(vle(bound, vload(z + v))), width - v);
@@ -130,7 +137,8 @@ static void fill_heap(const real *z, ptrdiff_t width, int64_t first, real *logit
     for (; left; left &= left - 1) /* of this vector */
         offer(logit, index, top, z[v + lowest_bit(left)], first + v + lowest_bit(left));
     if (v + LL_LANES < width)
-        offer_block(z + v + LL_LANES, width - v - LL_LANES, first + v + LL_LANES, logit, index, top);
+        offer_block(z + v + LL_LANES, width - v - LL_LANES, first + v + LL_LANES, out, logit, index,
+                    top);
 }
 
 /* Whether fill_heap can be the first to see a heap. */
@@ -189,17 +197,24 @@ static void sort_few(real *logit, int64_t *index, ptrdiff_t count)
     }
 }
 
-/* Best first, and the log-probabilities of row i: see row_norm. */
+/* Best first, and the log-probabilities of row i: see row_norm. Places may be left over where classes
+ * are excluded. */
 static void finish_best(const ll_job *job, ptrdiff_t i, real max, real log_norm)
 {
     const ptrdiff_t top = job->question.top;
     const ll_state *state = &job->output.state;
     real *logit = (real *)state->top_logit + i * top;
+    int64_t *index = state->top_index + i * top;
 
     if (top <= LL_FEW_BEST)
-        sort_few(logit, state->top_index + i * top, top);
+        sort_few(logit, index, top);
     else
-        sort_heap(logit, state->top_index + i * top, top);
+        sort_heap(logit, index, top);
     for (ptrdiff_t j = 0; state->top_log_prob && j < top; j++)
         ((real *)state->top_log_prob)[i * top + j] = (logit[j] - max) - log_norm;
+    for (ptrdiff_t j = top - 1; j >= 0 && index[j] < 0; j--) {
+        logit[j] = -LL_INF;
+        if (state->top_log_prob)
+            ((real *)state->top_log_prob)[i * top + j] = -LL_INF;
+    }
 }

@@ -3,6 +3,7 @@
 typedef struct {
     ll_state span;
     real *bias, *panels, *tile;
+    real *marks; /* of classes that all rows exclude */
     real *turned, *z; /* features and logits of rows that are lanes, */
     ptrdiff_t z_panel; /* from a vector of them to the next */
     ptrdiff_t tile_rows, tile_row;
@@ -81,7 +82,8 @@ static workspace lay_out(const ll_job *job)
     ptrdiff_t stride = vectors(job->rows) * LL_LANES;
     ptrdiff_t ints = LL_VALUES * stride;
     ptrdiff_t bias = ints + LL_INTS * stride * (ptrdiff_t)(sizeof(int64_t) / sizeof(real));
-    ptrdiff_t panels = bias + LL_BLOCK, turned = panels + panels_size(job);
+    ptrdiff_t marks = bias + LL_BLOCK, panels = marks + LL_BLOCK;
+    ptrdiff_t turned = panels + panels_size(job);
     ptrdiff_t z = turned + (unpacked ? LL_NV * LL_LANES * LL_KC : 0), tile;
     real *scratch = job->scratch;
 
@@ -98,6 +100,7 @@ static workspace lay_out(const ll_job *job)
     w.span.values = scratch;
     w.span.ints = (int64_t *)(void *)(scratch + ints);
     w.bias = scratch + bias;
+    w.marks = scratch + marks;
     w.panels = scratch + panels;
     w.turned = scratch + turned;
     w.z = scratch + z;

@@ -1,5 +1,6 @@
 /* What is remembered of a row: its candidates, and the best lower bounds, whose worst keeps other
  * classes out. */
+#include "../base/excluded.h"
 #include "../base/inverse_transform.h"
 
 /* A class below this is out where another class has a logit of z before cap and temperature. */

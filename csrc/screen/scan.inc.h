@@ -58,9 +58,10 @@ static inline vec strip_lower(const strip *t, ptrdiff_t r, ptrdiff_t v, vec uppe
 /* Something to begin with: the classes of a block are dealt into groups, at least two for each class
  * wanted, and the largest lower bounds of groups are those of different classes. */
 LL_TEMPLATE void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, const int levels,
-                             ptrdiff_t r, ptrdiff_t width)
+                             ptrdiff_t r, ptrdiff_t first, ptrdiff_t width)
 {
-    float low[LL_SCREEN_BLOCK], best[LL_SCREEN_TOP];
+    const ll_excluded out = ll_excluded_of(&s->exclude, i);
+    float low[LL_SCREEN_BLOCK], best[LL_DEALT_TOP];
     ptrdiff_t groups = LL_SCREEN_BLOCK, count = 0;
 
     for (ptrdiff_t c = 0; c < LL_SCREEN_BLOCK; c += LL_SCREEN_LANES) {
@@ -74,6 +75,11 @@ LL_TEMPLATE void first_bound(const ll_screen *s, ptrdiff_t i, const strip *t, co
     }
     for (ptrdiff_t c = width; c < LL_SCREEN_BLOCK; c++)
         low[c] = -LL_INF;
+    for (ptrdiff_t e = ll_excluded_before(&out, first); e < out.count; e++) {
+        if (out.class[e] >= first + width)
+            break;
+        low[out.class[e] - first] = -LL_INF;
+    }
     for (; groups > LL_SCREEN_LANES && groups >= 4 * s->top; groups /= 2)
         for (ptrdiff_t c = 0; c < groups / 2; c += LL_SCREEN_LANES)
             vstore(low + c, vmax(vload(low + c), vload(low + groups / 2 + c)));
@@ -103,9 +109,11 @@ LL_TEMPLATE void keep_some(const ll_screen *s, ptrdiff_t i, const strip *t, cons
         return;
     vstore(upper, high);
     vstore(lower, strip_lower(t, r, v, high));
+    const ll_excluded out = ll_excluded_of(&s->exclude, i);
     for (; hits; hits &= hits - 1) {
         int32_t lane = (int32_t)lowest_bit(hits);
-        if (c + lane < s->n && !(upper[lane] < s->least[i])) {
+        if (c + lane < s->n && !(upper[lane] < s->least[i])
+            && !ll_is_excluded(&out, c + lane)) {
             keep(s, i, upper[lane], c + lane);
             raise(s, i, lower[lane]);
         }
@@ -118,8 +126,8 @@ LL_TEMPLATE void scan_strip(const ll_screen *s, ptrdiff_t i, const int height, c
                             const int levels, ptrdiff_t c, ptrdiff_t width)
 {
     for (int r = 0; r < height; r++)
-        if (s->least[i + r] == -LL_INF)
-            first_bound(s, i + r, t, levels, r, width);
+        if (s->least[i + r] == -LL_INF && s->top <= LL_DEALT_TOP)
+            first_bound(s, i + r, t, levels, r, c, width);
     for (ptrdiff_t v = 0; v < vectors(width); v++) {
         mask hits = vnlt(strip_upper(t, levels, 0, v), vset(s->least[i]));
         LL_UNROLL

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from .._arrays.exclusions import Exclusions
 from .._arrays.files import Windows
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows
@@ -38,7 +39,7 @@ class Request:
     class_weight : ndarray, shape (n,), or None
         In `dtype`; multiplies `probs`, and is what `smooth` sums.
     smooth : bool
-        Find ``sum(class_weight * -log p)``.
+        Find ``sum(class_weight * -log p)``, of classes that are not excluded.
     k : int
         Keep the k best classes.
     entropy : bool
@@ -51,6 +52,10 @@ class Request:
     known : ndarray, shape (m,), or None
         In `dtype`: logits of ``targets[:, 0]`` where a `Part` is to count ranks, as those classes
         may be others'. Targets are counted from its first class then, and may lie anywhere.
+    exclude : Exclusions or None
+        Classes whose logits are -inf, whatever they are. None of them is among the best, whose
+        places are then left over: index -1, logit and log-probability -inf. A row with nothing
+        left has argmax -1; an excluded target ranks behind all classes that are left.
     write : {None, "logits", "log_proba", "proba"}
         What to put in `out`.
     out : ndarray, shape (m, n), or None
@@ -69,15 +74,29 @@ class Request:
     square: bool = False
     temperature: np.ndarray | None = None
     known: np.ndarray | None = None
+    exclude: Exclusions | None = None
     write: str | None = None
     out: np.ndarray | None = None
 
     @property
+    def n_targets(self) -> int:
+        """Targets of a row."""
+        return 0 if self.targets is None else self.targets.shape[1]
+
+    @property
     def only_best(self) -> bool:
         """Whether the largest logits and their classes are all that is asked for."""
+        return self._asks_only("k", "exclude")
+
+    @property
+    def only_targets(self) -> bool:
+        """Whether logits of targets are all that is asked for."""
+        return self.targets is not None and self._asks_only("targets", "exclude", "temperature")
+
+    def _asks_only(self, *names: str) -> bool:
         others = (getattr(self, field.name) for field in fields(self)
-                  if field.name not in ("dtype", "k"))
-        return all(asked is None or asked is False for asked in others)
+                  if field.name not in ("dtype", *names))
+        return all(asked is None or (isinstance(asked, int) and not asked) for asked in others)
 
     def rows(self, block: slice) -> Request:
         """The same, asked about some of the rows."""
@@ -87,6 +106,7 @@ class Request:
             probs=None if self.probs is None else self.probs[block],
             temperature=None if self.temperature is None else self.temperature[block],
             known=None if self.known is None else self.known[block],
+            exclude=None if self.exclude is None else self.exclude[block],
             out=None if self.out is None else self.out[block],
         )
 

@@ -154,6 +154,12 @@ cdef void give_weights(ll_product *p, cnp.ndarray weight, cnp.ndarray bias, bint
         p.w_row, p.w_col = step(weight, 0), step(weight, 1)
 
 
+cdef void give_exclusions(ll_exclusions *to, cnp.ndarray start, cnp.ndarray index,
+                          bint alike) noexcept:
+    to.start, to.index = <const int64_t *>data(start), <const int64_t *>data(index)
+    to.step = 0 if alike else 1
+
+
 cdef ptrdiff_t class_bytes(const ll_product *p, ptrdiff_t item) noexcept nogil:
     """From one class to the next; of packed ones on the average."""
     if p.type != LL_REALS:
@@ -268,6 +274,11 @@ cdef class Job:
         self.job.output.state.target_logit = data(target_logit)
         self.owners["state"] = values, wide, ints, target_logit
 
+    def look_for(self, cnp.ndarray target_logit):
+        """Where the logits of targets go."""
+        self.job.output.state.target_logit = data(target_logit)
+        self.owners["found"] = target_logit
+
     def best(self, cnp.ndarray top_logit, cnp.ndarray top_index, cnp.ndarray top_log_prob):
         """Where the best classes go."""
         self.job.output.state.top_logit = data(top_logit)
@@ -332,6 +343,11 @@ cdef class Job:
         self.job.question.sparse_class = <const int64_t *>data(index)
         self.job.question.sparse_prob = data(value)
         self.owners["sparse"] = start, index, value
+
+    def exclude(self, cnp.ndarray start, cnp.ndarray index, bint alike):
+        """Classes that do not count in these rows, or in any."""
+        give_exclusions(&self.job.question.exclude, start, index, alike)
+        self.owners["excluded"] = start, index
 
     def class_weights(self, cnp.ndarray weight):
         """Weights of all classes, padded to whole vectors."""
@@ -426,10 +442,14 @@ cdef class Job:
         with nogil:
             self.table.divergence(&job, &teacher.job, beta, into, stride)
 
-    def target_logits(self):
-        """Logits of the first target of each row, from unpacked rows."""
+    def target_logits(self, ptrdiff_t column):
+        """Logits of one of the targets of each row, from unpacked rows."""
+        cdef ll_job job = self.job
+        cdef ll_state *state = &job.output.state
+        job.question.targets += column
+        state.target_logit = moved(state.target_logit, column * self.table.item)
         with nogil:
-            self.table.target_logits(&self.job)
+            self.table.target_logits(&job)
 
     def merge(self, cnp.ndarray values, cnp.ndarray ints):
         """Merge the state of later classes, all but the best ones."""

@@ -19,6 +19,10 @@ cdef extern from "logitless.h" nogil:
         void *top_logit
         int64_t *top_index
         void *top_log_prob
+    ctypedef struct ll_exclusions:
+        const int64_t *start
+        const int64_t *index "class"
+        ptrdiff_t step
     enum: LL_REALS, LL_BFLOAT16, LL_FLOAT16
     ctypedef struct ll_bf16_tile:
         pass
@@ -62,6 +66,7 @@ cdef extern from "logitless.h" nogil:
         const void *sparse_prob
         const void *class_weight
         ptrdiff_t top
+        ll_exclusions exclude
     ctypedef struct ll_output:
         ll_state state
         void *out
@@ -91,6 +96,7 @@ cdef extern from "logitless.h" nogil:
     ctypedef struct ll_screen:
         ptrdiff_t rows, n, k, top, levels, first, last
         double softcap, temperature
+        ll_exclusions exclude
         const uint8_t *weight
         const uint8_t *fine
         const float *bounds

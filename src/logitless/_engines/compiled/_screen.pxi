@@ -76,6 +76,11 @@ cdef class Screening:
         self.screen.no_bias, self.screen.slack = no_bias, slack
         self.owners["classes"] = weight, fine, bounds, bias
 
+    def exclude(self, cnp.ndarray start, cnp.ndarray index, bint alike):
+        """Classes that are no candidates of its rows."""
+        give_exclusions(&self.screen.exclude, start, index, alike)
+        self.owners["excluded"] = start, index
+
     def remember(self, cnp.ndarray least, cnp.ndarray best, cnp.ndarray upper,
                  cnp.ndarray index, cnp.ndarray count):
         """Where the candidates go."""
@@ -129,6 +134,8 @@ cdef class Screening:
         self.screen.row_bounds += first * LL_ROW_BOUNDS
         self.screen.least, self.screen.count = self.screen.least + first, self.screen.count + first
         self.screen.best += first * self.screen.top
+        if self.screen.exclude.start != NULL:
+            self.screen.exclude.start += first * self.screen.exclude.step
         self.screen.upper, self.screen.index = (self.screen.upper + first * room,
                                                 self.screen.index + first * room)
         self.owners.update(other.owners)

@@ -48,6 +48,7 @@ cdef void some_rows(const shared *all, share *own, ptrdiff_t lo, ptrdiff_t hi) n
     q.targets = <const int64_t *>moved(q.targets, lo * q.n_targets * integer)
     q.probs = moved(q.probs, lo * q.p_row * item)
     q.sparse_start = <const int64_t *>moved(q.sparse_start, lo * integer)
+    q.exclude.start = <const int64_t *>moved(q.exclude.start, lo * q.exclude.step * integer)
     o.out = moved(o.out, lo * o.out_row * item)
     o.keep = moved(o.keep, lo * all.table.keep_size(1, least(own.job.n, all.table.block)) * item)
     s.values = moved(s.values, lo * item)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._arrays.files import Windows
 from ..interface import Request, State
-from ._core import FewRows, screener_for
+from ._core import SMALL_N, FewRows, screener_for
 from .divergence import divergence
 from .gradient import gradients
 from .kernels import BF16, KERNELS, active_isa, available_isas, in_place, type_of
@@ -21,7 +21,7 @@ from .scoring import LinearScoring
 from .scratch import aligned
 from .screen import Screen, can_screen
 from .screening import ScreenedScoring
-from .sharing import score_all
+from .sharing import find_targets, score_all
 
 __all__ = [
     "Layer",
@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 
+PASS_CLASSES = 8  # that a pass meets in the time one target takes alone
 empty = aligned  # memory for a gradient
 
 
@@ -92,7 +93,16 @@ def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) 
             return score_all(LinearScoring(layer, x, request, n_threads))
 
         return ScreenedScoring(layer, x, request, n_threads).state(dense)
-    return score_all(LinearScoring(layer, x, request, n_threads))
+    scoring = LinearScoring(layer, x, request, n_threads)
+    if _needs_no_pass(layer, request):
+        return find_targets(scoring, n_threads)
+    return score_all(scoring)
+
+
+def _needs_no_pass(layer: Layer, request: Request) -> bool:
+    """Whether the logits of targets are all that is asked for, and a pass would take longer."""
+    return (request.only_targets and layer.n_classes > SMALL_N
+            and PASS_CLASSES * request.n_targets < layer.n_classes)
 
 
 def score_logits(logits: np.ndarray, request: Request, n_threads: int | None) -> State:

@@ -49,4 +49,4 @@ class LogitScoring(Scoring):
         job = self.job(block, lo, hi)
         job.ask(0, True, np.minimum(target, 0)[:, None], 0, None, None)
         job.logits(plain(z, self.dtype)[:, None], 0)
-        job.target_logits()
+        job.target_logits(0)

@@ -109,6 +109,9 @@ class Scoring:
             job.probs(q.probs[lo:hi], 0)
         if self.class_weight is not None:
             job.class_weights(self.class_weight)
+        if q.exclude is not None:
+            excluded = q.exclude[lo:hi]
+            job.exclude(excluded.start, excluded.index, excluded.alike)
         job.ask(
             self.fields,
             q.rank,
@@ -346,17 +349,22 @@ class LinearScoring(Scoring):
             self._target_logits(block, first, min(first + step, hi))
 
     def _target_logits(self, block: Block, lo: int, hi: int) -> None:
+        assert self.request.targets is not None  # whose logits are asked for
+        targets, logits = self.request.targets[lo:hi], block.target_logit[lo - block.first :]
         job = self.job(block, lo, hi)
         self.read(job, lo, hi)
         if self.weight is not None:
             job.weights(self.weight, self.bias, self.packed, 0, type_of(self.w_dtype))
-        else:
-            assert self.request.targets is not None  # whose ranks are asked for
-            targets = self.request.targets[lo:hi]
-            index = np.maximum(targets[:, 0], 0)
+        for column in range(targets.shape[1]):
+            if self.weight is not None:
+                job.target_logits(column)
+                continue
+            index = np.maximum(targets[:, column], 0)
             weight = self.layer.targets(index, self.w_dtype)
             bias = None if self.bias is None else self.bias[index]
-            own = np.where(targets[:, :1] < 0, -1, np.arange(hi - lo)[:, None])
+            own, found = np.arange(hi - lo)[:, None], np.empty((hi - lo, 1), self.dtype)
             job.ask(0, True, own.astype(np.int64), 0, None, None)
+            job.look_for(found)
             job.weights(weight, bias, False, 0, type_of(self.w_dtype))
-        job.target_logits()
+            job.target_logits(0)
+            logits[: hi - lo, column] = found[:, 0]

@@ -108,6 +108,8 @@ def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
     """Whether the screen of a layer can answer a request."""
     screener: Screener = layer.screen.screener
     n, k = layer.n_classes, layer.n_features
+    if request.exclude is not None:
+        n -= request.exclude.usual
     return (
         request.only_best
         and request.dtype == layer.dtype

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from .screen import Screen
 
 FEW_ROWS = 4  # products take less time than memory: two levels cost nothing
 MAX_ROWS = 1008
-ROOM = 512, 2048  # candidates of a row: between these as many as there are features
+ROOM = 512, 2048  # candidates of a row: between these as many as there are features,
+ROOM_FOR_BEST = 8  # or so many for each of the best, where these are more
 CANDIDATES = 1 << 19  # of all rows of a block, at most
 FIRST_BLOCKS = 2  # blocks of classes to begin with: there is room for all, before any is kept out
 BLOCKS = 16  # blocks that a thread takes at a time, at most
@@ -41,7 +43,7 @@ class _Rows:
 
     def __init__(self, scan: ScreenedScoring, lo: int, hi: int, job: Job, count: np.ndarray):
         self.scan, self.lo, self.hi, self.job, self.count = scan, lo, hi, job, count
-        self.screening = scan.screening(hi - lo)
+        self.screening = scan.screening(lo, hi)
 
     def look(self, first: int, last: int) -> None:
         """Look for candidates among blocks [first, last) of classes."""
@@ -164,6 +166,7 @@ class ScreenedScoring:
         if self.bias is not None and self.bias.dtype != layer.dtype:
             self.bias = self.bias.astype(layer.dtype)
         self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k, ROOM[0]), ROOM[1]))
+        self.room = max(self.room, ROOM_FOR_BEST * self.top)
         # So many make the sum of the work's share and of what each of them costs the smallest.
         work = max(self.m, ROWS_READ) * self.n * self.k
         threads = max(1, min(pool.resolve(n_threads), math.isqrt(work // MACS_PER_THREAD)))
@@ -192,13 +195,16 @@ class ScreenedScoring:
         job.best(self.top_logit[lo:hi], self.top_index[lo:hi], None)
         return job, exact
 
-    def screening(self, rows: int) -> Screening:
-        """Of so many rows, against all classes."""
+    def screening(self, lo: int, hi: int) -> Screening:
+        """Of rows [lo, hi), against all classes."""
         screen, layer = self.screen, self.layer
-        screening = Screening(screen.screener, rows, self.n, self.k, self.top, layer.softcap,
+        screening = Screening(screen.screener, hi - lo, self.n, self.k, self.top, layer.softcap,
                               layer.temperature)
         screening.classes(screen.weight, screen.fine, screen.bounds, screen.bias, screen.no_bias,
                           screen.slack)
+        if self.request.exclude is not None:
+            excluded = self.request.exclude[lo:hi]
+            screening.exclude(excluded.start, excluded.index, excluded.alike)
         return screening
 
     def by_rows(self) -> None:
@@ -276,7 +282,10 @@ class ScreenedScoring:
             state.top_logit, state.top_index = self.top_logit, self.top_index
         fallen, step = np.flatnonzero(self.rescored < 0), MAX_ROWS * self.threads
         for rows in (fallen[i : i + step] for i in range(0, len(fallen), step)):
-            rest = dense(self.x[rows], self.request)  # a copy, of no more rows than that
+            request = self.request
+            if request.exclude is not None:
+                request = replace(request, exclude=request.exclude[rows])
+            rest = dense(self.x[rows], request)  # a copy, of no more rows than that
             for name in ("max", "argmax", "top_logit", "top_index"):
                 if getattr(rest, name) is not None:
                     getattr(state, name)[rows] = getattr(rest, name)

@@ -10,12 +10,13 @@ from ..._parallel import pool
 from ..interface import Request, State
 from . import scratch
 from ._core import ClassShares, Job, KeptShares, RowShares, Shares
-from .plan import kept_classes, round_up
+from .plan import FLOPS_PER_THREAD, kept_classes, round_up
 from .scoring import Block, Scoring
 
 STATE_BYTES = 4 << 20  # of the states of spans that wait to be merged
 SPANS_PER_THREAD = 8  # of these at least
 Take = Callable[[int, np.ndarray], None]  # has the number of a span and its values
+TARGET_ROWS = 192  # that a thread takes at a time
 
 
 def score_all(scoring: Scoring) -> State:
@@ -23,6 +24,23 @@ def score_all(scoring: Scoring) -> State:
     block = Block(scoring, 0, scoring.m)
     scratch.give(score_block(scoring, block, None))
     return block.state(scoring)
+
+
+def find_targets(scoring: Scoring, n_threads: int | None) -> State:
+    """Find the logits of the targets, and nothing else, without a pass over the classes."""
+    assert scoring.request.targets is not None  # whose logits are asked for
+    block, m = Block(scoring, 0, scoring.m), scoring.m
+    flops = 2 * scoring.request.targets.size * max(scoring.k, 16)
+    threads = max(1, min(pool.resolve(n_threads), flops // FLOPS_PER_THREAD))
+
+    def work(tasks: pool.Tasks) -> None:
+        for task in tasks:
+            scoring.target_logits(block, task * TARGET_ROWS, min((task + 1) * TARGET_ROWS, m))
+
+    pool.run(work, -(-m // TARGET_ROWS), threads)
+    if scoring.request.exclude is not None:
+        block.target_logit[scoring.request.exclude.holds(scoring.request.targets)] = -np.inf
+    return State(target_logit=block.target_logit)
 
 
 def score_block(

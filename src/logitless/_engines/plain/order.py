@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 
-def before(z: np.ndarray, lo: int, target: np.ndarray, logit: np.ndarray) -> np.ndarray:
+def before(z: np.ndarray, lo: int, target: np.ndarray, logit: np.ndarray,
+           excluded: np.ndarray | None) -> np.ndarray:
     """How many of the classes from `lo` on come before the target of each row."""
     index = np.arange(lo, lo + z.shape[1])
     target, logit = target[:, None], logit[:, None]
@@ -15,12 +16,20 @@ def before(z: np.ndarray, lo: int, target: np.ndarray, logit: np.ndarray) -> np.
     equal = (z == logit) | (nan & np.isnan(logit))
     equal &= index < target
     larger &= index != target
-    return np.count_nonzero(larger | equal, axis=1)
+    larger |= equal
+    if excluded is not None:
+        larger &= ~excluded
+    return np.count_nonzero(larger, axis=1)
 
 
-def best_columns(z: np.ndarray, k: int) -> np.ndarray:
-    """Columns (r, k) of the k largest: best first, NaN before all, the first of equals."""
+def best_columns(z: np.ndarray, k: int, excluded: np.ndarray | None = None) -> np.ndarray:
+    """Columns (r, k) of the k largest: best first, NaN before all, the first of equals.
+
+    What is excluded comes last, whatever it is.
+    """
     rank = _descending(z)
+    if excluded is not None:
+        rank[np.broadcast_to(excluded, rank.shape)] = np.iinfo(rank.dtype).max
     if k < z.shape[1]:
         last = np.partition(rank, k - 1, axis=1)[:, k - 1, None]
         chosen = rank < last

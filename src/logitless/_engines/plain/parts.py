@@ -30,7 +30,7 @@ def part(
             state = RowState(rows.stop - rows.start, own)
             for lo, hi in spans(n, classes):
                 z = tile(lo, hi)
-                state.add(z, lo)
+                state.add(z, lo, None)
                 if found.rank is not None:
                     assert own.targets is not None  # whose ranks these are
                     assert own.known is not None

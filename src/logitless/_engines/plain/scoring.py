@@ -59,10 +59,10 @@ def cut(m: int, n: int, request: Request, row_limit: int, class_limit: int,
 def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> State:
     """Find the state of a block of m rows, which `request` is about."""
     rows = RowState(m, request)
-    out = request.out
+    out, excluded = request.out, None
     for lo, hi in spans(n, classes):
-        z = tile(lo, hi)
-        rows.add(z, lo)
+        z, excluded = _left(request, tile, lo, hi)
+        rows.add(z, lo, excluded)
         if out is not None:
             out[:, lo:hi] = z
     state = rows.finish()
@@ -71,8 +71,13 @@ def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> S
         state.target_rank = np.zeros(len(rows.max), np.int64)
         for lo, hi in spans(n, classes):
             # The ranks need the target's logit, so a second look at the tiles.
-            again = z if classes >= n else tile(lo, hi)
-            state.target_rank += before(again, lo, rows.targets[:, 0], rows.target_logit[:, 0])
+            if classes < n:
+                z, excluded = _left(request, tile, lo, hi)
+            state.target_rank += before(z, lo, rows.targets[:, 0], rows.target_logit[:, 0],
+                                        excluded)
+        if request.exclude is not None:
+            last = request.exclude.holds(rows.targets[:, :1])[:, 0]
+            state.target_rank[last] = (n - request.exclude.counts + 0 * rows.argmax)[last]
         state.target_rank[(rows.targets[:, 0] < 0) | ~np.isfinite(rows.max)] = -1
     if request.write in ("log_proba", "proba"):
         out -= rows.max[:, None]
@@ -82,6 +87,17 @@ def _score_rows(m: int, n: int, classes: int, tile: Tile, request: Request) -> S
             np.exp(out, out=out)
             out /= 1 + rows.rest[:, None]
     return state
+
+
+def _left(
+    request: Request, tile: Tile, lo: int, hi: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits of classes lo to hi, -inf for those that are excluded, and which these are."""
+    z = tile(lo, hi)
+    if request.exclude is None:
+        return z, None
+    excluded = request.exclude.mask(lo, hi)
+    return np.where(excluded, z.dtype.type(-math.inf), z), excluded
 
 
 def spans(n: int, classes: int) -> Iterator[tuple[int, int]]:
@@ -116,7 +132,7 @@ class RowState:
         self.top_index: np.ndarray = np.empty((m, 0), np.int64)
         self.top_logit: np.ndarray = np.empty((m, 0), dtype)
 
-    def add(self, z: np.ndarray, lo: int) -> None:
+    def add(self, z: np.ndarray, lo: int, excluded: np.ndarray | None) -> None:
         """Take in the logits z of the classes from `lo` on."""
         peak_at = z.argmax(axis=1)  # the first NaN where there is one
         peak = _at(z, peak_at)
@@ -132,15 +148,20 @@ class RowState:
         if self.smooth is not None:
             assert self.request.class_weight is not None  # of which the sum is
             weight = self.request.class_weight[None, lo : lo + z.shape[1]]
+            if excluded is not None:
+                weight = np.where(excluded, weight.dtype.type(0), weight)
             self.smooth.add(weight, z, peak, self.max, top)
         if self.targets is not None:
             row, j = np.nonzero((self.targets >= lo) & (self.targets < lo + z.shape[1]))
             self.target_logit[row, j] = z[row, self.targets[row, j] - lo]
         if self.request.k:
-            best = best_columns(z, min(self.request.k, z.shape[1]))
-            index = np.concatenate([self.top_index, best + lo], axis=1)
+            best = best_columns(z, min(self.request.k, z.shape[1]), excluded)
             logit = np.concatenate([self.top_logit, np.take_along_axis(z, best, 1)], axis=1)
-            best = best_columns(logit, min(self.request.k, logit.shape[1]))
+            added = best + lo
+            if excluded is not None:
+                added[np.take_along_axis(np.broadcast_to(excluded, z.shape), best, 1)] = -1
+            index = np.concatenate([self.top_index, added], axis=1)
+            best = best_columns(logit, min(self.request.k, logit.shape[1]), index < 0)
             self.top_index = np.take_along_axis(index, best, 1)
             self.top_logit = np.take_along_axis(logit, best, 1)
         self.max = top
@@ -177,6 +198,9 @@ class RowState:
 
     def finish(self) -> State:
         state = State(max=self.max, argmax=self.argmax)
+        if self.request.exclude is not None:
+            nothing = self.max == -math.inf  # whose class has not been looked for
+            state.argmax = np.where(nothing, self.request.exclude.first_left(), self.argmax)
         if self.request.sums:
             self.rest[~np.isfinite(self.max)] = math.nan
             state.rest = self.rest.astype(self.dtype)
@@ -202,6 +226,7 @@ class RowState:
                 with np.errstate(invalid="ignore"):  # inf - inf in rows that are NaN anyway
                     shifted = self.top_logit - self.max[:, None]
                 state.top_log_prob = shifted - state.log_norm[:, None]
+                state.top_log_prob[self.top_index < 0] = -math.inf
         return state
 
 
