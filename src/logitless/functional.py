@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
 
-    from ._arrays.checks import TargetLike, Values
+    from ._arrays.checks import ExcludeLike, TargetLike, Values
     from ._calls.options import HeadAndLossKeywords, HeadKeywords
 
 
@@ -36,6 +36,7 @@ def linear_cross_entropy(
     *,
     reduction: str = "none",
     out: np.ndarray | None = None,
+    exclude: ExcludeLike | None = None,
     **options: Unpack[HeadAndLossKeywords],
 ) -> Values:
     """``-log(softmax(x @ weight.T + bias)[target])`` without the logits in memory.
@@ -47,7 +48,7 @@ def linear_cross_entropy(
     weight : array_like, shape (n, k)
     target : array_like
         Class indices (m,) or class probabilities (m, n); see `LinearHead.loss`,
-        as for `reduction` and `out`.
+        as for `reduction`, `out` and `exclude`.
     bias : array_like, shape (n,), optional
     **options
         Options of `LinearHead`, `pack` being False unless given, and of
@@ -74,7 +75,7 @@ def linear_cross_entropy(
     """
     of_head, of_loss = parted("linear_cross_entropy", options)
     head = _head("linear_cross_entropy", weight, bias, of_head)
-    return head.loss(x, target, reduction=reduction, out=out, **of_loss)
+    return head.loss(x, target, reduction=reduction, out=out, exclude=exclude, **of_loss)
 
 
 @spelled_out(LossOptions, LinearHead, pack=False)
@@ -143,6 +144,7 @@ def linear_score(
     *,
     k: int = 0,
     entropy: bool = False,
+    exclude: ExcludeLike | None = None,
     **options: Unpack[HeadAndLossKeywords],
 ) -> Scores:
     """Everything about each row of ``x @ weight.T + bias``, as `LinearHead.score`.
@@ -153,7 +155,7 @@ def linear_score(
     weight : array_like, shape (n, k)
     target : array_like, optional
     bias : array_like, shape (n,), optional
-    k, entropy
+    k, entropy, exclude
         As `LinearHead.score`.
     **options
         As `linear_cross_entropy`.
@@ -177,7 +179,7 @@ def linear_score(
     """
     of_head, of_loss = parted("linear_score", options)
     head = _head("linear_score", weight, bias, of_head)
-    return head.score(x, target, k=k, entropy=entropy, **of_loss)
+    return head.score(x, target, k=k, entropy=entropy, exclude=exclude, **of_loss)
 
 
 @spelled_out(LinearHead, pack=False)
@@ -188,6 +190,8 @@ def linear_topk(
     bias: ArrayLike | None = None,
     *,
     normalize: bool = True,
+    exclude: ExcludeLike | None = None,
+    candidates: ArrayLike | None = None,
     **options: Unpack[HeadKeywords],
 ) -> TopK:
     """Find the `k` largest of ``x @ weight.T + bias`` in each row, as `LinearHead.topk`.
@@ -201,6 +205,8 @@ def linear_topk(
     bias : array_like, shape (n,), optional
     normalize : bool, default True
         Give log-probabilities too.
+    exclude, candidates
+        As `LinearHead.topk`.
     **options
         Options of `LinearHead`; `pack` is False unless given.
 
@@ -220,13 +226,14 @@ def linear_topk(
     >>> ll.linear_topk([[1.0, 2.0, 3.0]], np.eye(3), 2).index
     array([[2, 1]])
     """
-    return _head("linear_topk", weight, bias, options).topk(x, k, normalize=normalize)
+    head = _head("linear_topk", weight, bias, options)
+    return head.topk(x, k, normalize=normalize, exclude=exclude, candidates=candidates)
 
 
 @spelled_out(LinearHead, pack=False)
 def linear_softmax(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
-    **options: Unpack[HeadKeywords],
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *,
+    exclude: ExcludeLike | None = None, **options: Unpack[HeadKeywords],
 ) -> np.ndarray:
     """``softmax(x @ weight.T + bias)``, as `LinearHead.predict_proba`.
 
@@ -235,6 +242,8 @@ def linear_softmax(
     x : array_like, shape (m, k)
     weight : array_like, shape (n, k)
     bias : array_like, shape (n,), optional
+    exclude : sparse matrix (m, n) or array of bool (n,), optional
+        Classes that do not count, as `LinearHead.topk`.
     **options
         Options of `LinearHead`; `pack` is False unless given.
 
@@ -254,13 +263,13 @@ def linear_softmax(
     >>> ll.linear_softmax([1.0, 2.0, 3.0], np.eye(3)).round(2)
     array([0.09, 0.24, 0.67])
     """
-    return _head("linear_softmax", weight, bias, options).predict_proba(x)
+    return _head("linear_softmax", weight, bias, options).predict_proba(x, exclude=exclude)
 
 
 @spelled_out(LinearHead, pack=False)
 def linear_log_softmax(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
-    **options: Unpack[HeadKeywords],
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *,
+    exclude: ExcludeLike | None = None, **options: Unpack[HeadKeywords],
 ) -> np.ndarray:
     """``log(softmax(x @ weight.T + bias))``, as `LinearHead.predict_log_proba`.
 
@@ -269,6 +278,8 @@ def linear_log_softmax(
     x : array_like, shape (m, k)
     weight : array_like, shape (n, k)
     bias : array_like, shape (n,), optional
+    exclude : sparse matrix (m, n) or array of bool (n,), optional
+        Classes that do not count, as `LinearHead.topk`.
     **options
         Options of `LinearHead`; `pack` is False unless given.
 
@@ -289,13 +300,13 @@ def linear_log_softmax(
     >>> ll.linear_log_softmax([1.0, 2.0, 3.0], np.eye(3)).round(4)
     array([-2.4076, -1.4076, -0.4076])
     """
-    return _head("linear_log_softmax", weight, bias, options).predict_log_proba(x)
+    return _head("linear_log_softmax", weight, bias, options).predict_log_proba(x, exclude=exclude)
 
 
 @spelled_out(LinearHead, pack=False)
 def linear_logsumexp(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
-    **options: Unpack[HeadKeywords],
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *,
+    exclude: ExcludeLike | None = None, **options: Unpack[HeadKeywords],
 ) -> Values:
     """``log(sum(exp(x @ weight.T + bias)))`` of each row, as `LinearHead.logsumexp`.
 
@@ -304,6 +315,8 @@ def linear_logsumexp(
     x : array_like, shape (m, k)
     weight : array_like, shape (n, k)
     bias : array_like, shape (n,), optional
+    exclude : sparse matrix (m, n) or array of bool (n,), optional
+        Classes that do not count, as `LinearHead.topk`.
     **options
         Options of `LinearHead`; `pack` is False unless given.
 
@@ -323,13 +336,13 @@ def linear_logsumexp(
     >>> ll.linear_logsumexp([[1.0, 2.0, 3.0]], np.eye(3)).round(4)
     array([3.4076])
     """
-    return _head("linear_logsumexp", weight, bias, options).logsumexp(x)
+    return _head("linear_logsumexp", weight, bias, options).logsumexp(x, exclude=exclude)
 
 
 @spelled_out(LinearHead, pack=False)
 def linear_argmax(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None,
-    **options: Unpack[HeadKeywords],
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *,
+    exclude: ExcludeLike | None = None, **options: Unpack[HeadKeywords],
 ) -> Values:
     """``argmax(x @ weight.T + bias)`` of each row, as `LinearHead.predict`.
 
@@ -338,6 +351,8 @@ def linear_argmax(
     x : array_like, shape (m, k)
     weight : array_like, shape (n, k)
     bias : array_like, shape (n,), optional
+    exclude : sparse matrix (m, n) or array of bool (n,), optional
+        Classes that do not count, as `LinearHead.topk`.
     **options
         Options of `LinearHead`; `pack` is False unless given.
 
@@ -357,4 +372,4 @@ def linear_argmax(
     >>> ll.linear_argmax([[1.0, 2.0, 3.0]], np.eye(3))
     array([2])
     """
-    return _head("linear_argmax", weight, bias, options).predict(x)
+    return _head("linear_argmax", weight, bias, options).predict(x, exclude=exclude)

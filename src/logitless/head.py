@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from functools import partial
@@ -19,8 +20,10 @@ from ._arrays.checks import (
     check_x,
     compute_dtype,
 )
+from ._arrays.exclusions import Exclusions, check_exclude
 from ._arrays.rows import Rows
 from ._calls.batch import Batch, check_loss_out, given_loss, screen_stats, top_of
+from ._calls.candidates import best_of, check_ranked
 from ._calls.coefficients import head_arrays, module_arrays
 from ._calls.divergence import WORKSPACE_BYTES as DIVERGENCE_BYTES
 from ._calls.divergence import Divergence, kl_div
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
 
-    from ._arrays.checks import TargetLike, Values
+    from ._arrays.checks import ExcludeLike, TargetLike, Values
     from ._calls.options import HeadKeywords, LossKeywords
 
 
@@ -476,6 +479,7 @@ class LinearHead:
         *,
         reduction: str = "none",
         out: np.ndarray | None = None,
+        exclude: ExcludeLike | None = None,
         **options: Unpack[LossKeywords],
     ) -> Values:
         """Softmax cross entropy: ``-log(softmax(z)[target])``.
@@ -528,6 +532,10 @@ class LinearHead:
         out : ndarray, optional
             Where the result goes: in its shape and dtype. Written last, so it
             may overlap the inputs.
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`: classes that the softmax of a row is without. Infinite is the loss
+            of a row whose target is excluded. Label smoothing goes over the classes that are
+            left, with their number in place of n.
 
         Returns
         -------
@@ -568,13 +576,14 @@ class LinearHead:
         if (
             self._few_rows is not None
             and out is None
+            and exclude is None
             and reduction == "none"
             and (of_loss is DEFAULTS or of_loss.change_nothing)
         ):
             losses = self._few_rows.loss(x, target)
             if losses is not None:
                 return losses
-        batch, target, of_loss = self._paired(x, target, of_loss)
+        batch, target, of_loss = self._paired(x, target, of_loss, exclude)
         return batch.loss(target, out, reduction, of_loss)
 
     @spelled_out(LossOptions)
@@ -949,17 +958,24 @@ class LinearHead:
         return x, Divergence(teacher._layer, other, x.shape[:-1], self._n_classes, dtype, beta,
                              reduction, sample_weight)
 
-    def predict(self, x: ArrayLike) -> Values:
+    def predict(self, x: ArrayLike, *, exclude: ExcludeLike | None = None) -> Values:
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`.
 
         Returns
         -------
         ndarray of intp, shape (m,)
-            In a row with NaN logits, the first of those.
+            In a row with NaN logits, the first of those; -1 where all classes are excluded.
+
+        Raises
+        ------
+        IndexError, ValueError, TypeError
+            As `topk`, of `exclude`.
 
         Examples
         --------
@@ -968,14 +984,16 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]])
         array([2, 0])
         """
-        if self._few_rows is not None and self._stats is None:
+        if self._few_rows is not None and self._stats is None and exclude is None:
             best = self._few_rows.predict(x)
             if best is not None:
                 return best
-        rows = self._batch(x)
+        rows = self._batch(x, exclude)
         return rows.shaped(self._screened(rows, Request(rows.dtype, sums=False)).argmax)
 
-    def predict_proba(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+    def predict_proba(
+        self, x: ArrayLike, *, out: np.ndarray | None = None, exclude: ExcludeLike | None = None
+    ) -> np.ndarray:
         """``softmax(z) = exp(z) / sum(exp(z))``.
 
         Parameters
@@ -983,6 +1001,8 @@ class LinearHead:
         x : array_like, shape (m, k)
         out : ndarray, shape (m, n), optional
             Where the result goes, instead of new memory: C-contiguous, of the result's dtype.
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`.
 
         Returns
         -------
@@ -993,6 +1013,8 @@ class LinearHead:
         ------
         TypeError, ValueError
             `out` does not fit, or shares memory with `x` or the layer.
+        IndexError, ValueError, TypeError
+            As `topk`, of `exclude`.
 
         Examples
         --------
@@ -1001,9 +1023,11 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict_proba([[1.0, 2.0, 3.0]]).round(4)
         array([[0.09  , 0.2447, 0.6652]])
         """
-        return self._columns(x, "proba", out)
+        return self._columns(x, "proba", out, exclude)
 
-    def predict_log_proba(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+    def predict_log_proba(
+        self, x: ArrayLike, *, out: np.ndarray | None = None, exclude: ExcludeLike | None = None
+    ) -> np.ndarray:
         """``log(softmax(z)) = z - log(sum(exp(z)))``, as precise as `loss`.
 
         Parameters
@@ -1011,6 +1035,8 @@ class LinearHead:
         x : array_like, shape (m, k)
         out : ndarray, shape (m, n), optional
             Where the result goes, instead of new memory: C-contiguous, of the result's dtype.
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`.
 
         Returns
         -------
@@ -1021,6 +1047,8 @@ class LinearHead:
         ------
         TypeError, ValueError
             `out` does not fit, or shares memory with `x` or the layer.
+        IndexError, ValueError, TypeError
+            As `topk`, of `exclude`.
 
         Examples
         --------
@@ -1029,7 +1057,7 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).predict_log_proba([[1.0, 2.0, 3.0]]).round(4)
         array([[-2.4076, -1.4076, -0.4076]])
         """
-        return self._columns(x, "log_proba", out)
+        return self._columns(x, "log_proba", out, exclude)
 
     def logits(self, x: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
         """``z = x @ weight.T + bias``, capped and divided by the temperature.
@@ -1059,7 +1087,10 @@ class LinearHead:
         """
         return self._columns(x, "logits", out)
 
-    def topk(self, x: ArrayLike, k: int, *, normalize: bool = True) -> TopK:
+    def topk(
+        self, x: ArrayLike, k: int, *, normalize: bool = True,
+        exclude: ExcludeLike | None = None, candidates: ArrayLike | None = None,
+    ) -> TopK:
         """Find the `k` classes with the largest logits: best first, the lowest index among equals.
 
         Parameters
@@ -1069,47 +1100,83 @@ class LinearHead:
             1 to n.
         normalize : bool, default True
             Give log-probabilities too. Without them no exponential is computed.
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            Classes that do not count, as if there were none of them: in each row those that a
+            SciPy sparse matrix or array has entries for, whatever these are, zeros too; or
+            in all rows those where an array is true. Their logits may be anything, NaN too.
+        candidates : array_like of int, shape (m, j), optional
+            The classes of each row to choose from, -1 for none; one that is there twice
+            counts once. Log-probabilities are those among all classes. Without them
+            only logits of candidates are computed.
 
         Returns
         -------
         TopK
-            `index`, `logit` and `log_prob`, each (m, k).
+            `index`, `logit` and `log_prob`, each (m, k). Where fewer than `k` classes are left,
+            the last ones are -1, -inf and -inf.
 
         Raises
         ------
         ValueError
-            `k` outside [1, n].
+            `k` outside [1, n], shapes that do not fit, a sparse matrix whose structure is damaged.
+        IndexError
+            An entry of `exclude` or `candidates` that is no class.
+        TypeError
+            `exclude` is neither sparse nor bool, `candidates` are not integers.
+
+        Notes
+        -----
+        Excluded entries are checked and held as 8 bytes each, in whatever order they come.
+        They cost next to no time beside the products, and a screen goes round them, too.
+        Candidates take 8 bytes each for a few copies, and the time of a few classes in a
+        pass; where that is more than a pass, there is one.
 
         Examples
         --------
         >>> import numpy as np
         >>> import logitless as ll
-        >>> top = ll.LinearHead(np.eye(3)).topk([[1.0, 2.0, 3.0]], 2)
+        >>> head = ll.LinearHead(np.eye(3))
+        >>> top = head.topk([[1.0, 2.0, 3.0]], 2)
         >>> top.index, top.logit, top.log_prob.round(4)
         (array([[2, 1]]), array([[3., 2.]]), array([[-0.4076, -1.4076]]))
+        >>> head.topk([[1.0, 2.0, 3.0]], 2, exclude=[False, True, False]).index
+        array([[2, 0]])
+        >>> head.topk([[1.0, 2.0, 3.0]], 2, candidates=[[0, -1]]).index
+        array([[ 0, -1]])
         """
         k = check_integer(k, "k", 1, self._n_classes)
-        if self._few_rows is not None and (normalize or self._stats is None):
+        plain = exclude is None and candidates is None
+        if plain and self._few_rows is not None and (normalize or self._stats is None):
             top = self._few_rows.topk(x, k, normalize)
             if top is not None:
                 return TopK(*top)
-        rows = self._batch(x)
+        rows = self._batch(x, exclude)
+        if candidates is not None:
+            ranked = check_ranked(candidates, rows.rows.lead, rows.n)
+            return _shaped_top(best_of(rows, ranked, k, bool(normalize), self._n_threads), rows)
         request = Request(rows.dtype, sums=bool(normalize), k=k)
         state = rows.run(request) if normalize else self._screened(rows, request)
         return _shaped_top(top_of(state), rows)
 
-    def logsumexp(self, x: ArrayLike) -> Values:
+    def logsumexp(self, x: ArrayLike, *, exclude: ExcludeLike | None = None) -> Values:
         """``log(sum(exp(z)))`` of each row.
 
         Parameters
         ----------
         x : array_like, shape (m, k)
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`.
 
         Returns
         -------
         ndarray, shape (m,)
             NaN in a row without a softmax: one with a NaN or +inf, or nothing but
             -inf. (`logitless.logsumexp` of logits at hand gives +inf and -inf there.)
+
+        Raises
+        ------
+        IndexError, ValueError, TypeError
+            As `topk`, of `exclude`.
 
         Examples
         --------
@@ -1118,7 +1185,7 @@ class LinearHead:
         >>> ll.LinearHead(np.eye(3)).logsumexp([[1.0, 2.0, 3.0]]).round(4)
         array([3.4076])
         """
-        rows = self._batch(x)
+        rows = self._batch(x, exclude)
         return rows.shaped(rows.each(Request(rows.dtype), lambda state, _: state.lse))
 
     def target_log_prob(
@@ -1171,7 +1238,8 @@ class LinearHead:
         return losses.dtype.type(0) - losses  # not a negation: the loss 0 gives 0, not -0
 
     def sample(
-        self, x: ArrayLike, rng: np.random.Generator | int | None, size: int = 1
+        self, x: ArrayLike, rng: np.random.Generator | int | None, size: int = 1, *,
+        exclude: ExcludeLike | None = None,
     ) -> np.ndarray:
         """Draw `size` classes for each row, with replacement, from ``softmax(z)``.
 
@@ -1186,17 +1254,22 @@ class LinearHead:
             row, draw by draw, class by class: the same state gives the same
             classes.
         size : int, default 1
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk`.
 
         Returns
         -------
         ndarray of intp, shape (m, size)
-            A class whose logit is -inf is never drawn.
+            A class whose logit is -inf is never drawn, nor one that is excluded; -1 where all
+            are excluded.
 
         Raises
         ------
         ValueError
             A row whose logits hold a NaN or +inf, or nothing but -inf, names
             no distribution; or `size` is negative.
+        IndexError, ValueError, TypeError
+            As `topk`, of `exclude`.
 
         Examples
         --------
@@ -1208,7 +1281,7 @@ class LinearHead:
         ((1, 1000), array([0, 2]))
         """
         size = check_integer(size, "size", 0)
-        rows = self._batch(x)
+        rows = self._batch(x, exclude)
         return rows.shaped(draw(rows, np.random.default_rng(rng), size))
 
     @spelled_out(LossOptions)
@@ -1219,6 +1292,7 @@ class LinearHead:
         *,
         k: int = 0,
         entropy: bool = False,
+        exclude: ExcludeLike | None = None,
         **options: Unpack[LossKeywords],
     ) -> Scores:
         """Everything about each row, from one pass over the weights.
@@ -1232,6 +1306,9 @@ class LinearHead:
             How many of the best classes to give.
         entropy : bool, default False
             Give the entropy of the softmax.
+        exclude : sparse matrix (m, n) or array of bool (n,), optional
+            As for `topk` and `loss`. The rank of an excluded target is the number of classes
+            that are left.
         ignore_index, class_weight, sample_weight, label_smoothing, z_loss, entropy_weight
         temperature, shift
             As for `loss`.
@@ -1258,11 +1335,11 @@ class LinearHead:
         """
         k = check_integer(k, "k", 0, self._n_classes)
         of_loss = LossOptions.of("LinearHead.score", options)
-        if self._few_rows is not None and of_loss.change_nothing:
+        if self._few_rows is not None and exclude is None and of_loss.change_nothing:
             found = self._few_rows.score(x, target, k, bool(entropy))
             if found is not None:
                 return Scores(*found[0], None if found[1] is None else TopK(*found[1]))
-        rows, target, of_loss = self._paired(x, target, of_loss)
+        rows, target, of_loss = self._paired(x, target, of_loss, exclude)
         loss = target_logit = target_rank = None
         if target is None:
             of_rows = check_temperature(of_loss.temperature, rows.rows.lead, rows.dtype,
@@ -1270,7 +1347,7 @@ class LinearHead:
             state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy), temperature=of_rows))
         else:
             objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss,
-                                  self._layer.softcap)
+                                  self._layer.softcap, rows.exclude)
             ranks = objective.targets.probs is None
             state = rows.run(objective.request(k=k, entropy=bool(entropy), rank=ranks))
             loss = rows.shaped(objective.losses(state))
@@ -1294,18 +1371,25 @@ class LinearHead:
         dtype = compute_dtype(x.dtype, name)
         return x, dtype if dtype.itemsize > self._dtype.itemsize else self._dtype
 
-    def _batch(self, x: ArrayLike) -> Batch:
+    def _batch(self, x: ArrayLike, exclude: Any = None) -> Batch:
         x, dtype = self._checked(x)
-        return Batch(Rows(x), self._n_classes, dtype, self._score, self._n_threads,
-                     self._layer.softcap)
+        rows = Rows(x)
+        if exclude is not None and not isinstance(exclude, Exclusions):
+            exclude = check_exclude(exclude, rows.lead, self._n_classes)
+        return Batch(rows, self._n_classes, dtype, self._score, self._n_threads,
+                     self._layer.softcap, exclude)
 
     def _paired(
-        self, x: ArrayLike, target: Any, options: LossOptions
+        self, x: ArrayLike, target: Any, options: LossOptions, exclude: Any
     ) -> tuple[Batch, Any, LossOptions]:
         """Rows with the targets and the options of the loss that belong to them."""
         if type(options.shift) is not int or options.shift:
+            lead = check_x(x, self._n_features).shape[:-1]
             x, target, options = shifted(check_x(x, self._n_features), target, options)
-        return self._batch(x), target, options
+            if exclude is not None:
+                row = np.arange(math.prod(lead)).reshape(lead)[..., : x.shape[-2]]
+                exclude = check_exclude(exclude, lead, self._n_classes)[row.reshape(-1)]
+        return self._batch(x, exclude), target, options
 
     def _screened(self, batch: Batch, request: Request) -> State:
         """Run a batch that the screen may shorten."""
@@ -1314,12 +1398,13 @@ class LinearHead:
             self._stats = screen_stats(state)
         return state
 
-    def _columns(self, x: ArrayLike, write: str, out: np.ndarray | None) -> np.ndarray:
-        if out is None and self._few_rows is not None:
+    def _columns(self, x: ArrayLike, write: str, out: np.ndarray | None,
+                 exclude: ExcludeLike | None = None) -> np.ndarray:
+        if out is None and exclude is None and self._few_rows is not None:
             columns = self._few_rows.columns(x, write)
             if columns is not None:
                 return columns
-        rows = self._batch(x)
+        rows = self._batch(x, exclude)
         if out is None:
             return rows.shaped(rows.columns(write))
         shape = (*rows.rows.lead, rows.n)

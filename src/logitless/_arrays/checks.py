@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         def tocsr(self) -> Any: ...
 
     TargetLike: TypeAlias = ArrayLike | Sparse
+    ExcludeLike: TypeAlias = ArrayLike | Sparse
     # What is found out about each row: an array, for a single row (k,) a scalar of NumPy. Which of
     # them depends on shapes: a union would have every caller tell them apart, so it is Any, as
     # with NumPy's own reductions.

@@ -141,7 +141,8 @@ def checked_csr(matrix: Any, name: str) -> Any:
     if check is not None:
         check(matrix, name)
     csr = matrix.tocsr()
-    _check_compressed(csr, name)
+    if csr is not matrix or check is None:
+        _check_compressed(csr, name)
     return csr
 
 

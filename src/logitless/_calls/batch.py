@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from .options import LossOptions
 
 if TYPE_CHECKING:
     from .._arrays.checks import Values
+    from .._arrays.exclusions import Exclusions
 
 ROWS_AT_ONCE = 1 << 17  # whose states are held beside what is made of them
 
@@ -32,9 +34,11 @@ class Batch:
         Classes.
     dtype : dtype
         Of the computation and of what comes back.
+    exclude : Exclusions or None
+        Classes that do not count, whatever is asked about the rows.
     """
 
-    __slots__ = ("_n_threads", "_score", "_softcap", "dtype", "n", "rows")
+    __slots__ = ("_n_threads", "_score", "_softcap", "dtype", "exclude", "n", "rows")
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Batch:
         score: Callable[[np.ndarray, Request, int | None], State],
         n_threads: int | None,
         softcap: float = 0.0,
+        exclude: Exclusions | None = None,
     ):
         self.rows = rows
         self.n = n
@@ -51,10 +56,11 @@ class Batch:
         self._score = score
         self._n_threads = n_threads
         self._softcap = softcap
+        self.exclude = exclude
 
     def run(self, request: Request) -> State:
         """Find the state of all rows."""
-        rows = self.rows.whole
+        rows, request = self.rows.whole, self._left(request)
         if rows is None or type(request.probs) is Rows:
             return gathered(self.rows.m, self.parts(request))
         return self._score(rows, request, self._n_threads)
@@ -75,16 +81,20 @@ class Batch:
 
     def parts(self, request: Request) -> Iterator[tuple[slice, State]]:
         """Ranges of rows and their states, one after the other."""
-        rows, probs = self.rows, request.probs
+        rows, probs, request = self.rows, request.probs, self._left(request)
         copied = [a for a in (rows, probs) if type(a) is Rows and a.whole is None]
         for block in row_blocks(rows.m, *copied, most=ROWS_AT_ONCE):
             yield block, self._score(rows[block], request.rows(block), self._n_threads)
+
+    def _left(self, request: Request) -> Request:
+        """Make the same request about the classes that are left."""
+        return request if self.exclude is None else replace(request, exclude=self.exclude)
 
     def loss(self, target: object, out: np.ndarray | None, reduction: str,
              options: LossOptions) -> Values:
         """Find the losses against `target`, reduced and shaped."""
         objective = Objective(target, self.rows.lead, self.n, self.dtype, reduction, options,
-                              self._softcap)
+                              self._softcap, self.exclude)
         if out is not None:
             check_loss_out(out, objective, self.rows.lead)
         losses = self.each(objective.request(), objective.losses)
@@ -104,6 +114,8 @@ class Batch:
             x = self.rows[block]
             out = np.empty((len(x), self.n), self.dtype)
             request = Request(self.dtype, sums=False, write="logits", out=out)
+            if self.exclude is not None:
+                request = replace(request, exclude=self.exclude[first : first + len(x)])
             self._score(x, request, self._n_threads)
             yield block.start, out
 

@@ -8,7 +8,8 @@ sample weights and `e` the label smoothing, is
     probabilities t        s * [sum_c w[c] ((1 - e) t[c] + e / n) (lse - z[c])
                                 + z_loss * lse^2 + entropy_weight * H]
 
-with H = -sum_c p[c] log p[c], and its gradient with respect to z[c]
+with H = -sum_c p[c] log p[c]. Where classes of a row are excluded, n is the number of those that
+are left, and the sums with e / n go over them. The gradient with respect to z[c] is
 
     mass * p[c] - w[c] ((1 - e) t[c] + e / n) - entropy_weight * p[c] (log p[c] + H),
     mass = sum of what is subtracted first + 2 z_loss lse
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays.checks import as_array, check_divisor, check_integer, compute_dtype, plain
+from .._arrays.exclusions import Exclusions
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows, checked_csr, is_sparse
 from .._engines.interface import Request, State
@@ -50,17 +52,20 @@ class Objective:
     options : LossOptions
         Checked: `class_weight` (n,) in `dtype`, `sample_weight` and `temperature` (m,) in
         float64, or None.
+    exclude : Exclusions or None
+        Classes that do not count: smoothing goes over the others.
     plain : bool
         No option changes the loss of a row that counts.
     reduction : str
     """
 
-    __slots__ = ("dtype", "n", "options", "plain", "reduction", "targets")
+    __slots__ = ("dtype", "exclude", "n", "options", "plain", "reduction", "targets")
 
     def __init__(self, target: object, lead: tuple[int, ...], n: int, dtype: np.dtype,
-                 reduction: str, options: LossOptions, softcap: float = 0.0):
+                 reduction: str, options: LossOptions, softcap: float = 0.0,
+                 exclude: Exclusions | None = None):
         check_reduction(reduction)
-        self.reduction, self.n, self.dtype = reduction, n, dtype
+        self.reduction, self.n, self.dtype, self.exclude = reduction, n, dtype, exclude
         self.options, self.plain = options, True
         if options is not DEFAULTS:
             self.options, self.plain = check_options(options, lead, n, dtype, softcap)
@@ -107,7 +112,8 @@ class Objective:
                 loss = _product(weight, loss)
             if o.label_smoothing > 0:
                 loss = _product(1 - o.label_smoothing, loss)
-                loss += o.label_smoothing / self.n * state.smooth_loss.astype(F64)
+                n = self.n if self.exclude is None else self.exclude.left(rows)
+                loss += o.label_smoothing / n * state.smooth_loss.astype(F64)
             if o.z_loss > 0:
                 loss += o.z_loss * np.square(state.lse, dtype=F64)
             if o.entropy_weight != 0:

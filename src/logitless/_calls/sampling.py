@@ -14,13 +14,19 @@ def draw(rows: Batch, rng: np.random.Generator, size: int) -> np.ndarray:
     """Draw classes (m, size): the winner of an exponential race (Gumbel-max).
 
     The random numbers are taken in the order row, draw, class, so that they do
-    not depend on how many are held at a time.
+    not depend on how many are held at a time. A row without a class left gets -1.
     """
     drawn = np.empty((rows.rows.m, size), np.intp)
     if size == 0:
         return drawn
+    empty = None if rows.exclude is None else np.broadcast_to(rows.exclude.first_left() < 0,
+                                                              (len(drawn),))
     for first, logits in rows.logit_blocks(max(1, _VALUES // (rows.n * size))):
+        if empty is not None:
+            logits[empty[first : first + len(logits)]] = 0
         _race(logits, rng, first, drawn[first : first + len(logits)])
+    if empty is not None:
+        drawn[empty] = -1
     return drawn
 
 

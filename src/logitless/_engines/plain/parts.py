@@ -34,7 +34,7 @@ def part(
                 if found.rank is not None:
                     assert own.targets is not None  # whose ranks these are
                     assert own.known is not None
-                    found.rank[rows] += before(z, lo, own.targets[:, 0], own.known)
+                    found.rank[rows] += before(z, lo, own.targets[:, 0], own.known, None)
             _put(found, rows, state)
     return found
 
