@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.exclusions import FORMS, PARTS, as_form, best, masks, ranks
-from support.oracle import COMPILED, assert_same, assert_same_bits, says
+from support.oracle import assert_same, assert_same_bits, says
 
 import logitless as ll
 
@@ -62,6 +62,7 @@ def nan_without(values, z):
     return values
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(problems(), st.data())
 def test_everything_is_that_of_logits_of_minus_infinity(eager, problem, data):
@@ -99,6 +100,7 @@ def test_everything_is_that_of_logits_of_minus_infinity(eager, problem, data):
     assert_same(head.predict_log_proba(x, exclude=exclude), log_p)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(problems(), st.data())
 def test_options_of_the_loss(problem, data):
@@ -194,6 +196,7 @@ def test_an_excluded_target_cannot_happen(rng):
     assert scores.target_rank[0] == 598
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(problems(least=512), st.sampled_from([1, 3, 10]), st.booleans())
 def test_screened(eager, problem, top, repeats):
@@ -328,6 +331,7 @@ def test_gradients_take_none():
         head.value_and_grad(np.zeros((1, 5)), [0], exclude=np.zeros(5, bool))
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(problems(), st.data())
 def test_candidates(eager, problem, data):
@@ -392,14 +396,20 @@ def test_no_rows_and_no_candidates():
     assert (top.index == -1).all()
 
 
-@pytest.mark.skipif(not COMPILED, reason="the limit is the screen's")
-@pytest.mark.parametrize("top", [65, 200, 1024])
-def test_screens_of_many_best_classes(top, rng):
-    x, w = (rng.standard_normal((size, 24)).astype(np.float32) for size in (7, 128 * top))
-    head = ll.LinearHead(w, screen="int8")
-    exclude = sparse.random_array((7, len(w)), density=0.001, format="csr", rng=rng)
-    assert_same_bits(head.topk(x, top, normalize=False).index, ll.LinearHead(w).topk(x, top).index)
-    assert head.screen_stats.rows == 7
-    assert head.screen_stats.fell_back == 0
-    assert_same_bits(head.topk(x, top - 1, normalize=False, exclude=exclude).index,
-                     ll.LinearHead(w).topk(x, top - 1, exclude=exclude).index)
+@pytest.mark.compiled_only
+@pytest.mark.parametrize(("m", "top"), [(1, 65), (1, 1024), (50, 65), (50, 200)])
+def test_screens_of_many_best_classes(m, top, rng, monkeypatch):
+    x, w = (rng.standard_normal((size, 40)).astype(np.float32) for size in (m, 128 * top + 999))
+    head, plain = ll.LinearHead(w, screen="int8"), ll.LinearHead(w)
+    exclude = sparse.random_array((m, len(w)), density=0.001, format="csr", rng=rng)
+    expected = [plain.topk(x, top, normalize=False, **o) for o in ({}, {"exclude": exclude})]
+    assert_same_bits(head.topk(x, top, normalize=False).index, expected[0].index)
+    assert head.screen_stats.rows == (1 if m == 1 else 0)  # where it would not pay
+    monkeypatch.setattr("logitless._engines.compiled.screen.MACS_PER_BEST", 0)
+    for options, theirs in zip(({}, {"exclude": exclude}), expected, strict=True):
+        ours = head.topk(x, top, normalize=False, **options)
+        assert (head.screen_stats.rows, head.screen_stats.fell_back) == (m, 0)
+        assert_same_bits(ours.index, theirs.index)
+        assert_same_bits(ours.logit, theirs.logit)
+    assert head.topk(x, 1025, normalize=False).index.shape == (m, 1025)
+    assert head.screen_stats.rows == 0

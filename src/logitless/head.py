@@ -84,8 +84,9 @@ class LinearHead:
         bytes, which tells of nearly all classes that they cannot be among the best,
         and compute the others as always: the results are the same bits, several
         times sooner where classes are many. For `topk` this takes
-        ``normalize=False``, and `k` up to 64 and a 128th of the classes. Rows for
-        which too many classes are left are computed without it.
+        ``normalize=False``, and `k` up to 1,024 and a 128th of the classes that count; of
+        more than 64 rows must be few, or classes and features many, for it to pay. Rows
+        for which too many classes are left are computed without it.
         The copy takes a byte and a half a weight and 16 bytes a class. Needs `pack`. Everything
         else is as without: whatever a softmax is part of needs all classes, `score` too.
     n_threads : int, optional

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-PASS_CLASSES = 8  # that a pass meets in the time one target takes alone
+PASS_CLASSES = 32  # that a pass meets in the time one target takes alone, at least
 empty = aligned  # memory for a gradient
 
 

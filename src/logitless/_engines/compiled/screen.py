@@ -14,6 +14,9 @@ from .plan import copied_classes, round_up
 from .scratch import aligned
 
 MIN_CLASSES = 512, 128  # fewer are not worth it: in all, and for each of the best
+# Of more than FEW_BEST, so many products of a row for each of them; fewer of fewer than ROWS_READ
+# rows, as it then is the time to read the weights that a screen spares. Both were measured.
+FEW_BEST, MACS_PER_BEST, ROWS_READ = 64, 1 << 18, 8
 UNIT = 2.0**-24  # half the distance of float32 numbers from 1
 
 
@@ -115,6 +118,13 @@ def can_screen(layer: Layer, x: np.ndarray, request: Request) -> bool:
         and request.dtype == layer.dtype
         and n >= max(MIN_CLASSES[0], MIN_CLASSES[1] * request.k)
         and request.k <= screener.top
+        and (request.k <= FEW_BEST or _spares_enough(len(x), layer, request.k))
         and 0 < k <= screener.features
         and len(x) > 0
     )
+
+
+def _spares_enough(m: int, layer: Layer, top: int) -> bool:
+    """Whether a screen spares more than it takes to find so many of the best of m rows."""
+    reading = max(ROWS_READ / max(m, 1), 1) ** 2
+    return reading * layer.n_classes * layer.n_features >= MACS_PER_BEST * top

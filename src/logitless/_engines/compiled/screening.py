@@ -20,7 +20,7 @@ from .kernels import BF16, KERNELS, has_rows, type_of
 from .layer import Layer
 from .plan import ROW_STEP, round_up
 from .scratch import aligned
-from .screen import Screen
+from .screen import ROWS_READ, Screen
 
 FEW_ROWS = 4  # products take less time than memory: two levels cost nothing
 MAX_ROWS = 1008
@@ -33,7 +33,6 @@ TASKS = 3  # of a thread, at least: they end together
 CANDIDATE = 0.06  # the time a candidate takes by its 16ths, that by the second level being 1
 SECOND_LEVEL = 140  # classes whose second levels take as long in the pass over all
 MACS_PER_CALL = 1 << 33
-ROWS_READ = 8  # products of so many take as long as reading the bytes of all classes
 MACS_PER_THREAD = 1 << 23  # as long as it takes to wake one and to make ready for it
 FLOAT32 = np.dtype(np.float32)
 
