@@ -22,20 +22,20 @@ static void passes(void)
     problem p = { "whole", 0, 0, 0, 1, 0, 0, 1, ORDINARY };
 
     for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
-        p.m = 3, p.n = n[i], p.k = 2, add(try_problem(&p, VARIANCE));
-        p.m = lanes, p.k = n[i] < span ? lanes : 1, add(try_problem(&p, VARIANCE));
+        p.m = 3, p.n = n[i], p.k = 2, add(try_problem(&p, LEFT_ALIKE));
+        p.m = lanes, p.k = n[i] < span ? lanes : 1, add(try_problem(&p, LEFT_ALIKE));
     }
     for (size_t i = 0; i < sizeof k / sizeof *k; i++)
         for (size_t j = 0; j < sizeof m / sizeof *m; j++) {
             p.m = m[j], p.k = k[i];
-            p.n = LL_SMALL_N, add(try_problem(&p, VARIANCE));
-            p.n = 2 * lanes, add(try_problem(&p, VARIANCE));
-            p.n = LL_SMALL_N + 1, add(try_problem(&p, VARIANCE));
+            p.n = LL_SMALL_N, add(try_problem(&p, LEFT_ALIKE));
+            p.n = 2 * lanes, add(try_problem(&p, LEFT_ALIKE));
+            p.n = LL_SMALL_N + 1, add(try_problem(&p, LEFT_ALIKE));
         }
     p.softcap = 5, p.temperature = 0.5;
-    p.m = lanes, p.n = 2 * lanes, p.k = lanes, add(try_problem(&p, VARIANCE));
-    p.kind = SPECIAL, add(try_problem(&p, VARIANCE));
-    p.n = LL_SMALL_N, add(try_problem(&p, VARIANCE));
+    p.m = lanes, p.n = 2 * lanes, p.k = lanes, add(try_problem(&p, LEFT_ALIKE));
+    p.kind = SPECIAL, add(try_problem(&p, LEFT_ALIKE));
+    p.n = LL_SMALL_N, add(try_problem(&p, LEFT_ALIKE));
 }
 
 static void gradients(void)

@@ -24,9 +24,11 @@ static const int mixed[] = { LL_MAX, LL_REST, LL_MOMENT, LL_PROB_SUM, LL_PROB_GA
                               LL_SMOOTH_SUM, LL_SMOOTH_GAP, LL_OTHERS };
 enum { N_MIXED = sizeof mixed / sizeof *mixed };
 
-/* The last three are what squares, or segments, of rows find, too; the problems of golden/hashes.txt
- * know only those before. */
-enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK, ENTROPY, VARIANCE };
+/* From RANK on it is what squares, or segments, of rows find, too; the last two are RANK of classes
+ * that rows do not exclude, each its own or all those of the first. The problems of
+ * golden/hashes.txt know only those before. */
+enum ask { EVERYTHING, PROBABILITIES, LOG_PROBABILITIES, BEST, RANK, ENTROPY, VARIANCE, LEFT,
+           LEFT_ALIKE };
 /* Block by block, or span by span, into one state, or span by span one each. */
 enum cut { WHOLE, BLOCKWISE, STEPS, PARTS, CUTS };
 
@@ -94,12 +96,16 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
         job.product = given;
     }
     job.question.fields = ask == BEST ? 0 : LL_FIELD(REST);
-    job.question.rank = ask == EVERYTHING || ask == RANK;
-    if (job.question.rank || ask >= ENTROPY)
+    job.question.rank = ask == EVERYTHING || ask == RANK || ask >= LEFT;
+    if (job.question.rank || ask == ENTROPY || ask == VARIANCE)
         job.question.fields |= LL_FIELD(MOMENT);
     if (ask == VARIANCE)
         job.question.fields |= LL_FIELD(SECOND);
-    if (ask == RANK) {
+    if (ask >= LEFT) {
+        ll_exclusions exclude = { in->sparse_start, in->sparse_class, ask == LEFT };
+        job.question.exclude = exclude;
+    }
+    if (ask == RANK || ask >= LEFT) {
         job.question.targets = in->targets;
         job.question.n_targets = 1;
         job.output.state.target_logit = zeros(p->m);
@@ -119,7 +125,7 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
         job.output.out_row = p->n + GAP;
         job.output.out = zeros(out_size(&job));
         job.output.write = ask == PROBABILITIES ? LL_PROBA
-                  : ask == LOG_PROBABILITIES || ask == ENTROPY ? LL_LOG_PROBA : LL_LOGITS;
+                  : ask == LOG_PROBABILITIES || ask >= ENTROPY ? LL_LOG_PROBA : LL_LOGITS;
     }
     make_state(&job, 1);
     return job;
@@ -299,6 +305,8 @@ static uint64_t try_inputs(const inputs *in, enum ask last)
 static inline uint64_t try_problem(const problem *p, enum ask last)
 {
     inputs in = make_inputs(p);
+    if (last >= LEFT)
+        make_sparse(&in);
     return try_inputs(&in, last);
 }
 
