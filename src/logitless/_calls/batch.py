@@ -115,7 +115,7 @@ class Batch:
             out = np.empty((len(x), self.n), self.dtype)
             request = Request(self.dtype, sums=False, write="logits", out=out)
             if self.exclude is not None:
-                request = replace(request, exclude=self.exclude[first : first + len(x)])
+                request = replace(request, exclude=self.exclude[block])
             self._score(x, request, self._n_threads)
             yield block.start, out
 
