@@ -12,6 +12,7 @@
 #include "logits/few_classes_transposed.inc.h"
 #include "logits/few_rows.inc.h"
 #include "logits/workspace.inc.h"
+#include "logits/sparse.inc.h"
 #include "logits/product.inc.h"
 #include "logits/product_by_rows.inc.h"
 #include "logits/bf16_pairs.inc.h"
@@ -32,6 +33,7 @@
 #include "gradient/filter.inc.h"
 #include "gradient/gradient.inc.h"
 #include "gradient/filtered.inc.h"
+#include "gradient/sparse.inc.h"
 #include "screen/rescore.inc.h"
 #include "base/limits.inc.h"
 
@@ -41,6 +43,7 @@ const ll_kernels LL_TABLE = {
     sizeof(real), LL_LANES, LL_MR, LL_BLOCK, LL_SPAN,
     pack_x, pack_weight, pack_words, scratch_bytes, init_state, score, target_logits, merge_rows,
     merge_top, normalise, finish, sort_top, group_rows, keep_size, pack_columns, gradient_bytes,
-    gradient_logits, gradient_weight, add_in_order, gradient_x, divergence, tighten, rescore,
+    gradient_logits, gradient_weight, add_in_order, gradient_x, derive_rows,
+    derived_bias, derived_weight, divergence, tighten, rescore,
     map_function, nll_rows, spin_fma, spin_read,
 };

@@ -79,6 +79,13 @@ typedef struct {
     const void *x;             /* made by pack_x, or (rows, x_row); so with n <= LL_SMALL_N */
     ptrdiff_t x_row;
     int x_packed;
+    /* Or rows where they are not zero: entries [x_start[i], x_start[i + 1]) are those of row i, by
+     * ascending feature; NULL for none. If x_panels, each panel of weights that are not packed is
+     * packed on the way, once for all rows. */
+    const int64_t *x_start;
+    const int32_t *x_index;
+    const void *x_value;
+    int x_panels;
     int type;                  /* of weights: LL_REALS, or with float32 another */
     const void *weight;
     ptrdiff_t w_row, w_col;    /* strides */
@@ -158,6 +165,18 @@ typedef struct {
     double beta;
     const double *means;       /* of each row, the third sum of `divergence` */
 } ll_gradient;
+
+/* Entries of sparse rows feature by feature, by ascending row: [start[f], start[f + 1]) are those of
+ * feature f. The rows of a job are first_row, ...; their entries begin at from[f], and where those of
+ * later rows begin is left in to[f]. Rows that are not live add nothing, whatever they hold. */
+typedef struct {
+    const int64_t *start, *from;
+    int64_t *to;
+    const int32_t *row;
+    const void *value;
+    ptrdiff_t first_row;
+    const uint8_t *live;       /* of the rows of the job; or NULL where all are */
+} ll_columns;
 
 /* A screen: bytes in place of weights, and bounds of what that changes.
  *
@@ -338,6 +357,13 @@ typedef struct {
      * features [f_first, f_last), whole vectors, of rows [r_first, r_last), whole steps, of d_x. */
     void (*gradient_x)(const ll_job *job, const ll_gradient *gradient, ptrdiff_t f_first,
                        ptrdiff_t f_last, ptrdiff_t r_first, ptrdiff_t r_last);
+    /* Kept logits of sparse rows, of classes [first, last), whole blocks, become their derivatives,
+     * row by row where they are; the next two read them. Rows are whole groups but for the last. */
+    void (*derive_rows)(const ll_job *job, const ll_gradient *gradient);
+    void (*derived_bias)(const ll_job *job, const ll_gradient *gradient);
+    /* Features [f_first, f_last), whole vectors, of d_weight. */
+    void (*derived_weight)(const ll_job *job, const ll_gradient *gradient,
+                           const ll_columns *columns, ptrdiff_t f_first, ptrdiff_t f_last);
     /* Add what classes [first, last), whole blocks, make of three sums of each row, `stride` apart: of
      * two heads that have kept their logits, and whose states are finished, with p the probabilities
      * of the student, q those of the teacher and m = beta q + (1 - beta) p, of KL(q | m) unless beta is

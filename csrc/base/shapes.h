@@ -42,6 +42,12 @@
 #define LL_TRANSPOSED_COLS   LL_FOR(   8,   3,   3,   3)
 #define LL_TRANSPOSED_RATIO  10  /* of features to classes, at most */
 
+/* Sparse rows (logits/sparse): panels of weights that an entry meets together, entries that weights
+ * are fetched ahead; rows to a tile, in which they share what is cached of a panel. */
+#define LL_ENTRY_PANELS      LL_FOR(   4,   2,   2,   2)
+#define LL_ENTRIES_AHEAD     16
+#define LL_SPARSE_TILE_ROWS  2016
+
 /* bfloat16: classes whose weights are packed on the way at once; they stay in L2. */
 #define LL_BF16_CLASSES      128
 
@@ -72,7 +78,8 @@
 #define LL_CHUNKS (LL_BLOCK / LL_KC)
 
 /* Lists for functions of each shape: of(1, with) of(2, with) ... */
-#define LL_UP_TO_3(of, with) of(1, with) of(2, with) of(3, with)
+#define LL_UP_TO_2(of, with) of(1, with) of(2, with)
+#define LL_UP_TO_3(of, with) LL_UP_TO_2(of, with) of(3, with)
 #define LL_UP_TO_4(of, with) LL_UP_TO_3(of, with) of(4, with)
 #define LL_UP_TO_6(of, with) LL_UP_TO_4(of, with) of(5, with) of(6, with)
 #define LL_UP_TO_8(of, with) LL_UP_TO_6(of, with) of(7, with) of(8, with)
@@ -104,6 +111,10 @@ LL_HOLDS(LL_WIDE * LL_PARTS < LL_REGISTERS);
 LL_HOLDS((LL_NV == 2 && LL_WIDE == 2) || (LL_NV == 1 && LL_WIDE == 4));
 LL_HOLDS(LL_STREAM_LEAST > 1);
 LL_HOLDS(LL_CHAINS > 2 && LL_CHAINS % 2 == 0 && (LL_CHAINS + 1) * LL_PARTS < LL_REGISTERS);
+
+/* Sparse rows: two sums of each panel. */
+LL_HOLDS((LL_ENTRY_PANELS == 4 || LL_ENTRY_PANELS == 2)
+         && (2 * LL_ENTRY_PANELS + 1) * LL_PARTS <= LL_REGISTERS);
 
 /* Dot kernel: accumulators, a register of each row and one of a class. A group is a vector of rows
  * or more, a block a vector of features of each class. */

@@ -139,6 +139,24 @@ static void narrow_panels(const ll_product *p, const void *weight, ptrdiff_t c, 
                     panels + j * kc);
 }
 
+#endif
+
+/* KC features, from pc on, of `count` classes from c on as panels of reals. */
+static void make_panels(const ll_product *p, const void *weight, ptrdiff_t c, ptrdiff_t count,
+                        ptrdiff_t pc, ptrdiff_t kc, real *panels)
+{
+    const ptrdiff_t ahead = pc + LL_KC < p->k ? LL_KC : LL_NV * LL_LANES * p->w_row - pc;
+
+#if LL_REAL == 32
+    if (is_narrow(p))
+        narrow_panels(p, weight, c, count, pc, kc, panels, ahead);
+    else
+#endif
+        pack_panels((const real *)weight + c * p->w_row + pc * p->w_col, count, kc, p->w_row,
+                    p->w_col, panels, ahead);
+}
+
+#if LL_REAL == 32
 /* ---- few rows ------------------------------------------------------------------------------ */
 
 /* Half of the features of some words: see micro_step. */

@@ -49,21 +49,6 @@ static inline ptrdiff_t panel_group(const ll_product *p, ptrdiff_t rows)
     return is_streamed(rows) ? 1 : most_width(least(rows, LL_MR));
 }
 
-/* KC features, from pc on, of `count` classes from c on as panels of reals. */
-static void make_panels(const ll_product *p, const void *weight, ptrdiff_t c, ptrdiff_t count,
-                        ptrdiff_t pc, ptrdiff_t kc, real *panels)
-{
-    const ptrdiff_t ahead = pc + LL_KC < p->k ? LL_KC : LL_NV * LL_LANES * p->w_row - pc;
-
-#if LL_REAL == 32
-    if (is_narrow(p))
-        narrow_panels(p, weight, c, count, pc, kc, panels, ahead);
-    else
-#endif
-        pack_panels((const real *)weight + c * p->w_row + pc * p->w_col, count, kc, p->w_row,
-                    p->w_col, panels, ahead);
-}
-
 /* Logits of rows i, ... against the block of classes c, ...; `weight` is the block's first.
  * Unpacked weights are packed just before the first rows that need them; `last` classes are left
  * from there. Packed ones of 16 bits are widened for each tile. */
@@ -170,6 +155,8 @@ static void tile_logits(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, ptrdiff_
 
     if (p->logits)
         copy_logits(job, i, rows, c, width, w);
+    else if (p->x_start)
+        product_of_entries(job, i, rows, weight, width, w);
 #if LL_REAL == 32
     else if (p->bf16)
         product_of_bf16(job, i, rows, weight, width, w);

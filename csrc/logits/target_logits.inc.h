@@ -85,6 +85,11 @@ static void pair_products(const ll_job *job, ptrdiff_t i, const int64_t *c, cons
     const ll_product *p = &job->product;
     const real *x[LL_LANES], *w[LL_LANES];
 
+    if (p->x_start) {
+        for (ptrdiff_t r = 0; r < LL_LANES; r++)
+            logit[r] = entry_product(p, least(i + r, job->rows - 1), (ptrdiff_t)c[r]) + bias[r];
+        return;
+    }
 #if LL_REAL == 32
     if (p->bf16) {
         const uint16_t *rows[LL_LANES];

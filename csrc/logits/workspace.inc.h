@@ -37,17 +37,18 @@ static ptrdiff_t few_size(ptrdiff_t n, ptrdiff_t k)
          + (is_transposed(n, k) ? (n + LL_LANES) * LL_TRANSPOSED_K : 0);
 }
 
-/* Few classes have an order of their own. */
+/* Few classes have an order of their own; sparse rows follow it where tiles are made. */
 static inline int is_few(const ll_job *job)
 {
-    return job->n <= LL_SMALL_N && !job->product.logits && !job->product.bf16;
+    const ll_product *p = &job->product;
+    return job->n <= LL_SMALL_N && !p->logits && !p->bf16 && !p->x_start;
 }
 
 /* Rows are read where they are, and lanes are rows. */
 static inline int goes_unpacked(const ll_job *job)
 {
     const ll_product *p = &job->product;
-    return !p->x_packed && !is_few(job) && !p->logits && !p->bf16;
+    return !p->x_packed && !is_few(job) && !p->logits && !p->bf16 && !p->x_start;
 }
 
 /* Weights that are packed or widened on the way; or what few classes need. */
@@ -56,6 +57,8 @@ static ptrdiff_t panels_size(const ll_job *job)
     const ll_product *p = &job->product;
     const ptrdiff_t classes = vectors(least(job->n, LL_BLOCK)) * LL_LANES;
 
+    if (p->x_start)
+        return p->x_panels ? p->k * LL_LANES : 0;
     if (is_few(job))
         return few_size(job->n, p->k);
     if (p->logits || in_panels(p) || (p->packed && p->bf16))
@@ -68,6 +71,8 @@ static ptrdiff_t panels_size(const ll_job *job)
 /* Rows to a tile. Products of bfloat16 take their rows from a multiple of LL_TILE_ROWS on. */
 static inline ptrdiff_t rows_to_tile(const ll_product *p)
 {
+    if (p->x_start)
+        return LL_SPARSE_TILE_ROWS;
     return p->packed && !p->bf16 ? LL_PACKED_TILE_ROWS : LL_TILE_ROWS;
 }
 
@@ -89,7 +94,9 @@ static workspace lay_out(const ll_job *job)
 
     w.z_panel = vectors(least(job->n, LL_BLOCK)) * LL_LANES * LL_LANES;
     tile = z + (unpacked ? LL_NV * w.z_panel : 0);
-    w.tile_rows = !few && !unpacked && !p->logits && !p->packed && p->k > LL_KC
+    w.tile_rows = p->x_panels
+                          || (!few && !unpacked && !p->logits && !p->packed && !p->x_start
+                              && p->k > LL_KC)
                     ? job->rows
                     : least(few || unpacked ? LL_LANES : rows_to_tile(p), job->rows);
     w.tile_row = few && !output->keep ? vectors(job->n) * LL_LANES : tile_row(job->n);

@@ -301,6 +301,13 @@ cdef class Job:
         self.job.product.x_row = step(x, 0)
         self.owners["rows"] = x
 
+    def sparse_rows(self, cnp.ndarray start, cnp.ndarray index, cnp.ndarray value, bint panels):
+        """Rows where they are not zero; with panels of weights made on the way, or not."""
+        cdef ll_product *p = &self.job.product
+        p.x_start, p.x_index = <const int64_t *>data(start), <const int32_t *>data(index)
+        p.x_value, p.x_panels = data(value), panels
+        self.owners["rows"] = start, index, value
+
     def pack_rows(self, cnp.ndarray packed):
         """Replace the rows by their packed form, made in `packed`."""
         cdef void *p = data(packed)
@@ -364,6 +371,7 @@ cdef class Job:
         """In place of a product: logits that another job has kept."""
         cdef ll_product *p = &self.job.product
         p.k, p.x, p.weight, p.bias, p.bf16 = 0, NULL, NULL, NULL, NULL
+        p.x_start = NULL
         p.softcap, p.temperature, p.temperatures = 0, 1, NULL  # they are in them
         p.logits, p.z_row, p.z_col = data(kept), self.table.keep_size(1, self.table.block), 1
         self.job.output.keep = NULL
@@ -432,6 +440,25 @@ cdef class Job:
         cdef ll_job job = self.part(first, last)
         with nogil:
             self.table.gradient_x(&job, &gradient.gradient, f_first, f_last, r_first, r_last)
+
+    def derive_rows(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last):
+        """Kept logits of classes [first, last) of sparse rows to derivatives where they are."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.derive_rows(&job, &gradient.gradient)
+
+    def derived_bias(self, Gradient gradient, ptrdiff_t first, ptrdiff_t last):
+        """These into the gradient of the bias."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.derived_bias(&job, &gradient.gradient)
+
+    def derived_weight(self, Gradient gradient, SomeColumns columns, ptrdiff_t first, ptrdiff_t last,
+                      ptrdiff_t f_first, ptrdiff_t f_last):
+        """And into features [f_first, f_last) of the gradient of the weights."""
+        cdef ll_job job = self.part(first, last)
+        with nogil:
+            self.table.derived_weight(&job, &gradient.gradient, &columns.columns, f_first, f_last)
 
     def divergence(self, Job teacher, double beta, cnp.ndarray sums, ptrdiff_t first,
                    ptrdiff_t last):
@@ -509,6 +536,7 @@ cdef class Gradient:
         self.owners.append((d_weight, d_bias))
 
 
+include "_columns.pxi"
 include "_few_rows.pxi"
 include "_crew.pxi"
 include "_shares.pxi"

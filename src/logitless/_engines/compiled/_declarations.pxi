@@ -44,6 +44,10 @@ cdef extern from "logitless.h" nogil:
         const void *x
         ptrdiff_t x_row
         bint x_packed
+        const int64_t *x_start
+        const int32_t *x_index
+        const void *x_value
+        bint x_panels
         int type
         const void *weight
         ptrdiff_t w_row, w_col
@@ -93,6 +97,14 @@ cdef extern from "logitless.h" nogil:
         const ll_job *teacher
         double beta
         const double *means
+    ctypedef struct ll_columns:
+        const int64_t *start
+        const int64_t *from_ "from"
+        int64_t *to
+        const int32_t *row
+        const void *value
+        ptrdiff_t first_row
+        const uint8_t *live
     ctypedef struct ll_screen:
         ptrdiff_t rows, n, k, top, levels, first, last
         double softcap, temperature
@@ -161,6 +173,10 @@ cdef extern from "logitless.h" nogil:
                              int) noexcept nogil
         void (*gradient_x)(const ll_job *, const ll_gradient *, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                            ptrdiff_t) noexcept nogil
+        void (*derive_rows)(const ll_job *, const ll_gradient *) noexcept nogil
+        void (*derived_bias)(const ll_job *, const ll_gradient *) noexcept nogil
+        void (*derived_weight)(const ll_job *, const ll_gradient *, const ll_columns *, ptrdiff_t,
+                              ptrdiff_t) noexcept nogil
         void (*divergence)(const ll_job *, const ll_job *, double, double *,
                            ptrdiff_t) noexcept nogil
         void (*tighten)(const ll_job *, const ll_screen *, ptrdiff_t) noexcept nogil

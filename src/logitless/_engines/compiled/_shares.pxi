@@ -43,6 +43,7 @@ cdef void some_rows(const shared *all, share *own, ptrdiff_t lo, ptrdiff_t hi) n
     cdef ll_state *s = &o.state
     own.job.rows = hi - lo
     p.x = moved(p.x, lo * p.x_row * (item if p.bf16 == NULL else sizeof(uint16_t)))
+    p.x_start = <const int64_t *>moved(p.x_start, lo * integer)
     p.logits = moved(p.logits, lo * p.z_row * item)
     p.temperatures = <const double *>moved(p.temperatures, lo * sizeof(double))
     q.targets = <const int64_t *>moved(q.targets, lo * q.n_targets * integer)
