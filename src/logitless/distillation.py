@@ -10,6 +10,7 @@ import numpy as np
 
 from ._calls.divergence import WORKSPACE_BYTES
 from ._calls.options import HEAD, check_keywords, spelled_out
+from ._calls.value_and_grad import NAMES
 from ._calls.value_and_grad import WORKSPACE_BYTES as HEAD_BYTES
 from .head import LinearHead
 from .results import Gradients
@@ -110,7 +111,7 @@ def linear_kl_div_value_and_grad(
     teacher_softcap: float | None = None,
     reduction: str = "mean",
     sample_weight: ArrayLike | None = None,
-    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    wrt: str | Iterable[str] = NAMES,
     grad_output: ArrayLike | None = None,
     workspace_bytes: int = WORKSPACE_BYTES,
     out: Gradients | None = None,
@@ -218,7 +219,7 @@ def linear_topk_kl_div_value_and_grad(
     beta: float = 0.0,
     reduction: str = "mean",
     sample_weight: ArrayLike | None = None,
-    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    wrt: str | Iterable[str] = NAMES,
     grad_output: ArrayLike | None = None,
     workspace_bytes: int = HEAD_BYTES,
     out: Gradients | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._calls.options import HEAD, LossOptions, check_keywords, parted, spelled_out
-from ._calls.value_and_grad import WORKSPACE_BYTES
+from ._calls.value_and_grad import NAMES, WORKSPACE_BYTES
 from .head import LinearHead
 from .results import Gradients, Scores, TopK
 
@@ -86,7 +86,7 @@ def linear_cross_entropy_value_and_grad(
     bias: ArrayLike | None = None,
     *,
     reduction: str = "mean",
-    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    wrt: str | Iterable[str] = NAMES,
     grad_output: ArrayLike | None = None,
     workspace_bytes: int = WORKSPACE_BYTES,
     filter_eps: float = 0.0,

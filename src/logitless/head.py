@@ -17,11 +17,10 @@ from ._arrays.checks import (
     check_integer,
     check_positive,
     check_weight,
-    check_x,
     compute_dtype,
 )
 from ._arrays.exclusions import Exclusions, check_exclude
-from ._arrays.rows import Rows
+from ._arrays.sparse_x import SparseX, as_rows, check_rows
 from ._calls.batch import Batch, check_loss_out, given_loss, screen_stats, top_of
 from ._calls.candidates import best_of, check_ranked
 from ._calls.coefficients import head_arrays, module_arrays
@@ -33,7 +32,7 @@ from ._calls.options import DEFAULTS, LossOptions, has_axes, spelled_out
 from ._calls.sampling import draw
 from ._calls.targets import check_candidates, check_taken
 from ._calls.topk_divergence import TopKDivergence
-from ._calls.value_and_grad import WORKSPACE_BYTES, value_and_grad
+from ._calls.value_and_grad import NAMES, WORKSPACE_BYTES, value_and_grad
 from ._engines.choice import engine
 from ._engines.interface import Request, State
 from .results import Gradients, Scores, ScreenStats, TopK
@@ -104,7 +103,9 @@ class LinearHead:
     -----
     Every method takes `x` of shape (..., k) and any layout, and gives results
     with that leading shape, written (m,) below; a single row (k,) gives scalars
-    or a single row. Inputs are never written. Beyond its result a call needs a
+    or a single row. `x` may also be a SciPy sparse matrix or array (m, k) of any format, read
+    as CSR: a call then costs as much as there are entries, and results are those of dense
+    rows, to the sign of a zero. Inputs are never written. Beyond its result a call needs a
     few MB a thread, whatever m and n, and whatever must be converted on the way.
 
     An `x` that is neither in memory nor a frame, but has `shape`, `dtype` and slices, as
@@ -594,7 +595,7 @@ class LinearHead:
         target: TargetLike,
         *,
         reduction: str = "mean",
-        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        wrt: str | Iterable[str] = NAMES,
         grad_output: ArrayLike | None = None,
         workspace_bytes: int = WORKSPACE_BYTES,
         filter_eps: float = 0.0,
@@ -617,7 +618,8 @@ class LinearHead:
         reduction : {"mean", "sum", "none", "batch_mean"}
             As for `loss`.
         wrt : sequence of {"x", "weight", "bias"}
-            Gradients wanted; the others cost nothing.
+            Gradients wanted; the others cost nothing. Of sparse `x`, whose gradient would be
+            dense, "x" is not offered, and not among the default.
         grad_output : array_like, optional
             Factor of the gradients: with reduction "none" one for each row, (m,),
             which makes them the vector-Jacobian product; else one number. 1 by
@@ -654,11 +656,13 @@ class LinearHead:
         Raises
         ------
         IndexError, ValueError, TypeError
-            As `loss`; before anything is written to `out`.
+            As `loss`; before anything is written to `out`. "x" in `wrt` for sparse `x`.
 
         Notes
         -----
-        6 m n k flops, as three dense products. Class probabilities in another precision
+        6 m n k flops, as three dense products. With sparse `x` 4 n for each of its entries,
+        which are held once more, feature by feature; the workspace has at least a group of
+        rows of one block of classes. Class probabilities in another precision
         or layout than can be read in place are copied for up to 240 rows a thread at a time
         (more where classes are few), beside the workspace. The gradients are the same bits for
         any number of threads, any `workspace_bytes`, any instruction set. Rows that
@@ -681,9 +685,9 @@ class LinearHead:
         >>> grad.bias.round(4)
         array([-0.2263,  0.2263])
         """
-        x, dtype = self._checked(x)
+        rows, dtype = self._checked(x)
         return value_and_grad(
-            self._layer, self._n_threads, x, target, dtype, reduction=reduction, wrt=wrt,
+            self._layer, self._n_threads, rows, target, dtype, reduction=reduction, wrt=wrt,
             grad_output=grad_output, workspace_bytes=workspace_bytes, filter_eps=filter_eps,
             out=out, accumulate=accumulate,
             options=LossOptions.of("LinearHead.value_and_grad", options),
@@ -758,8 +762,8 @@ class LinearHead:
         >>> student.kl_div(x, teacher, x).round(4)
         array([0.0671, 0.    ])
         """
-        x, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
-        return kl_div(self._layer, self._n_threads, Rows(x), divergence, out)
+        rows, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
+        return kl_div(self._layer, self._n_threads, as_rows(rows), divergence, out)
 
     def kl_div_value_and_grad(
         self,
@@ -770,7 +774,7 @@ class LinearHead:
         beta: float = 0.0,
         reduction: str = "mean",
         sample_weight: ArrayLike | None = None,
-        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        wrt: str | Iterable[str] = NAMES,
         grad_output: ArrayLike | None = None,
         workspace_bytes: int = DIVERGENCE_BYTES,
         out: Gradients | None = None,
@@ -814,9 +818,9 @@ class LinearHead:
         >>> float(value.round(4)), grad.x.round(4)
         (0.0671, array([[ 0.1497, -0.1497]]))
         """
-        x, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
+        rows, divergence = self._divergence(x, teacher, teacher_x, beta, reduction, sample_weight)
         return divergence_value_and_grad(
-            self._layer, self._n_threads, x, divergence, wrt=wrt, grad_output=grad_output,
+            self._layer, self._n_threads, rows, divergence, wrt=wrt, grad_output=grad_output,
             workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
         )
 
@@ -878,8 +882,8 @@ class LinearHead:
         >>> head.topk_kl_div([[0.0, 0.0, 0.0]], [[1, -1]], [[0.8, 0.0]]).round(4)
         array([0.4596])
         """
-        x, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
-        rows = Rows(x)
+        checked, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
+        rows = as_rows(checked)
         if out is not None:
             check_loss_out(out, divergence, rows.lead)
         batch = Batch(rows, self._n_classes, divergence.dtype, self._score, self._n_threads)
@@ -896,7 +900,7 @@ class LinearHead:
         beta: float = 0.0,
         reduction: str = "mean",
         sample_weight: ArrayLike | None = None,
-        wrt: str | Iterable[str] = ("x", "weight", "bias"),
+        wrt: str | Iterable[str] = NAMES,
         grad_output: ArrayLike | None = None,
         workspace_bytes: int = WORKSPACE_BYTES,
         out: Gradients | None = None,
@@ -932,32 +936,32 @@ class LinearHead:
         >>> float(value.round(4)), grad.x.round(4)
         (0.4596, array([[ 0.2333, -0.4667,  0.2333]]))
         """
-        x, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
+        checked, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
         return divergence_value_and_grad(
-            self._layer, self._n_threads, x, divergence, wrt=wrt, grad_output=grad_output,
+            self._layer, self._n_threads, checked, divergence, wrt=wrt, grad_output=grad_output,
             workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
         )
 
     def _topk_divergence(
         self, x: ArrayLike, index: object, prob: object, beta: object, reduction: str,
         sample_weight: object,
-    ) -> tuple[np.ndarray, TopKDivergence]:
-        x, dtype = self._checked(x)
-        return x, TopKDivergence(index, prob, x.shape[:-1], self._n_classes, dtype, beta,
-                                 reduction, sample_weight)
+    ) -> tuple[np.ndarray | SparseX, TopKDivergence]:
+        rows, dtype = self._checked(x)
+        return rows, TopKDivergence(index, prob, rows.shape[:-1], self._n_classes, dtype, beta,
+                                    reduction, sample_weight)
 
     def _divergence(
         self, x: ArrayLike, teacher: LinearHead, teacher_x: ArrayLike, beta: object,
         reduction: str, sample_weight: object,
-    ) -> tuple[np.ndarray, Divergence]:
+    ) -> tuple[np.ndarray | SparseX, Divergence]:
         """Rows, and what is asked about them and a teacher."""
         if not isinstance(teacher, LinearHead):
             raise TypeError(f"`teacher` must be a LinearHead, got {type(teacher).__name__}")
-        x, dtype = self._checked(x)
+        rows, dtype = self._checked(x)
         other, wide = teacher._checked(teacher_x, "teacher_x")
         dtype = wide if wide.itemsize > dtype.itemsize else dtype
-        return x, Divergence(teacher._layer, other, x.shape[:-1], self._n_classes, dtype, beta,
-                             reduction, sample_weight)
+        return rows, Divergence(teacher._layer, other, rows.shape[:-1], self._n_classes, dtype,
+                                beta, reduction, sample_weight)
 
     def predict(self, x: ArrayLike, *, exclude: ExcludeLike | None = None) -> Values:
         """``argmax(z)``: the class of the largest logit, the lowest of equals.
@@ -1366,15 +1370,15 @@ class LinearHead:
             top=_shaped_top(top_of(state), rows) if k else None,
         )
 
-    def _checked(self, x: ArrayLike, name: str = "x") -> tuple[np.ndarray, np.dtype]:
+    def _checked(self, x: Any, name: str = "x") -> tuple[np.ndarray | SparseX, np.dtype]:
         """Rows (..., k), and the precision of a computation with them."""
-        x = check_x(x, self._n_features, name)
+        x = check_rows(x, self._n_features, name)
         dtype = compute_dtype(x.dtype, name)
         return x, dtype if dtype.itemsize > self._dtype.itemsize else self._dtype
 
     def _batch(self, x: ArrayLike, exclude: Any = None) -> Batch:
-        x, dtype = self._checked(x)
-        rows = Rows(x)
+        checked, dtype = self._checked(x)
+        rows = as_rows(checked)
         if exclude is not None and not isinstance(exclude, Exclusions):
             exclude = check_exclude(exclude, rows.lead, self._n_classes)
         return Batch(rows, self._n_classes, dtype, self._score, self._n_threads,
@@ -1385,8 +1389,9 @@ class LinearHead:
     ) -> tuple[Batch, Any, LossOptions]:
         """Rows with the targets and the options of the loss that belong to them."""
         if type(options.shift) is not int or options.shift:
-            lead = check_x(x, self._n_features).shape[:-1]
-            x, target, options = shifted(check_x(x, self._n_features), target, options)
+            x = check_rows(x, self._n_features)
+            lead = x.shape[:-1]
+            x, target, options = shifted(x, target, options)
             if exclude is not None:
                 row = np.arange(math.prod(lead)).reshape(lead)[..., : x.shape[-2]]
                 exclude = check_exclude(exclude, lead, self._n_classes)[row.reshape(-1)]
@@ -1409,7 +1414,7 @@ class LinearHead:
         if out is None:
             return rows.shaped(rows.columns(write))
         shape = (*rows.rows.lead, rows.n)
-        check_direct_out(out, shape, rows.dtype, "out", (rows.rows.array, *self._layer.given))
+        check_direct_out(out, shape, rows.dtype, "out", (*rows.rows.arrays, *self._layer.given))
         rows.columns(write, out.reshape(rows.rows.m, rows.n))
         return out
 

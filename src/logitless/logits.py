@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -167,11 +167,11 @@ def cross_entropy(
     >>> ll.cross_entropy([[1.0, 2.0, 3.0]], [[0.0, 0.0, 1.0]]).round(4)
     array([0.4076])
     """
-    logits = check_classes(as_array(logits, "logits"), "logits")
+    z = check_classes(as_array(logits, "logits"), "logits")
     of_loss = LossOptions.of("cross_entropy", options)
     if of_loss is not DEFAULTS:
-        logits, target, of_loss = shifted(logits, target, of_loss, "logits")
-    return _logit_batch(Rows(logits)).loss(target, out, reduction, of_loss)
+        z, target, of_loss = shifted(z, target, of_loss, "logits")
+    return _logit_batch(Rows(z)).loss(target, out, reduction, of_loss)
 
 
 def nll(
@@ -285,7 +285,7 @@ def _normalized(
     return out.reshape(shape).transpose(np.argsort(order)).reshape(logits.shape)[()]
 
 
-def _beside_infinity(rows: Rows, out: np.ndarray) -> None:
+def _beside_infinity(rows: Any, out: np.ndarray) -> None:
     """Put -inf in rows of log-probabilities where other logits are +inf and none is NaN."""
     if not np.isnan(out[:, 0]).any():
         return

@@ -71,6 +71,11 @@ class Rows:
         return np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
 
     @property
+    def arrays(self) -> list[np.ndarray]:
+        """What it was made of."""
+        return [self.array]
+
+    @property
     def row_bytes(self) -> int:
         """What a row may take once it has been widened."""
         return self.n * max(self.dtype.itemsize, 8)

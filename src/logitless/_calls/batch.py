@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .._arrays.checks import check_out
 from .._arrays.rows import Rows, row_blocks
+from .._arrays.sparse_x import SparseX
 from .._engines.interface import Request, State, gathered
 from ..results import ScreenStats, TopK
 from .objective import ALL, Objective
@@ -28,7 +29,7 @@ class Batch:
 
     Attributes
     ----------
-    rows : Rows
+    rows : Rows or SparseX
         x (m, k), or logits (m, n).
     n : int
         Classes.
@@ -42,10 +43,10 @@ class Batch:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Rows | SparseX,
         n: int,
         dtype: np.dtype,
-        score: Callable[[np.ndarray, Request, int | None], State],
+        score: Callable[[Any, Request, int | None], State],
         n_threads: int | None,
         softcap: float = 0.0,
         exclude: Exclusions | None = None,

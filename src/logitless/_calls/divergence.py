@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from .._arrays.rows import Rows
+from .._arrays.sparse_x import SparseX, as_rows
 from .._engines.choice import engine
 from .._engines.interface import COEFFICIENTS, Layer, Request, State, Teacher
 from ..results import Gradients
@@ -83,7 +84,7 @@ class Rowwise:
 class Divergence(Rowwise):
     """What a divergence from another head is asked for, and the rows that have been taken in."""
 
-    def __init__(self, teacher: Layer, x: np.ndarray, lead: tuple[int, ...], n: int,
+    def __init__(self, teacher: Layer, x: np.ndarray | SparseX, lead: tuple[int, ...], n: int,
                  dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
         super().__init__(lead, dtype, reduction, sample_weight)
         if x.shape[:-1] != lead:
@@ -92,12 +93,12 @@ class Divergence(Rowwise):
         if teacher.n_classes != n:
             raise ValueError(f"`teacher` must have as many classes as the student, {n}, "
                              f"got {teacher.n_classes}")
-        self.teacher = Teacher(teacher, Rows(x), check_beta(beta))
+        self.teacher = Teacher(teacher, as_rows(x), check_beta(beta))
         self.request = Request(dtype)
 
     def arrays(self) -> list[np.ndarray | None]:
         """All that is read while gradients are written."""
-        return [self.teacher.x.array, *self.teacher.layer.given, self.sample_weight]
+        return [*self.teacher.x.arrays, *self.teacher.layer.given, self.sample_weight]
 
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the divergences of some rows and give the coefficients of their gradients."""
@@ -127,7 +128,7 @@ class Asked(Protocol):
     def take(self, state: State, rows: slice) -> np.ndarray: ...
 
 
-def kl_div(layer: Layer, n_threads: int | None, rows: Rows, divergence: Divergence,
+def kl_div(layer: Layer, n_threads: int | None, rows: Rows | SparseX, divergence: Divergence,
            out: np.ndarray | None) -> Values:
     """Find the divergences of checked rows; see `LinearHead.kl_div`."""
     if out is not None:
@@ -137,14 +138,14 @@ def kl_div(layer: Layer, n_threads: int | None, rows: Rows, divergence: Divergen
     return given_loss(divergence.losses, divergence, rows.lead, out)
 
 
-def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray,
+def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
                    divergence: Asked, *, wrt: object, grad_output: object,
                    workspace_bytes: object, out: object,
                    accumulate: bool) -> tuple[Values, Gradients]:
     """Find them and their gradients; see `LinearHead.kl_div_value_and_grad`."""
-    wanted = check_wrt(wrt)
+    wanted = check_wrt(wrt, x)
     workspace = check_workspace(workspace_bytes)
-    rows = Rows(x)
+    rows = as_rows(x)
     divergence.multiply(check_factor(grad_output, rows.lead, divergence.reduction),
                         layer.temperature)
     grads = gradient_arrays(out, wanted, x, layer, divergence.dtype, accumulate, divergence)

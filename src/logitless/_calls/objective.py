@@ -30,6 +30,7 @@ from .._arrays.checks import as_array, check_divisor, check_integer, compute_dty
 from .._arrays.exclusions import Exclusions
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows, checked_csr, is_sparse
+from .._arrays.sparse_x import SparseX
 from .._engines.interface import Request, State
 from ..results import warn_of_no_rows
 from .options import AMOUNTS, DEFAULTS, LossOptions
@@ -207,8 +208,8 @@ def _product(weight: np.ndarray | float, loss: np.ndarray) -> np.ndarray:
 
 
 def shifted(
-    x: np.ndarray, target: Any, options: LossOptions, x_name: str = "x"
-) -> tuple[np.ndarray, Any, LossOptions]:
+    x: Any, target: Any, options: LossOptions, x_name: str = "x"
+) -> tuple[Any, Any, LossOptions]:
     """Rows of x (..., t, k) paired with the targets `shift` places further along t."""
     shift = check_integer(options.shift, "shift", 0)
     if shift == 0:
@@ -239,7 +240,7 @@ def shifted(
     weight = later(options.sample_weight, "sample_weight")
     temperature = later(options.temperature, "temperature")
     options = replace(options, sample_weight=weight, temperature=temperature)
-    return x[..., :keep, :], target, options
+    return x[:keep] if isinstance(x, SparseX) else x[..., :keep, :], target, options
 
 
 def _check_class_weight(weight: object, n: int, dtype: np.dtype) -> np.ndarray | None:

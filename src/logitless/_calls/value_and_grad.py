@@ -16,6 +16,7 @@ from .._arrays.checks import (
     plain,
 )
 from .._arrays.rows import Rows
+from .._arrays.sparse_x import SparseX, as_rows
 from .._engines.choice import engine
 from .._engines.interface import Layer
 from ..results import Gradients
@@ -31,7 +32,7 @@ WORKSPACE_BYTES = 64 << 20
 NAMES = ("x", "weight", "bias")
 
 
-def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: object,
+def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX, target: object,
                    dtype: np.dtype, *, reduction: str, wrt: object, grad_output: object,
                    workspace_bytes: int, filter_eps: object, out: object, accumulate: bool,
                    options: LossOptions, scores: RowScores | None = None
@@ -40,13 +41,13 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray, target: o
 
     The same pass fills in `scores`.
     """
-    wanted = check_wrt(wrt)
+    wanted = check_wrt(wrt, x)
     workspace_bytes = check_workspace(workspace_bytes)
     eps = _check_eps(filter_eps)
     used = x
     if options is not DEFAULTS:
         used, target, options = shifted(x, target, options)
-    rows = Rows(used)
+    rows = as_rows(used)
     objective = Objective(target, rows.lead, layer.n_classes, dtype, reduction, options,
                           layer.softcap)
     factor = check_factor(grad_output, rows.lead, reduction)
@@ -80,14 +81,19 @@ def check_workspace(workspace_bytes: object) -> int:
     return check_integer(workspace_bytes, "workspace_bytes", 1)
 
 
-def check_wrt(wrt: object) -> tuple[str, ...]:
-    """Check which gradients are wanted."""
+def check_wrt(wrt: object, x: np.ndarray | SparseX) -> tuple[str, ...]:
+    """Check which gradients are wanted; of sparse rows, by default, those that are offered."""
+    if wrt is NAMES and isinstance(x, SparseX):
+        return NAMES[1:]
     if not isinstance(wrt, (str, tuple, list, set, frozenset)):
         raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
     wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in wanted:
         if name not in NAMES:
             raise ValueError(f"`wrt` must name some of {NAMES}, got {name!r}")
+    if "x" in wanted and isinstance(x, SparseX):
+        raise ValueError("`wrt` must name some of ('weight', 'bias') where `x` is sparse: its "
+                         "gradient is dense, got 'x'")
     return wanted
 
 
@@ -122,8 +128,8 @@ class Reads(Protocol):
     def arrays(self) -> list[np.ndarray | None]: ...
 
 
-def gradient_arrays(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: Layer,
-                    dtype: np.dtype, accumulate: bool, reads: Reads) -> Gradients:
+def gradient_arrays(out: object, wanted: tuple[str, ...], x: np.ndarray | SparseX,
+                    layer: Layer, dtype: np.dtype, accumulate: bool, reads: Reads) -> Gradients:
     """Arrays for the gradients: those of `out`, else new ones."""
     shapes = {"x": x.shape, "weight": (layer.n_classes, layer.n_features),
               "bias": (layer.n_classes,)}
@@ -133,7 +139,7 @@ def gradient_arrays(out: object, wanted: tuple[str, ...], x: np.ndarray, layer: 
         return Gradients(**{name: engine.empty(shapes[name], dtype) for name in wanted})
     if not isinstance(out, Gradients):
         raise TypeError(f"`out` must be Gradients, got {type(out).__name__}")
-    others = [x, *layer.given, *reads.arrays()]
+    others = [*(x.arrays if isinstance(x, SparseX) else [x]), *layer.given, *reads.arrays()]
     for name in wanted:
         array = getattr(out, name)
         _check_gradient(array, name, shapes[name], dtype, others)

@@ -12,6 +12,7 @@ from .._arrays.exclusions import Exclusions
 from .._arrays.files import Windows
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows
+from .._arrays.sparse_x import SparseX
 from ..results import Gradients
 
 
@@ -337,7 +338,7 @@ class Teacher(Generic[L]):
     """
 
     layer: L
-    x: Rows
+    x: Rows | SparseX
     beta: float
 
 
@@ -363,7 +364,9 @@ class Engine(Protocol[L]):
         """Give the layer for calls of a few rows, where there is a short way."""
         ...
 
-    def score(self, layer: L, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+    def score(
+        self, layer: L, x: np.ndarray | SparseX, request: Request, n_threads: int | None
+    ) -> State:
         """Find out what `request` asks for about the rows of x (m, k)."""
         ...
 
@@ -414,7 +417,7 @@ class Engine(Protocol[L]):
         ...
 
     def gradients(
-        self, layer: L, x: Rows, request: Request, backward: Backward, grads: Gradients,
+        self, layer: L, x: Rows | SparseX, request: Request, backward: Backward, grads: Gradients,
         accumulate: bool, workspace_bytes: int, n_threads: int | None,
         teacher: Teacher[L] | None = None,
     ) -> None:
@@ -427,7 +430,7 @@ class Engine(Protocol[L]):
         ...
 
     def divergence(
-        self, layer: L, x: Rows, teacher: Teacher[L], dtype: np.dtype,
+        self, layer: L, x: Rows | SparseX, teacher: Teacher[L], dtype: np.dtype,
         take: Callable[[State, slice], object], workspace_bytes: int, n_threads: int | None,
     ) -> None:
         """Let `take` have the states, with divergences, of the rows of x, some after the other."""

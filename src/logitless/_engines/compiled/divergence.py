@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..._arrays.rows import Rows
+from ..._arrays.sparse_x import SparseX
 from ..._parallel import pool
 from ..interface import Request, State, Teacher
 from . import plan, scratch
@@ -90,7 +91,7 @@ def score_again(heads: tuple[Kept, ...], n_threads: int) -> None:
         pool.run(work, -(-(last - first) // step), n_threads)
 
 
-def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
+def divergence(layer: Layer, x: Rows | SparseX, teacher: Teacher[Layer], dtype: np.dtype,
                take: Callable[[State, slice], object], workspace_bytes: int,
                n_threads: int | None) -> None:
     """Let `take` have the divergences of the rows of x, some after the other."""
@@ -131,5 +132,5 @@ def _cut(m: int, n: int, dtype: np.dtype, workspace_bytes: int,
     return rows, blocks * kernels.block, blocks * of_block
 
 
-def _whole(x: Rows) -> Rows | np.ndarray:
+def _whole(x: Rows | SparseX) -> Rows | SparseX | np.ndarray:
     return x if x.whole is None else x.whole

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..._arrays.files import Windows
+from ..._arrays.sparse_x import SparseX
 from ..interface import Request, State
 from ._core import SMALL_N, FewRows, screener_for
 from .divergence import divergence
@@ -85,9 +86,12 @@ def few_rows(layer: Layer) -> FewRows | None:
                    most, type_of(layer.held))
 
 
-def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+def score(
+    layer: Layer, x: np.ndarray | SparseX, request: Request, n_threads: int | None
+) -> State:
     """What `request` asks for, about the rows of x (m, k)."""
-    if layer.screen is not None and can_screen(layer, x, request):
+    if (layer.screen is not None and not isinstance(x, SparseX)
+            and can_screen(layer, x, request)):
 
         def dense(x: np.ndarray, request: Request) -> State:
             return score_all(LinearScoring(layer, x, request, n_threads))

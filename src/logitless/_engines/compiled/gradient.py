@@ -21,6 +21,7 @@ import numpy as np
 
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
+from ..._arrays.sparse_x import SparseX
 from ..._parallel import pool
 from ...results import Gradients
 from ..interface import Backward, Request, Teacher
@@ -34,19 +35,24 @@ from .layer import Layer
 from .plan import flops_per_call, round_up
 from .scoring import Block, LinearScoring
 from .sharing import score_block
+from .sparse_gradient import sparse_gradients
 
 TASKS = 2  # of rows or classes for a thread
 LEAST_SUM = 1 << 15  # numbers that are worth a thread
 
 
-def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
-              accumulate: bool, workspace_bytes: int, n_threads: int | None,
+def gradients(layer: Layer, x: Rows | SparseX, request: Request, backward: Backward,
+              grads: Gradients, accumulate: bool, workspace_bytes: int, n_threads: int | None,
               teacher: Teacher[Layer] | None = None) -> None:
     """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     if x.m == 0:
         for grad in (grads.weight, grads.bias):
             if grad is not None and not accumulate:
                 grad[...] = 0
+        return
+    if isinstance(x, SparseX):
+        sparse_gradients(layer, x, request, backward, grads, accumulate, workspace_bytes,
+                         n_threads, teacher)
         return
     call = _Call(layer, x, request, backward, grads, accumulate, workspace_bytes, n_threads,
                  teacher)

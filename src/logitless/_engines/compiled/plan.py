@@ -24,6 +24,8 @@ LEAST_ROWS = 8  # weights take as long to read as to multiply with so many
 KEPT_BYTES = 4 << 20  # of logits of few rows that threads keep for each other
 EVEN_BYTES = 8 << 20  # of weights: larger ones are met by as few blocks of rows as can be
 FLOPS_TINY = 1 << 22  # not worth planning
+PANEL_ENTRIES = 16  # features of a panel are packed in the time that an entry takes without one
+PANEL_FEATURES = 1 << 20  # of a panel that is packed on the way: 64 MiB
 READ_ROWS = 64  # so many rows are read where they are, not packed, ...
 READ_CLASSES = 256  # against so many classes at most, ...
 READ_WEIGHTS = 1 << 17  # whose weights stay in L2
@@ -141,6 +143,49 @@ def plan(kernels: Kernels, m: int, n: int, k: int, *, small_n: bool, tiles_rows:
         copied = k * copies_weights + min(rows, m) * copies_values
         step = min(step, copied_classes(kernels, copied, kernels.block))
     return Plan(rows, step, by_class, by_block, even, n_threads)
+
+
+def makes_panels(entries: int, rows: int, m: int, k: int) -> bool:
+    """Whether sparse rows, at most so many of m at a time, are met by panels made on the way.
+
+    It takes as long as reading all features of a class; the entries of some rows else read each
+    their own, one at a time.
+    """
+    return (entries * min(rows, SMALL_N_ROWS, m) * PANEL_ENTRIES > k * max(m, 1)
+            and k <= PANEL_FEATURES)
+
+
+def plan_sparse(kernels: Kernels, m: int, n: int, k: int, entries: float, *, panels: bool,
+                n_threads: int, copies_weights: bool, copies_values: bool, keeps: bool) -> Plan:
+    """Cut m sparse rows, of so many entries on the average, by n classes into calls.
+
+    Parameters are those of `plan`.
+
+    Parameters
+    ----------
+    kernels, m, n, k, n_threads, copies_weights, copies_values, keeps
+        As for `plan`.
+    entries : float
+        Of a row.
+    panels : bool
+        Weights are packed on the way, for all rows of a block.
+    """
+    m, per_row = max(m, 1), 2 * (entries + 16)
+    flops = int(m * n * per_row)
+    n_threads = max(1, min(n_threads, flops // FLOPS_PER_SHARE))
+    per_call, span = flops_per_call(kernels), kernels.block if keeps else kernels.span
+    tile = kernels.itemsize * min(n, kernels.block) * panels + 1
+    rows = min(SMALL_N_ROWS, THREAD_BYTES // tile, int(per_call / (per_row * min(n, span))))
+    rows = max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
+    few = n_threads > 1 and m <= rows and m < n_threads * 4 * ROW_STEP
+    by_class = few and n > kernels.span
+    if not by_class:
+        n_threads = min(n_threads, -(-m // VECTOR))
+    step = max(1, int(per_call / (per_row * min(n, span) * min(rows, m)))) * span
+    if copies_weights or copies_values:
+        copied = k * copies_weights + min(rows, m) * copies_values
+        step = min(step, copied_classes(kernels, copied, kernels.block))
+    return Plan(rows, step, by_class, False, panels or copies_weights, n_threads)
 
 
 def _by_block(kernels: Kernels, m: int, n: int, even: bool, n_threads: int) -> bool:

@@ -8,13 +8,14 @@ from ..._arrays.bfloat16 import BFLOAT16
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
+from ..._arrays.sparse_x import SparseX
 from ..._parallel import pool
 from ..interface import NOT_ASKED, Request, State
 from . import scratch
 from ._core import FIELDS, INT_FIELDS, KC, SMALL_N, Job, field_bits
 from .kernels import BF16, KERNELS, has_rows, in_place, type_of
 from .layer import Layer
-from .plan import COPY_BYTES, Plan, plan, reads_rows
+from .plan import COPY_BYTES, Plan, makes_panels, plan, plan_sparse, reads_rows
 
 MAX = FIELDS.index("max")
 ARGMAX, RANK = map(INT_FIELDS.index, ("argmax", "rank"))
@@ -229,12 +230,14 @@ class LinearScoring(Scoring):
 
     Attributes
     ----------
-    x : ndarray (m, k), or Rows
+    x : ndarray (m, k), or Rows, or SparseX in `dtype`
     x_dtype, w_dtype : dtype
         As the kernels read them: `dtype`; rows BFLOAT16 where weights are, too; weights as a
         layer holds them.
     small : bool
-        Classes are few: rows are read where they are, not packed.
+        Classes are few, or rows sparse: rows are read where they are, not packed.
+    panels : bool
+        Weights are packed on the way for sparse rows.
     weight : ndarray or None
         Weights the kernels can read where they are; else they come piece by piece.
 
@@ -242,23 +245,26 @@ class LinearScoring(Scoring):
     The ways of fewer classes than `least` are left to others.
     """
 
-    __slots__ = ("bias", "copies_rows", "layer", "packed", "small", "w_dtype", "weight", "x",
-                 "x_dtype")
+    __slots__ = ("bias", "copies_rows", "layer", "packed", "panels", "small", "w_dtype",
+                 "weight", "x", "x_dtype")
 
-    def __init__(self, layer: Layer, x: np.ndarray | Rows, request: Request, n_threads: int | None,
-                 rows: int | None = None, keeps: bool = False, least: int = 1):
-        m = x.m if isinstance(x, Rows) else len(x)
+    def __init__(self, layer: Layer, x: np.ndarray | Rows | SparseX, request: Request,
+                 n_threads: int | None, rows: int | None = None, keeps: bool = False,
+                 least: int = 1):
+        m = len(x) if isinstance(x, np.ndarray) else x.m
         super().__init__(request, m, max(layer.n_classes, least), layer.n_features, layer.softcap,
                          layer.temperature)
         dtype = self.dtype
-        self.layer, self.x = layer, x
+        self.layer = layer
+        self.x: np.ndarray | Rows | SparseX = x.of(dtype) if isinstance(x, SparseX) else x
         self.bias = layer.bias
         if self.bias is not None and self.bias.dtype != dtype:
             self.bias = self.bias.astype(dtype)
         self.w_dtype = layer.held if layer.dtype == dtype else dtype
         self.x_dtype = BFLOAT16 if x.dtype == self.w_dtype == BFLOAT16 else dtype
         few = self.n <= SMALL_N
-        self.small = (few or reads_rows(m, self.n, self.k)) and self.x_dtype == dtype
+        self.small = isinstance(x, SparseX) or (
+            (few or reads_rows(m, self.n, self.k)) and self.x_dtype == dtype)
         self.weight, self.packed = layer.weight, False
         if layer.packed is not None and layer.dtype == dtype:
             self.weight, self.packed = layer.packed.reshape(1, -1), True
@@ -267,8 +273,18 @@ class LinearScoring(Scoring):
         elif not (few or (self.weight is not None and in_place(self.weight, self.w_dtype))):
             self.weight = None
         self.copies = self.weight is None or self.copied_probs is not None
-        self.copies_rows = isinstance(x, Rows) or not has_rows(x, self.x_dtype)
+        self.panels = isinstance(x, SparseX) and not self.packed and makes_panels(
+            x.entries, m if rows is None else rows, m, self.k)
+        self.copies_rows = isinstance(x, Rows) or (
+            isinstance(x, np.ndarray) and not has_rows(x, self.x_dtype))
         self.direct = not (self.copies or self.copies_rows)
+        if isinstance(x, SparseX):
+            self.cut = plan_sparse(
+                self.kernels, m if rows is None else rows, self.n, self.k, x.entries / max(m, 1),
+                n_threads=pool.resolve(n_threads), panels=self.panels,
+                copies_weights=self.weight is None,
+                copies_values=self.copied_probs is not None, keeps=keeps)
+            return
         self.cut = plan(
             self.kernels, m if rows is None else rows, self.n, self.k,
             small_n=self.small,
@@ -282,7 +298,8 @@ class LinearScoring(Scoring):
         )
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
-        """Rows of x as the kernels read them."""
+        """Rows of x as the kernels read them; they are dense."""
+        assert not isinstance(self.x, SparseX)
         x = self.x[slice(lo, hi)]
         return plain(x, self.x_dtype) if self.copies_rows else x
 
@@ -295,7 +312,10 @@ class LinearScoring(Scoring):
         """Let a job see its rows."""
         if self.x_dtype == BFLOAT16:
             job.multiply_by(BF16)
-        job.rows(self.rows(lo, hi))
+        if isinstance(self.x, SparseX):
+            job.sparse_rows(self.x.start[lo : hi + 1], self.x.index, self.x.value, self.panels)
+        else:
+            job.rows(self.rows(lo, hi))
 
     def open(self, job: Job, lo: int, hi: int, packed: np.ndarray | None = None) -> None:
         if self.weight is not None:
@@ -321,6 +341,8 @@ class LinearScoring(Scoring):
         return np.empty(count * self.k + self.kernels.lanes, self.dtype)
 
     def share(self, lo: int, hi: int) -> np.ndarray | None:
+        if isinstance(self.x, SparseX):
+            return None
         job = self.product(lo, hi)
         packed = self.room_for_rows(hi - lo)
         self.read(job, lo, hi)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
+from ..._arrays.sparse_x import SparseX
 from ..gaps import by_prob, slopes, terms, times
 from ..interface import Request, State, Teacher
 from .layer import Layer
 from .scoring import NARROW, TILE, score_logits, spans
+from .sparse import some_rows
 
 
 class Pair:
@@ -24,7 +25,7 @@ class Pair:
     def __init__(self, z: np.ndarray, state: State, teacher: Teacher[Layer], rows: slice,
                  n_threads: int | None):
         self._z, self._state, self._beta = z, state, teacher.beta
-        x = plain(teacher.x[rows], z.dtype)
+        x = some_rows(teacher.x, rows, z.dtype)
         self._other = logits_of(teacher.layer, x)
         self._other_state = score_logits(self._other, Request(z.dtype), n_threads)
         sums = np.zeros((3, len(z)))
@@ -53,7 +54,7 @@ class Pair:
 
 
 def logits_of(
-    layer: Layer, x: np.ndarray, step: int = 1, temperature: np.ndarray | None = None
+    layer: Layer, x: np.ndarray | SparseX, step: int = 1, temperature: np.ndarray | None = None
 ) -> np.ndarray:
     """Logits (r, n) of rows x, made of so many classes at a time, a multiple of `step`."""
     n = layer.n_classes
@@ -65,7 +66,7 @@ def logits_of(
     return z
 
 
-def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
+def divergence(layer: Layer, x: Rows | SparseX, teacher: Teacher[Layer], dtype: np.dtype,
                take: Callable[[State, slice], object], workspace_bytes: int,
                n_threads: int | None) -> None:
     """Let `take` have the divergences of the rows of x, some after the other."""
@@ -73,7 +74,7 @@ def divergence(layer: Layer, x: Rows, teacher: Teacher[Layer], dtype: np.dtype,
     rows = max(1, min(TILE // min(n, NARROW), workspace_bytes // (2 * n * dtype.itemsize)))
     for lo in range(0, x.m, rows):
         block = slice(lo, min(lo + rows, x.m))
-        z = logits_of(layer, plain(x[block], dtype))
+        z = logits_of(layer, some_rows(x, block, dtype))
         state = score_logits(z, Request(dtype), n_threads)
         Pair(z, state, teacher, block, n_threads)
         take(state, block)

@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
+from ..._arrays.sparse_x import SparseX
 from ...results import Gradients
 from ..interface import COEFFICIENTS, Backward, Request, State, Teacher
 from .divergence import Pair, logits_of
 from .layer import Layer, as_column
 from .scoring import NARROW, TILE, probs_tile, score_logits, spans
+from .sparse import add_product, some_rows
 
 SOFTMAX, LIMIT = map(COEFFICIENTS.index, ("softmax", "limit"))
 CLASS_STEP = 256  # classes come so many at a time, or a multiple
 
 
-def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads: Gradients,
-              accumulate: bool, workspace_bytes: int, n_threads: int | None,
+def gradients(layer: Layer, x: Rows | SparseX, request: Request, backward: Backward,
+              grads: Gradients, accumulate: bool, workspace_bytes: int, n_threads: int | None,
               teacher: Teacher[Layer] | None = None) -> None:
     """Take the rows of x (m, k) in by `backward` and write the gradients into `grads`."""
     m, n, dtype = x.m, layer.n_classes, request.dtype
@@ -33,12 +34,12 @@ def gradients(layer: Layer, x: Rows, request: Request, backward: Backward, grads
     rows = max(rows, 1)
     for lo in range(0, m, rows):
         block = slice(lo, min(lo + rows, m))
-        _block_gradients(layer, plain(x[block], dtype), block, request.rows(block), backward, grads,
-                         accumulate, n_threads, teacher)
+        _block_gradients(layer, some_rows(x, block, dtype), block, request.rows(block), backward,
+                         grads, accumulate, n_threads, teacher)
 
 
 def _block_gradients(
-    layer: Layer, x: np.ndarray, block: slice, request: Request, backward: Backward,
+    layer: Layer, x: np.ndarray | SparseX, block: slice, request: Request, backward: Backward,
     grads: Gradients, accumulate: bool, n_threads: int | None, teacher: Teacher[Layer] | None,
 ) -> None:
     """Add what a block of rows makes of the gradients."""
@@ -50,8 +51,9 @@ def _block_gradients(
     pair = None if teacher is None else Pair(z, state, teacher, block, n_threads)
     coef = backward.take(state, block)
     live = np.logical_or.reduce(coef[:-1])
-    x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
-    d_x = np.zeros_like(x)
+    if isinstance(x, np.ndarray):
+        x = np.where(live[:, None], x, 0)  # rows that are left out may hold anything
+    d_x = np.zeros(x.shape, dtype) if grads.x is not None else np.empty(0)
     with np.errstate(all="ignore"):
         for lo, hi in spans(n, classes):
             if pair is None:
@@ -65,7 +67,10 @@ def _block_gradients(
             if grads.x is not None:
                 d_x += g @ layer.classes(lo, hi, dtype)
             if grads.weight is not None:
-                grads.weight[lo:hi] += g.T @ x
+                if isinstance(x, SparseX):
+                    add_product(g, x, live, grads.weight[lo:hi])
+                else:
+                    grads.weight[lo:hi] += g.T @ x
             if grads.bias is not None:
                 grads.bias[lo:hi] += g.sum(axis=0)
         if grads.x is not None:

@@ -10,6 +10,8 @@ import numpy as np
 from ..._arrays.bfloat16 import is_narrow
 from ..._arrays.checks import compute_dtype, copied, plain
 from ..._arrays.files import Windows
+from ..._arrays.sparse_x import SparseX
+from .sparse import product
 
 
 class Layer:
@@ -59,13 +61,16 @@ class Layer:
         return is_plain(self._weight, dtype)
 
     def logits(
-        self, x: np.ndarray, lo: int, hi: int, temperature: np.ndarray | None
+        self, x: np.ndarray | SparseX, lo: int, hi: int, temperature: np.ndarray | None
     ) -> np.ndarray:
         """Logits (r, hi - lo) of classes lo to hi, in the dtype of x.
 
         Rows have the `temperature` (r,) that the layer has else.
         """
-        z = x @ plain(self._weight[lo:hi], x.dtype).T
+        if isinstance(x, SparseX):
+            z = product(x, plain(self._weight[lo:hi], x.dtype))
+        else:
+            z = x @ plain(self._weight[lo:hi], x.dtype).T
         if self._bias is not None:
             z += plain(self._bias[lo:hi], x.dtype)
         return self._transformed(z, temperature)

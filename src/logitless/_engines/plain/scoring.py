@@ -16,10 +16,12 @@ import numpy as np
 from ..._arrays.checks import plain
 from ..._arrays.rows import Rows
 from ..._arrays.sparse import SparseRows
+from ..._arrays.sparse_x import SparseX
 from ..._parallel import pool
 from ..interface import Request, State, gathered
 from .layer import Layer, as_column, is_plain
 from .order import before, best_columns
+from .sparse import most_entries, some_rows
 
 TILE = 1 << 18  # logits in a tile, and values converted at a time
 NARROW = 512  # classes in a tile of many rows
@@ -276,27 +278,31 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, values.dtype.type(0))
 
 
-def score(layer: Layer, x: np.ndarray, request: Request, n_threads: int | None) -> State:
+def score(layer: Layer, x: np.ndarray | SparseX, request: Request, n_threads: int | None) -> State:
     """Find out what `request` asks for about the rows of x (m, k)."""
     tile_of = tiles(layer, x, request)
     limits = copy_limits(layer, x, request.dtype)
     return _score(len(x), layer.n_classes, tile_of, request, *limits, n_threads)
 
 
-def tiles(layer: Layer, x: np.ndarray, request: Request) -> Callable[[slice], Tile]:
+def tiles(layer: Layer, x: np.ndarray | SparseX, request: Request) -> Callable[[slice], Tile]:
     """Make what makes logits of some rows of x."""
 
     def tile_of(rows: slice) -> Tile:
-        block = plain(x[rows], request.dtype)
+        block = some_rows(x, rows, request.dtype)
         t = None if request.temperature is None else request.temperature[rows]
         return lambda lo, hi: layer.logits(block, lo, hi, t)
 
     return tile_of
 
 
-def copy_limits(layer: Layer, x: np.ndarray, dtype: np.dtype) -> tuple[int, int]:
+def copy_limits(layer: Layer, x: np.ndarray | SparseX, dtype: np.dtype) -> tuple[int, int]:
     """How many rows and classes may be converted at a time, where they must be."""
     k = max(1, layer.n_features)
+    if isinstance(x, SparseX):
+        most = most_entries(x)
+        rows = max(1, TILE // (most * min(NARROW, layer.n_classes)))
+        return rows, max(1, min(TILE // (most * rows), TILE // k))
     return (len(x) if is_plain(x, dtype) else max(1, TILE // k),
             layer.n_classes if layer.is_plain(dtype) else max(1, TILE // k))
 
