@@ -190,17 +190,6 @@ def test_fit_refuses(options, call, error, message):
         SoftmaxRegression(**options).fit(**({"X": X, "y": Y} | call))
 
 
-def test_sparse_rows_are_refused():
-    from scipy.sparse import csr_array
-
-    model = SoftmaxRegression()
-    assert not model.__sklearn_tags__().input_tags.sparse
-    with pytest.raises(TypeError, match=r"[Ss]parse"):
-        model.fit(csr_array(X), Y)
-    with pytest.raises(TypeError, match=r"[Ss]parse"):
-        model.fit(X, Y).predict(csr_array(X))
-
-
 def test_threads_change_no_bit():
     models = [SoftmaxRegression(n_jobs=n, max_iter=200).fit(X, Y) for n in (1, 2, 5)]
     for other in models[1:]:

@@ -20,13 +20,14 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classi
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._arrays.sliced import is_sliced
+from .._arrays.sparse_x import SparseX
 from .._parallel.cores import usable_cores
 from .._parallel.pool import threads
 from ..head import LinearHead
 from ..results import Gradients
 from ._callbacks import CallbackSupportMixin, reporting, tasks
 from ._class_weight import row_weights
-from ._fitting import F64, Trainee
+from ._fitting import F64, Trainee, rows_of, squares
 from ._lazy import accuracy, by_blocks, is_lazy
 from ._lbfgs import Found, minimise
 from ._sliced import FiniteRows
@@ -111,12 +112,14 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Rows are float32 or float64; other dtypes become float64. They are dense: sparse ones
-    are refused. L-BFGS sees each feature as if it had mean 0 and the same curvature as
-    the others, so that features of different scales need no scaler; coefficients,
-    penalty and `tol` are those of the features as given. float32 rows are computed in
-    float32 as far as that leads; where its rounding leaves open whether the gradient is
-    down to `tol`, `fit` goes on in float64, a block of rows at a time.
+    Rows are float32 or float64; other dtypes become float64. They may be SciPy sparse
+    matrices or arrays, read as CSR: an iteration then takes 4 n flops for each of their
+    entries, which are held once more, feature by feature. L-BFGS sees each feature as if it
+    had mean 0 and the same curvature as the others, so that features of different scales
+    need no scaler; coefficients, penalty and `tol` are those of the features as given.
+    float32 rows are computed in float32 as far as that leads; where its rounding leaves
+    open whether the gradient is down to `tol`, `fit` goes on in float64, a block of rows at
+    a time (sparse ones are copied).
 
     Beyond its input (copied if it is not in C order) a fit holds some 30 times the
     coefficients in float64, a few numbers for each row, and the workspace of
@@ -197,7 +200,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
         y : array_like, shape (m,)
             Labels, of at least two classes.
         sample_weight : array_like, shape (m,), optional
@@ -215,8 +218,6 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             parameters or weights out of range, weights whose sum is 0 or not finite,
             coefficients beyond the dtype of the rows, or with `warm_start` other
             classes or features.
-        TypeError
-            Sparse rows.
 
         Warns
         -----
@@ -224,7 +225,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             The gradient is not down to `tol`: `max_iter` iterations were not enough, or
             it is out of reach with coefficients of this precision.
         """
-        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C")
+        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C",
+                             accept_sparse="csr")
         check_classification_targets(y)
         classes = np.unique(y)
         if len(classes) < 2:
@@ -239,6 +241,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         decay = self._decay(total)
         trainee = self._trainee(X, classes, self.warm_start)
         told = tasks(self, X, y, sample_weight, self.max_iter)
+        X = rows_of(X)
         told.begin(partial(_attributes, classes, trainee, X.dtype))
         with self._threads(), reporting(self.verbose) as show:
 
@@ -253,7 +256,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             _warn(found, self.tol, self.max_iter, trainee.dtype)
         self.__dict__.update(_attributes(classes, trainee, X.dtype))
         self.n_iter_ = np.array([found.iterations], np.int32)
-        self.n_samples_seen_ = len(X)
+        self.n_samples_seen_ = X.shape[0]
         self._squares: Gradients | None = None
         told.end()
         return self
@@ -273,7 +276,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
         y : array_like, shape (m,)
         classes : array_like, shape (n,), optional
             All labels there are; needed in the first call, unless it follows a `fit`.
@@ -291,8 +294,6 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             As `fit`, but weights may all be 0; no `classes` in the first call, or others
             than in that; labels that are not among them; ``class_weight="balanced"``,
             which needs all rows.
-        TypeError
-            Sparse rows.
 
         Notes
         -----
@@ -303,7 +304,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             raise ValueError('`class_weight` must be a dict or None for `partial_fit`, got '
                              '"balanced": the weights need all rows')
         first = not hasattr(self, "coef_")
-        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C", reset=first)
+        X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C", reset=first,
+                             accept_sparse="csr")
         check_classification_targets(y)
         _check_partial_fit_first_call(self, classes)
         if len(self.classes_) < 2:
@@ -314,6 +316,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                              f"got {sorted(unknown)} too")
         index = np.searchsorted(self.classes_, y)
         weight = row_weights(self.class_weight, sample_weight, self.classes_, index)
+        X = rows_of(X)
         trainee = self._trainee(X, self.classes_, not first)
         seen = 0 if first else self.n_samples_seen_
         with self._threads(), np.errstate(over="ignore", invalid="ignore"):
@@ -336,7 +339,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
 
         Returns
         -------
@@ -354,7 +357,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
             What only slices, as data sets of h5py do, is read a block at a time; so is that
             of the other predictions.
 
@@ -372,7 +375,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
 
         Returns
         -------
@@ -388,7 +391,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array_like, shape (m, k)
+        X : array_like or sparse, shape (m, k)
 
         Returns
         -------
@@ -398,6 +401,11 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         X = self._checked(X)
         with self._threads():
             return self._head().predict_log_proba(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Share of the rows whose label is predicted.
@@ -423,7 +431,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if is_sliced(X) and len(X.shape) == 2 and X.shape[0]:
             validate_data(self, np.asarray(X[:1]), dtype=[F64, np.float32], reset=False)
             return FiniteRows(X)
-        return validate_data(self, X, dtype=[F64, np.float32], reset=False)
+        return validate_data(self, X, dtype=[F64, np.float32], reset=False, accept_sparse="csr")
 
     def _head(self) -> LinearHead:
         return LinearHead.from_estimator(self, pack=False)
@@ -442,7 +450,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                              f"{np.finfo(F64).tiny:.2g}, got {self.C} times {total}")
         return 1 / counts
 
-    def _trainee(self, X: np.ndarray, classes: np.ndarray, go_on: bool) -> Trainee:
+    def _trainee(self, X: np.ndarray | SparseX, classes: np.ndarray, go_on: bool) -> Trainee:
         """Coefficients to fit: zeros, or those at hand."""
         trainee = Trainee(len(classes), X.shape[1], X.dtype, self.fit_intercept)
         if go_on and hasattr(self, "coef_"):
@@ -457,14 +465,14 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 trainee.intercept[...] = self.intercept_
         return trainee
 
-    def _squares_so_far(self, trainee: Trainee, X: np.ndarray, seen: int) -> Gradients:
+    def _squares_so_far(self, trainee: Trainee, X: np.ndarray | SparseX, seen: int) -> Gradients:
         """Sums of the squares of the gradients of all steps before."""
         known = getattr(self, "_squares", None)
         if known is not None:
             return Gradients(None, known.weight.astype(X.dtype), known.bias.astype(X.dtype))
         steps = seen / self.batch_size
         coef = np.empty_like(trainee.coef)
-        coef[...] = steps / len(X) * np.einsum("ij,ij->j", X, X)
+        coef[...] = steps / len(X) * squares(X)
         return Gradients(None, coef, np.full_like(trainee.intercept, steps))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .._arrays.sparse_x import SparseX, read_x
 from .._calls.coefficients import both_classes
 from ..functional import linear_cross_entropy_value_and_grad
 from ..results import Gradients
@@ -42,7 +45,7 @@ class Trainee:
         return Trainee(self.n_classes, self.coef.shape[1], F64, self.fit_intercept)
 
     def find_gradients(
-        self, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float
+        self, x: Any, index: np.ndarray, weight: np.ndarray, decay: float
     ) -> float:
         """Sum of the losses times their weights plus ``decay / 2 * sum(coef ** 2)``.
 
@@ -62,7 +65,7 @@ class Trainee:
         return float(max(np.abs(self.coef_gradient).max(),
                          np.abs(self.intercept_gradient).max() if self.fit_intercept else 0.0))
 
-    def step(self, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float,
+    def step(self, x: Any, index: np.ndarray, weight: np.ndarray, decay: float,
              squares: Gradients, rate: float) -> None:
         """One step of AdaGrad on the same objective, with `squares` its sums of squares."""
         assert squares.weight is not None
@@ -78,3 +81,15 @@ def _adagrad(
 ) -> None:
     squares += np.square(gradient)
     value -= rate * gradient / np.sqrt(np.maximum(squares, np.finfo(value.dtype).tiny))
+
+
+def rows_of(x: Any) -> np.ndarray | SparseX:
+    """Rows as all steps of a fit read them: sparse ones checked, and put into order, once."""
+    return x if isinstance(x, np.ndarray) else read_x(x, "X")
+
+
+def squares(x: np.ndarray | SparseX) -> np.ndarray:
+    """Sum of the squares of each feature."""
+    if isinstance(x, SparseX):
+        return np.bincount(x.index, np.square(x.value, dtype=F64), x.n)
+    return np.einsum("ij,ij->j", x, x)

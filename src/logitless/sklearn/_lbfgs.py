@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays.sparse_x import SparseX
 from ._fitting import F64, Trainee
 
 BLOCK_VALUES = 1 << 16  # of rows at a time, copied
@@ -21,6 +22,7 @@ NO_PROGRESS = {np.dtype(np.float32): 1e-9, F64: 0.0}
 # Where rounding the coefficients alone brings the gradient above `tol`: the share of `tol` down to
 # which it is worth going on for some that round better.
 HOPELESS = 0.1
+CANCELLED = 1e-12  # of a mean square is what may be left of a variance of 0
 
 Report = Callable[[int, float, Trainee], object]
 
@@ -44,8 +46,8 @@ class Found:
     stopped: bool
 
 
-def minimise(trainee: Trainee, x: np.ndarray, index: np.ndarray, weight: np.ndarray, decay: float,
-             *, tol: float, max_iter: int, report: Report) -> Found:
+def minimise(trainee: Trainee, x: np.ndarray | SparseX, index: np.ndarray, weight: np.ndarray,
+             decay: float, *, tol: float, max_iter: int, report: Report) -> Found:
     """Minimise ``sum(weight * loss) + decay / 2 * sum(coef ** 2)``, beginning where `trainee` is.
 
     `weight` sums to 1. `report` is called after each iteration with its number, the objective and
@@ -58,8 +60,8 @@ def minimise(trainee: Trainee, x: np.ndarray, index: np.ndarray, weight: np.ndar
 class _Search:
     """A problem, and how far its solution has come."""
 
-    def __init__(self, trainee: Trainee, x: np.ndarray, index: np.ndarray, weight: np.ndarray,
-                 decay: float, tol: float, max_iter: int, report: Report):
+    def __init__(self, trainee: Trainee, x: np.ndarray | SparseX, index: np.ndarray,
+                 weight: np.ndarray, decay: float, tol: float, max_iter: int, report: Report):
         self._kept = trainee
         self._wide = trainee if trainee.dtype == F64 else trainee.in_float64()
         self._rounds = self._wide is not self._kept
@@ -139,7 +141,7 @@ class Features:
     are alike.
     """
 
-    def __init__(self, x: np.ndarray, weight: np.ndarray, decay: float, trainee: Trainee):
+    def __init__(self, x: np.ndarray | SparseX, weight: np.ndarray, decay: float, trainee: Trainee):
         n, self._decay = trainee.n_classes, decay
         curvature = (n - 1) / n**2
         mean, variance = _moments(x, weight)
@@ -191,8 +193,14 @@ class Features:
         return np.concatenate([coef.ravel(), intercept] if self._fit_intercept else [coef.ravel()])
 
 
-def _moments(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: np.ndarray | SparseX, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the features, in float64, to about the precision of the rows."""
+    if isinstance(x, SparseX):
+        share = np.repeat(weight, np.diff(x.start)) * x.value
+        of_feature = np.bincount(x.index, share, x.n)
+        squares = np.bincount(x.index, share * x.value, x.n)
+        variance = squares - of_feature**2
+        return of_feature, np.where(variance > CANCELLED * squares, variance, 0)
     block = max(1, BLOCK_VALUES // x.shape[1])
     near = x[:block].mean(axis=0)  # so that squares of what is left do not cancel
     mean, square = np.zeros((2, x.shape[1]))
