@@ -73,8 +73,8 @@ LL_TEMPLATE int64_t column_kernel(const int width, const panels_of_rows *w, ptrd
             break;
         if (e + ahead < x->start[f + 1] && x->row[e + ahead] - x->first_row < w->rows)
             LL_UNROLL
-            for (int j = 0; j < width; j++)
-                prefetch(w->g + (x->row[e + ahead] - x->first_row) * w->g_row + j * LL_LANES);
+        for (int j = 0; j < width; j++)
+            prefetch(w->g + (x->row[e + ahead] - x->first_row) * w->g_row + j * LL_LANES);
         if (x->live && !x->live[r])
             continue;
         if (r >= group_end) {
@@ -97,17 +97,16 @@ LL_TEMPLATE int64_t column_kernel(const int width, const panels_of_rows *w, ptrd
 }
 
 typedef int64_t column_function(const panels_of_rows *, ptrdiff_t, real *, ptrdiff_t);
-#define LL_COLUMN(width, _)                                                                      \
-    static int64_t column_##width(const panels_of_rows *w, ptrdiff_t f, real *sums,              \
-                                  ptrdiff_t s_panel)                                             \
-    {                                                                                            \
-        return column_kernel(width, w, f, sums, s_panel);                                        \
+#define LL_COLUMN(width, _)                                                         \
+    static int64_t column_##width(const panels_of_rows *w, ptrdiff_t f, real *sums, \
+                                  ptrdiff_t s_panel)                                \
+    {                                                                               \
+        return column_kernel(width, w, f, sums, s_panel);                           \
     }
 #define LL_COLUMN_NAME(width, _) column_##width,
 LL_ENTRY_WIDTHS(LL_COLUMN, )
-static column_function *const column_functions[LL_ENTRY_PANELS] = {
-    LL_ENTRY_WIDTHS(LL_COLUMN_NAME, )
-};
+static column_function *const column_functions[LL_ENTRY_PANELS] = { LL_ENTRY_WIDTHS(
+    LL_COLUMN_NAME, ) };
 
 /* Sums of LL_LANES features by as many classes into features of the weights, or out of them. Of
  * either there may be fewer. */
@@ -163,7 +162,7 @@ static void add_square(const ll_job *job, const ll_gradient *grad, const panels_
 }
 
 static void derived_weight(const ll_job *job, const ll_gradient *grad, const ll_columns *columns,
-                          ptrdiff_t f_first, ptrdiff_t f_last)
+                           ptrdiff_t f_first, ptrdiff_t f_last)
 {
     for (ptrdiff_t c = job->first, width; c < job->last; c += width * LL_LANES) {
         panels_of_rows w = { kept_tile(job, c) + c % LL_BLOCK, tile_row(job->n), job->rows,

@@ -35,9 +35,8 @@ LL_TEMPLATE void fetch_weights(const int how, const int width, const panels_of *
         return;
     LL_UNROLL
     for (ptrdiff_t j = 0; j < width; j++)
-        prefetch(how == LL_REALS
-                     ? (const void *)((const real *)w->at + j * w->panel + f * LL_LANES)
-                     : (const uint32_t *)w->at + j * w->panel + f / 2 * LL_WORD_LANES);
+        prefetch(how == LL_REALS ? (const void *)((const real *)w->at + j * w->panel + f * LL_LANES)
+                                 : (const uint32_t *)w->at + j * w->panel + f / 2 * LL_WORD_LANES);
 }
 
 /* Entries [e, end) of a row with `width` panels; those after them, up to `last`, are next. */
@@ -112,16 +111,15 @@ LL_TEMPLATE void tile_entries(const int how, const int width, const int few, con
             entries_kernel(how, width, w, start[r], start[r + 1], last, bias, z);
 }
 
-typedef void entries_function(const ll_job *, ptrdiff_t, ptrdiff_t, const panels_of *,
-                              const real *, real *, ptrdiff_t);
-#define LL_ENTRIES_OF(name, how, width, few)                                                     \
-    static void name(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const panels_of *w,         \
-                     const real *bias, real *z, ptrdiff_t z_row)                                 \
-    {                                                                                            \
-        tile_entries(how, width, few, job, i, rows, w, bias, z, z_row);                          \
+typedef void entries_function(const ll_job *, ptrdiff_t, ptrdiff_t, const panels_of *, const real *,
+                              real *, ptrdiff_t);
+#define LL_ENTRIES_OF(name, how, width, few)                                             \
+    static void name(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, const panels_of *w, \
+                     const real *bias, real *z, ptrdiff_t z_row)                         \
+    {                                                                                    \
+        tile_entries(how, width, few, job, i, rows, w, bias, z, z_row);                  \
     }
-#define LL_ENTRIES(width, how)                                                                   \
-    LL_ENTRIES_OF(entries_of_##how##_##width, LL_ENTRIES_##how, width, 0)
+#define LL_ENTRIES(width, how) LL_ENTRIES_OF(entries_of_##how##_##width, LL_ENTRIES_##how, width, 0)
 #define LL_ENTRIES_NAME(width, how) entries_of_##how##_##width,
 #define LL_ENTRIES_reals LL_REALS
 #define LL_ENTRIES_bfloat16 LL_BFLOAT16
