@@ -193,5 +193,5 @@ def test_sparse_coefficients_of_an_estimator():
 
 def test_sparse_where_dense_is_wanted():
     damaged = csr([0, 1, 2], [[0, 1], [2, 3]])
-    with says(TypeError, "x", "dense", "toarray"):
-        ll.linear_logsumexp(damaged, np.ones((3, N)))
+    with says(TypeError, "weight", "dense", "toarray"):
+        ll.linear_logsumexp(np.ones((3, N)), damaged)

@@ -191,22 +191,50 @@ static int may_be_packed(const inputs *in, enum layout layout)
     return in->p->n > LL_SMALL_N && !in->product && layout < LOGITS;
 }
 
+/* How rows are given: packed, where they are, as entries, as these with panels made on the way. */
+enum rows { AS_PACKED, AS_THEY_ARE, AS_ENTRIES, AS_ENTRIES_BY_PANELS, ROW_FORMS };
+
+/* Rows as entries, all of which are given. */
+static void give_entries(const inputs *in, ll_product *product, int panels)
+{
+    const problem *p = in->p;
+    int64_t *start = integers(p->m + 1);
+    int32_t *index = array(p->m * p->k, sizeof *index);
+    void *value = reals(p->m * p->k);
+
+    for (ptrdiff_t i = 0; i <= p->m; i++)
+        start[i] = i * p->k;
+    for (ptrdiff_t e = 0; e < p->m * p->k; e++) {
+        index[e] = (int32_t)(e % p->k);
+        copy(value, e, in->x, e / p->k * in->x_row + e % p->k);
+    }
+    product->x = NULL;
+    product->x_packed = 0;
+    product->x_start = start;
+    product->x_index = index;
+    product->x_value = value;
+    product->x_panels = panels;
+}
+
 static uint64_t run_rows(const inputs *in, enum layout layout, enum ask ask, enum cut cut,
-                         int packed)
+                         enum rows form)
 {
     int mine = n_blocks;
     ll_job job = make_job(in, layout, ask);
     void *loss = reals(job.rows * job.question.n_targets);
     ptrdiff_t step = cut == WHOLE ? job.n : cut == BLOCKWISE ? table->block : table->span;
 
-    if (may_be_packed(in, layout) && !packed) {
+    if (form >= AS_ENTRIES)
+        give_entries(in, &job.product, form == AS_ENTRIES_BY_PANELS);
+    else if (may_be_packed(in, layout) && form == AS_THEY_ARE) {
         job.product.x = in->x;
         job.product.x_packed = 0;
     }
     job.scratch = cache_lines(table->scratch_bytes(&job));
     if (job.question.rank && job.n > table->block) { /* needed before the classes are met */
         ll_job before = job;
-        before.product.x = in->product ? (const void *)in->narrow_x : in->x;
+        if (!job.product.x_start)
+            before.product.x = in->product ? (const void *)in->narrow_x : in->x;
         table->target_logits(&before);
     }
     for (ptrdiff_t first = 0; first < job.n; first += step) {
@@ -248,14 +276,25 @@ static uint64_t run_rows(const inputs *in, enum layout layout, enum ask ask, enu
     return hash;
 }
 
+/* Whether rows may be given so, which is tried once: panels are made of what is not packed. */
+static int may_be_entries(const inputs *in, enum layout layout, enum ask ask, enum rows form)
+{
+    return !in->product && layout < LOGITS && ask == EVERYTHING
+        && (form == AS_ENTRIES || (layout != PACKED && layout != NARROW_PACKED));
+}
+
 static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut cut)
 {
-    const uint64_t value = run_rows(in, layout, ask, cut, 1);
+    const uint64_t value = run_rows(in, layout, ask, cut, AS_PACKED);
 
-    if (may_be_packed(in, layout) && run_rows(in, layout, ask, cut, 0) != value) {
-        complain(in->p);
-        fprintf(stderr, "ask %d, layout %d, cut %d: rows that are not packed give other bits\n",
-                (int)ask, (int)layout, (int)cut);
+    for (enum rows form = AS_THEY_ARE; form < ROW_FORMS; form++) {
+        if (form == AS_THEY_ARE ? !may_be_packed(in, layout) : !may_be_entries(in, layout, ask, form))
+            continue;
+        if (run_rows(in, layout, ask, cut, form) != value) {
+            complain(in->p);
+            fprintf(stderr, "ask %d, layout %d, cut %d, form %d of rows: other bits\n", (int)ask,
+                    (int)layout, (int)cut, (int)form);
+        }
     }
     return value;
 }
