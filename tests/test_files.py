@@ -335,3 +335,47 @@ def test_a_head_larger_than_the_address_space(tmp_path, run_python, save, kind):
     assert (predicted, rank) == ([0, 7, shape[0] - 1], [0, 0, 0])
     np.testing.assert_allclose(losses, loss, rtol=1e-5)
     assert int(grown) < 64 * MIB
+
+
+def cut(path, size):
+    with open(path, "r+b") as file:
+        file.truncate(size)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot become smaller there")
+@pytest.mark.parametrize("save", ["npy", "safetensors"])
+def test_a_mapped_file_that_becomes_smaller_is_an_error(tmp_path, rng, save):
+    """To touch what is not there any more would end the process."""
+    weight = rng.standard_normal((3000, 16), np.float32)
+    for name in "weight", "x":
+        if save == "npy":
+            np.save(tmp_path / name, weight)
+            os.rename(tmp_path / f"{name}.npy", tmp_path / name)
+        else:
+            safetensors.save_file({name: weight}, tmp_path / name)
+    size = os.path.getsize(tmp_path / "x")
+    mapped = ll.LinearHead.from_file(tmp_path / "weight", pack=False)
+    packed, x = ll.LinearHead(weight), open_array(tmp_path / "x")
+    before = packed.predict(x)
+    np.testing.assert_array_equal(mapped.predict(x), before)
+    cut(tmp_path / "x", size - 1)
+    for call in (lambda: packed.predict(x), lambda: packed.loss(x[7:], before[7:]),
+                 lambda: packed.score(x.reshape(30, 100, 16)), lambda: packed.topk(x, 2),
+                 lambda: packed.value_and_grad(x, before)):
+        with pytest.raises(OSError, match=rf"`x` .* smaller: expected {size} bytes, got {size - 1}"
+                                          rf" \(.*x\)"):
+            call()
+    cut(tmp_path / "weight", 4096)
+    for call in (lambda: mapped.predict(weight), lambda: mapped.loss(weight, before)):
+        with pytest.raises(OSError, match="`weight` is mapped from a file that has become smaller"):
+            call()
+    np.testing.assert_array_equal(packed.predict(weight), before)
+
+
+def test_windows_of_a_file_that_becomes_smaller_are_an_error(tmp_path, rng):
+    weight = rng.standard_normal((3000, 16), np.float32)
+    head = ll.LinearHead(windows(tmp_path / "a", weight), pack=False)
+    head.predict(weight)
+    cut(tmp_path / "a", weight.nbytes - 1)
+    with pytest.raises(OSError, match=r"a: it has become smaller .* ends at byte 191999"):
+        head.predict(weight)

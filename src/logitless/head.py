@@ -20,6 +20,7 @@ from ._arrays.checks import (
     compute_dtype,
 )
 from ._arrays.exclusions import Exclusions, check_exclude
+from ._arrays.files import check_mapped
 from ._arrays.sparse_x import SparseX, as_rows, check_rows
 from ._calls.batch import Batch, check_loss_out, given_loss, screen_stats, top_of
 from ._calls.candidates import best_of, check_ranked
@@ -336,9 +337,11 @@ class LinearHead:
         takes no time, and pages come into the system's cache when a call first needs them,
         one after the other at the disk's rate, and leave it when memory is short. So a head
         may be larger than memory; where it is larger than the address space, as
-        ``ulimit -v`` can make it, a few MB at a time are mapped. Do not change the file as
-        long as the head is in use. With ``pack=True``, the default, weights are read once
-        and memory is that of the packed head. Arrays in a .npz file are read in any case.
+        ``ulimit -v`` can make it, a few MB at a time are read. Do not change the file as
+        long as the head is in use: a call on one that has become smaller is an OSError, but
+        one that becomes smaller during a call ends the process. With ``pack=True``, the
+        default, weights are read once and memory is that of the packed head. Arrays in a
+        .npz file are read in any case.
 
         The index of a checkpoint may name files in its own folder and those below it alone.
 
@@ -1373,6 +1376,9 @@ class LinearHead:
     def _checked(self, x: Any, name: str = "x") -> tuple[np.ndarray | SparseX, np.dtype]:
         """Rows (..., k), and the precision of a computation with them."""
         x = check_rows(x, self._n_features, name)
+        for weights in self._layer.given:
+            if weights is not None:
+                check_mapped(weights, "weight")
         dtype = compute_dtype(x.dtype, name)
         return x, dtype if dtype.itemsize > self._dtype.itemsize else self._dtype
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from ._arrays.bfloat16 import outside
 from ._arrays.checkpoint import bias_name, check_name, open_archive, weight_name
-from ._arrays.files import Archive, Windows, listed
-from ._arrays.npy import Npz, map_npy
+from ._arrays.files import Archive, Place, Windows, listed, map_array, map_or_read
+from ._arrays.npy import Npz, find_npy
 
 
 class HeadArrays(NamedTuple):
@@ -28,7 +28,7 @@ class HeadArrays(NamedTuple):
     Attributes
     ----------
     weight : ndarray, shape (n, k)
-        Where the address space has no room for a map of all of it, an object that maps
+        Where the address space has no room for a map of all of it, an object that reads
         rows when they are needed, which `LinearHead` takes like an array.
     bias : ndarray, shape (n,), or None
     softcap, temperature : float or None
@@ -79,19 +79,26 @@ def open_array(path: str | os.PathLike[str], *, key: str | None = None,
     members of a .npz file are read, as `np.savez_compressed` and `np.savez`
     write them.
     """
+    array = _whole(find_array(path, key=key, prefer=prefer))
+    dtype = outside(array.dtype)
+    return array if dtype == array.dtype else array.view(dtype)
+
+
+def find_array(path: str | os.PathLike[str], *, key: str | None = None,
+               prefer: str | None = None) -> Place | np.ndarray:
+    """Find where an array lies in a file, as `open_array` does; read it if it does not as it is."""
     archive = open_archive(path)
     if archive is None:
         _refuse_key(path, key)
-        return _whole(map_npy(path))
+        return find_npy(path)
     if key is None:
         key = prefer if prefer in archive.names else _only_name(archive, prefer)
     check_name(archive, key)
-    array = _whole(archive.load(key))
-    return array.view(outside(array.dtype))
+    return archive.find(key)
 
 
 def read_head(path: str | os.PathLike[str], *, key: str | None = None,
-              bias_key: str | None = None) -> HeadArrays:
+              bias_key: str | None = None, mapped: bool = True) -> HeadArrays:
     """Open the weights of a head.
 
     Parameters
@@ -103,12 +110,14 @@ def read_head(path: str | os.PathLike[str], *, key: str | None = None,
         alone.
     key, bias_key : str, optional
         Names of the weight and of the bias, as in `LinearHead.from_file`.
+    mapped : bool, default True
+        If not, the weight is read where `open_array` maps, a piece at a time when that is
+        needed, and a file that becomes smaller in the meantime is an error.
 
     Returns
     -------
     HeadArrays
-        As they stand in the file, mapped where `open_array` maps: `LinearHead` checks
-        shapes and dtypes.
+        As they stand in the file: `LinearHead` checks shapes and dtypes.
 
     Raises
     ------
@@ -122,13 +131,14 @@ def read_head(path: str | os.PathLike[str], *, key: str | None = None,
     archive = open_archive(path)
     if archive is None:
         _refuse_key(path, key or bias_key)
-        return HeadArrays(map_npy(path, windows=True))
+        return HeadArrays(map_or_read(find_npy(path), not mapped))
     name = weight_name(archive, key)
     bias = bias_name(archive, name, bias_key)
     scale = (_number(archive, other) if isinstance(archive, Npz) and name == "weight"
              and other in archive.names else None for other in ("softcap", "temperature"))
-    return HeadArrays(archive.load(name, windows=True),
-                      None if bias is None else _whole(archive.load(bias)), *scale)
+    found = archive.find(name)
+    weight = map_or_read(found, not mapped) if isinstance(found, Place) else found
+    return HeadArrays(weight, None if bias is None else _whole(archive.find(bias)), *scale)
 
 
 def open_packaged(name: str) -> dict[str, np.ndarray]:
@@ -325,13 +335,12 @@ def _only_name(archive: Archive, prefer: str | None) -> str:
     return archive.names[0]
 
 
-def _whole(array: np.ndarray | Windows) -> np.ndarray:
-    assert isinstance(array, np.ndarray)  # as no windows were asked for
-    return array
+def _whole(found: Place | np.ndarray) -> np.ndarray:
+    return map_array(found) if isinstance(found, Place) else found
 
 
 def _number(archive: Archive, name: str) -> float:
-    value = _whole(archive.load(name))
+    value = _whole(archive.find(name))
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ValueError(f"{archive.path}: expected {name} to be a single number, got "
                          f"shape {value.shape}, dtype {value.dtype}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from .bfloat16 import BFLOAT16, is_bfloat16, widened
-from .files import Windows
+from .files import Windows, check_mapped
 from .frames import read_frame, refuse_objects, remedy
 from .sliced import Sliced, is_sliced
 
@@ -163,6 +163,8 @@ def check_x(x: object, n_features: int, name: str = "x") -> np.ndarray:
     if type(x) is not np.ndarray:
         x = as_rows(x, name)
     x = kept_bfloat16(cast(np.ndarray, x))
+    if isinstance(x, np.ndarray) and x.base is not None:
+        check_mapped(x, name)
     if x.ndim == 0:
         raise ValueError(f"`{name}` must have shape (..., {n_features}), got a scalar")
     if x.shape[-1] != n_features:

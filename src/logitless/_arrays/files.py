@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
+import mmap
 import os
 import stat
+import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, overload
+from io import FileIO
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 _START_BYTES = 16  # of a file tell what it is
+_READ_BYTES = 1 << 30  # at a time: more than 2 GiB some systems do not read
 LISTED = 12  # names that fit into a message
 
 
@@ -85,15 +90,16 @@ class Archive(Protocol):
         """Find out what an array is, without reading it."""
         ...
 
-    def load(self, name: str, windows: bool = False) -> np.ndarray | Windows:
-        """Map or read an array; `windows`: as these, if it has to be."""
+    def find(self, name: str) -> Place | np.ndarray:
+        """Find where in a file an array lies, or read it where it does not lie there as it is."""
         ...
 
 
 class Windows:
-    """An array (n, k) in a file, of which rows are mapped while they are in use.
+    """An array (m, k) in a file, of which rows are read when they are needed.
 
-    For what is larger than the address space: its bytes count nowhere but in the system's cache.
+    For what is larger than the address space, and for files that others may make smaller: to read
+    beyond the end of a file is an error, to touch a map there ends the process.
 
     Attributes
     ----------
@@ -104,9 +110,10 @@ class Windows:
     ndim = 2
 
     def __init__(self, place: Place):
-        self._file = open(place.path, "rb")  # noqa: SIM115
-        self._offset, self.dtype = place.offset, place.dtype
+        self._file = open(place.path, "rb", buffering=0)  # noqa: SIM115
+        self._path, self._offset, self.dtype = place.path, place.offset, place.dtype
         self.shape: tuple[Any, ...] = place.shape
+        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it could not be opened
@@ -116,31 +123,57 @@ class Windows:
         return np.array(self[:], dtype)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Some rows: a map of a range of them, a copy of those of an array of indices."""
+        """Some rows, a range of them or those of an array of indices."""
         if isinstance(rows, np.ndarray):
-            taken = np.empty((len(rows), self.shape[1]), self.dtype)
+            taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             for i, row in enumerate(rows.tolist()):
-                taken[i] = self[row : row + 1][0]
+                self.read(row, taken[i : i + 1])
             return taken
         first, last, _ = rows.indices(self.shape[0])
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        return _mapped(self._file, self._offset + first * row_bytes, self.dtype,
-                       (last - first, self.shape[1]))
+        taken = np.empty((last - first, *self.shape[1:]), self.dtype)
+        self.read(first, taken)
+        return taken
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Read as many rows as `out`, which is contiguous, has; from `first` on."""
+        left = memoryview(out.reshape(-1).view(np.uint8).data)
+        offset = self._offset + first * self._row_bytes
+        while left:
+            count = _read_at(self._file, left[:_READ_BYTES], offset)
+            if not count:
+                raise OSError(f"{self._path}: it has become smaller while it was in use: it ends "
+                              f"at byte {offset}")
+            left, offset = left[count:], offset + count
 
 
-@overload
-def map_array(place: Place) -> np.ndarray: ...
-@overload
-def map_array(place: Place, windows: bool) -> np.ndarray | Windows: ...
-def map_array(place: Place, windows: bool = False) -> np.ndarray | Windows:
-    """Memory-map an array; as `Windows`, if these will do, where there is no room for all of it."""
+_SEEKING = threading.Lock()
+
+
+def _read_at(file: FileIO, into: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [into], offset)
+    with _SEEKING:
+        file.seek(offset)
+        return file.readinto(into) or 0
+
+
+def map_array(place: Place) -> np.ndarray:
+    """Memory-map an array."""
     with opened(place.path, "it cannot be read as an array of numbers") as file:
-        try:
-            return _mapped(file, *place[1:])
-        except OSError as error:
-            wide = windows and len(place.shape) == 2 and place.order == "C"
-            if error.errno != errno.ENOMEM or not wide:
-                raise
+        return _mapped(file, *place[1:])
+
+
+def map_or_read(place: Place, always_read: bool = False) -> np.ndarray | Windows:
+    """Memory-map a matrix; as `Windows` where there is no room for all of it, or if asked to."""
+    rows = len(place.shape) == 2 and place.order == "C"
+    if always_read and rows:
+        with opened(place.path, "it cannot be read as an array of numbers"):
+            return Windows(place)
+    try:
+        return map_array(place)
+    except OSError as error:
+        if error.errno != errno.ENOMEM or not rows:
+            raise
         return Windows(place)
 
 
@@ -150,6 +183,22 @@ def _mapped(file: BinaryIO, offset: int, dtype: np.dtype, shape: tuple[int, ...]
     if 0 in shape:
         return np.empty(shape, dtype, order)
     return np.asarray(np.memmap(file, dtype, "r", offset, shape, order))
+
+
+def check_mapped(array: np.ndarray, name: str) -> None:
+    """Check that the file that an array is a map of, if it is one, still has all of it.
+
+    To touch what is not there any more ends the process.
+    """
+    owner: Any = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, np.memmap) or not isinstance(owner.base, mmap.mmap):
+        return
+    needed, there = owner.offset + owner.nbytes, owner.base.size()
+    if there < needed:
+        raise OSError(f"`{name}` is mapped from a file that has become smaller: expected "
+                      f"{needed} bytes, got {there} ({owner.filename})")
 
 
 def listed(names: list[str]) -> str:

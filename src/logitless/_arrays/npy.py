@@ -16,7 +16,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
-from .files import Place, Stored, Windows, map_array, opened
+from .files import Place, Stored, opened
 from .frames import remedy
 
 _MAGIC = b"\x93NUMPY"
@@ -33,13 +33,12 @@ _HEADER = re.compile(
 _DTYPE = re.compile(r"'([<>|=]?[biufcmMOSUV]\d*(?:\[\w+\])?)'", re.ASCII)
 
 
-def map_npy(path: str | os.PathLike[str], windows: bool = False) -> np.ndarray | Windows:
-    """Memory-map the array in a .npy file."""
+def find_npy(path: str | os.PathLike[str]) -> Place:
+    """Find where in a .npy file its array lies."""
     with opened(path, "it cannot be read as a .npy array of numbers") as file:
         layout = _read_layout(file)
         layout.check_size(os.fstat(file.fileno()).st_size - file.tell())
-        place = Place(os.fspath(path), file.tell(), *layout)
-    return map_array(place, windows)
+        return Place(os.fspath(path), file.tell(), *layout)
 
 
 class Npz:
@@ -58,8 +57,8 @@ class Npz:
             layout = _read_layout(member)
         return Stored(str(layout.dtype), layout.shape)
 
-    def load(self, name: str, windows: bool = False) -> np.ndarray:
-        """Read an array: nothing of an archive is mapped."""
+    def find(self, name: str) -> np.ndarray:
+        """Read an array: nothing of an archive lies there as it is."""
         with self._opened(name) as member:
             return _read_member(member, self._members[name])
 

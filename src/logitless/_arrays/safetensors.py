@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from .bfloat16 import BFLOAT16
-from .files import Place, Stored, Windows, listed, map_array, opened
+from .files import Place, Stored, listed, opened
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # as in the package safetensors
@@ -52,13 +52,13 @@ class Safetensors:
         tensor = self._tensors[name]
         return Stored(tensor.dtype, tensor.shape)
 
-    def load(self, name: str, windows: bool = False) -> np.ndarray | Windows:
+    def find(self, name: str) -> Place:
         tensor = self._tensors[name]
         dtype = _DTYPES.get(tensor.dtype)
         if dtype is None:
             raise ValueError(f"{self.path}: expected {name!r} to be one of {', '.join(_DTYPES)}, "
                              f"got {tensor.dtype}")
-        return map_array(Place(self.path, tensor.begin, dtype, tensor.shape), windows)
+        return Place(self.path, tensor.begin, dtype, tensor.shape)
 
 
 class Sharded:
@@ -74,8 +74,8 @@ class Sharded:
     def stored(self, name: str) -> Stored:
         return self._shard(name).stored(name)
 
-    def load(self, name: str, windows: bool = False) -> np.ndarray | Windows:
-        return self._shard(name).load(name, windows)
+    def find(self, name: str) -> Place:
+        return self._shard(name).find(name)
 
     def _shard(self, name: str) -> Safetensors:
         """Read the header of the file that an array is in."""
