@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from ._arrays.bfloat16 import outside
 from ._arrays.checkpoint import bias_name, check_name, open_archive, weight_name
 from ._arrays.files import Archive, Place, Windows, listed, map_array, map_or_read
 from ._arrays.npy import Npz, find_npy
+from ._arrays.spools import Column, Spools
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class HeadArrays(NamedTuple):
@@ -198,11 +202,80 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-class NpzWriter:
+def _sync_folder(folder: Path) -> None:
+    """Have the names of its files reach the disk, where folders can be asked for that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+class RowsWriter:
+    """Writes arrays that arrive a block of rows at a time; what it becomes, subclasses know.
+
+    The arrays grow in files of their own and are put together under the final name at the
+    end. Memory is that of one block.
+    """
+
+    suffix = ""
+
+    def __init__(self, path: str | os.PathLike[str], leading_shape: tuple[int, ...],
+                 spools: Spools | None = None):
+        self._name, self.path = os.fspath(path), Path(os.path.realpath(path))
+        self.leading_shape = leading_shape
+        if Path(path).suffix != self.suffix:
+            raise ValueError(f"{self._name}: expected a name that ends in {self.suffix}")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{self._name}: expected the name of a plain file")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{self._name}: its folder does not exist")
+        self._spools = Spools(self.path.parent) if spools is None else spools
+
+    def append(self, **blocks: np.ndarray) -> None:
+        """Add rows to the arrays of these names.
+
+        Parameters
+        ----------
+        **blocks : ndarray, shape (rows, ...)
+            The first block of a name fixes its dtype and its further axes.
+        """
+        with naming(self._name):
+            for name, block in blocks.items():
+                self._spools.append(name, block)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        # To close a file may be to write.
+        with naming(self._name), contextlib.closing(self._spools):
+            if kind is None:
+                self._assemble()
+
+    def _assemble(self) -> None:
+        for name, column in self._spools.columns.items():
+            shape = self.leading_shape + column.tail
+            n_bytes = column.dtype.itemsize * math.prod(shape)
+            if column.file.tell() != n_bytes:
+                raise ValueError(f"{name}: expected {n_bytes} bytes for shape {shape}, "
+                                 f"got {column.file.tell()}")
+            column.file.flush()
+        with replacing(self.path) as file:
+            self._write(file, self._spools.columns)
+
+    def _write(self, file: BinaryIO, columns: dict[str, Column]) -> None:
+        raise NotImplementedError
+
+
+class NpzWriter(RowsWriter):
     """Writes arrays that arrive a block of rows at a time into one .npz file.
 
     A zip archive takes one member after the other, so each array grows in an
@@ -240,85 +313,26 @@ class NpzWriter:
     array([0., 0., 0., 1., 1.])
     """
 
-    def __init__(self, path: str | os.PathLike[str], leading_shape: tuple[int, ...]):
-        self._name, self.path = os.fspath(path), Path(os.path.realpath(path))
-        self.leading_shape = leading_shape
-        self._columns: dict[str, _Column] = {}
-        self._spools = contextlib.ExitStack()
-        if Path(path).suffix != ".npz":
-            raise ValueError(f"{self._name}: expected a name that ends in .npz")
-        if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"{self._name}: expected the name of a plain file")
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"{self._name}: its folder does not exist")
+    suffix = ".npz"
 
-    def append(self, **blocks: np.ndarray) -> None:
-        """Add rows to the arrays of these names.
-
-        Parameters
-        ----------
-        **blocks : ndarray, shape (rows, ...)
-            The first block of a name fixes its dtype and its further axes.
-        """
-        with _naming(self._name):
-            for name, block in blocks.items():
-                self._append(name, block)
-
-    def _append(self, name: str, block: np.ndarray) -> None:
-        if name not in self._columns:
-            spool = self._spools.enter_context(_unnamed_file(self.path.parent))
-            self._columns[name] = _Column(spool, block.dtype, block.shape[1:])
-        column = self._columns[name]
-        if (block.dtype, block.shape[1:]) != column[1:]:
-            raise ValueError(f"{name}: expected blocks of {column.dtype} and shape "
-                             f"(rows, *{column.tail}), got {block.dtype} {block.shape}")
-        # Not ndarray.tofile, which loses the cause of a failed write.
-        column.spool.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-
-    def __enter__(self) -> NpzWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        with _naming(self._name), self._spools:  # to close a file may be to write
-            if kind is None:
-                self._assemble()
-
-    def _assemble(self) -> None:
-        with replacing(self.path) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, column in self._columns.items():
-                shape = self.leading_shape + column.tail
-                n_bytes = column.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-                if column.spool.tell() != n_bytes:
-                    raise ValueError(f"{name}: expected {n_bytes} bytes for shape {shape}, "
-                                     f"got {column.spool.tell()}")
+    def _write(self, file: BinaryIO, columns: dict[str, Column]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, column in columns.items():
                 header = {"descr": np.lib.format.dtype_to_descr(column.dtype),
-                          "fortran_order": False, "shape": shape}
-                column.spool.seek(0)
+                          "fortran_order": False, "shape": self.leading_shape + column.tail}
+                column.file.seek(0)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array_header_1_0(member, header)
-                    shutil.copyfileobj(column.spool, member, 1 << 20)
-
-
-class _Column(NamedTuple):
-    spool: BinaryIO
-    dtype: np.dtype
-    tail: tuple[int, ...]
+                    shutil.copyfileobj(column.file, member, 1 << 20)
 
 
 @contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Let errors of files without a name, or with a temporary one, be about this one."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, name) from error
-
-
-@contextlib.contextmanager
-def _unnamed_file(folder: Path) -> Iterator[BinaryIO]:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        yield file
+        raise OSError(error.errno, error.strerror or str(error), name) from error
 
 
 def _refuse_key(path: str | os.PathLike[str], key: str | None) -> None:
