@@ -17,7 +17,7 @@ pytest.importorskip("rich")
 from support.oracle import logits_and_log_proba
 
 import logitless as ll
-from logitless.cli import scoring
+from logitless.cli import commands
 
 M, N, K = 37, 7, 5
 
@@ -277,16 +277,16 @@ def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeyp
         old.write("the old result")
     blocks = []
 
-    def block(self, rows, writer, totals):
-        blocks.append(rows)
+    def append(writer, scores):
+        blocks.append(scores)
         with open("out.npz") as old:
             assert old.read() == "the old result"
         if len(blocks) == 3:
             raise KeyboardInterrupt
-        score_block(self, rows, writer, totals)
+        append_scores(writer, scores)
 
-    score_block = scoring.Job._block
-    monkeypatch.setattr(scoring.Job, "_block", block)
+    append_scores = commands.append_scores
+    monkeypatch.setattr(commands, "append_scores", append)
     before = sorted(os.listdir())
     assert command("score", "head.npz", "x.npy", "-o", "out.npz", "--block-rows", 9)[0] == 130
     assert len(blocks) == 3

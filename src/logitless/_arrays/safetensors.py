@@ -71,6 +71,12 @@ class Sharded:
         self.names = list(self._files)
         self._shards: dict[str, Safetensors] = {}
 
+    @property
+    def paths(self) -> list[str]:
+        """The files that hold the arrays."""
+        folder = os.path.dirname(self.path)
+        return [os.path.join(folder, name) for name in dict.fromkeys(self._files.values())]
+
     def stored(self, name: str) -> Stored:
         return self._shard(name).stored(name)
 

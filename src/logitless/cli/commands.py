@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +29,14 @@ import logitless as ll
 
 from .._engines.choice import engine
 from .._parallel import pool
-from ..io import NpzWriter, open_array
 from . import bench as timing
 from . import demo as demonstration
-from .scoring import Job, Totals, input_errors
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file, and the name of an array in it if one was given."""
-
-    path: Path
-    key: str | None
-
-
-class InputFile(click.ParamType):
-    """An argument FILE or FILE:KEY; either may hold colons."""
-
-    name = "file"
-    _file = click.Path(exists=True, dir_okay=False)
-
-    def convert(self, value: Any, param: click.Parameter | None,
-                ctx: click.Context | None) -> Source:
-        """Take what follows the name of a file for a key."""
-        path, key = value, None
-        for end in (i for i, letter in enumerate(value) if letter == ":"):
-            if not os.path.exists(value) and os.path.isfile(value[:end]):
-                path, key = value[:end], value[end + 1 :]  # the longest name that a file has
-        return Source(Path(os.fsdecode(self._file.convert(path, param, ctx))), key)
+from .errors import input_errors
+from .files import InputFile, Source, refuse_as_output
+from .given import Given, of_scores, version
+from .part import Part
+from .scoring import Totals, append_scores
+from .writing import writer_of
 
 
 def run(args: list[str] | None) -> int:
@@ -74,15 +54,8 @@ def run(args: list[str] | None) -> int:
         return 2
 
 
-def _version() -> str:
-    try:
-        return metadata.version("logitless")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="logitless", message="%(prog)s %(version)s")
+@click.version_option(version(), prog_name="logitless", message="%(prog)s %(version)s")
 def group() -> None:
     """Softmax losses, predictions and top k of a linear layer, in one pass over its weights."""
 
@@ -102,29 +75,29 @@ def demo(plot: Path) -> None:
 @click.argument("head", type=InputFile())
 @click.argument("x", type=InputFile())
 @click.argument("target", type=InputFile(), required=False)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT.npz",
-              help="Written when all is done; an existing file is replaced.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT",
+              help="A .npz or .parquet, written when all is done; an existing file is replaced.")
 @click.option("--topk", type=click.IntRange(min=0), default=0, show_default=True,
               help="Also the K best classes of each row.", metavar="K")
-@click.option("--softcap", type=float, metavar="C", help="Logits become C tanh(z / C).")
-@click.option("--temperature", type=float, metavar="T", help="Logits are divided by T.")
-@click.option("--ignore-index", type=int, default=-100, show_default=True, metavar="I",
-              help="Rows with this target have loss 0 and do not count.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N",
-              help="As many as the process may use unless given.")
-@click.option("--block-rows", type=click.IntRange(min=1), metavar="N",
-              help="Rows read and scored at a time; found by their speed unless given.")
-def score(head: Source, x: Source, target: Source | None, out: Path, topk: int,
-          softcap: float | None, temperature: float | None, ignore_index: int,
-          threads: int | None, block_rows: int | None) -> None:
+@click.option("--resume", is_flag=True,
+              help="Keep what is finished in OUT.part if interrupted, and go on from there.")
+@of_scores
+def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, resume: bool,
+          **options: Any) -> None:
     """Score the rows of X with HEAD, against TARGET if given.
 
     HEAD is a linear layer: a .npz with weight (n, k) and, if it has them, bias (n,),
     softcap and temperature; a .npy with the weight; a .safetensors file, or the index
-    .json of several. FILE:KEY names the weight where the names do not tell. X (m, k)
-    and TARGET (class indices (m,), or probabilities (m, n)) are .npy or .safetensors
-    files, read a block of rows at a time, or .npz files: with a single array, one named
-    x or target, or FILE:KEY.
+    .json of several; a table with a column of lists, or columns of numbers, and if it has
+    one a column named bias. FILE:KEY names the weight where the names do not tell. X
+    (m, k) and TARGET (class indices (m,), or probabilities (m, n)) are .npy or
+    .safetensors files, read a block of rows at a time, or .npz files: with a single
+    array, one named x or target, or FILE:KEY; or what scipy.sparse.save_npz writes.
+
+    Tables are Parquet, Arrow (Feather) and CSV files, of which a batch of rows is read at
+    a time, CSV with names in the first line. X is the column of lists, or else all columns
+    of numbers but TARGET's; TARGET the only column or the one named target; FILE:KEY is
+    the column named KEY.
 
     OUT gets loss (with TARGET), predicted, max_logit and lse, each (m,), and with
     --topk top_index and top_log_prob (m, K). The probability of the prediction is
@@ -132,25 +105,25 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int,
     """
     start = time.perf_counter()
     with input_errors():
-        _refuse_input_as_output(out, [head, x, target])
-        scale = {"softcap": softcap, "temperature": temperature}
-        given: Any = {name: value for name, value in scale.items() if value is not None}
-        layer = ll.LinearHead.from_file(head.path, head.key, pack=False, n_threads=threads,
-                                         **given)
-        job = Job(layer, open_array(x.path, key=x.key, prefer="x"),
-                  None if target is None
-                  else open_array(target.path, key=target.key, prefer="target"),
-                  ignore_index=ignore_index, k=topk)
-        writer = NpzWriter(out, job.leading_shape)
-    with input_errors(), writer, _progress() as progress:
-        totals = job.run(writer, block_rows, progress)
-    _summarise(totals, time.perf_counter() - start, target is not None, out)
-
-
-def _refuse_input_as_output(out: Path, inputs: list[Source | None]) -> None:
-    for source in inputs:
-        if source is not None and out.exists() and os.path.samefile(out, source.path):
-            raise ValueError(f"{out}: OUT must not be one of the inputs")
+        refuse_as_output(out, [head, x, target])
+        writer_of(out)
+        given = Given(head, x, target, options)
+        job = given.job(topk)
+        part = Part(out, given.identity(job)) if resume else None
+        begin = 0 if part is None else part.rows
+        writer = writer_of(out)(out, job.leading_shape, None if part is None else part.spools)
+    totals = Totals() if part is None else Totals(**part.totals)
+    with input_errors(), writer, part or contextlib.nullcontext(), _progress() as progress:
+        task = progress.add_task("", total=job.rows, completed=begin)
+        for block in job.blocks(begin):
+            append_scores(writer, block.scores)
+            totals.add(block.scores, block.counts)
+            if part is not None:
+                part.keep(block.end, asdict(totals))
+            progress.advance(task, block.end - block.begin)
+    if part is not None:
+        part.remove()
+    _summarise(totals, begin, time.perf_counter() - start, target is not None, out)
 
 
 class RateColumn(ProgressColumn):
@@ -167,7 +140,7 @@ def _progress() -> Progress:
                     disable=not sys.stderr.isatty(), transient=True)
 
 
-def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> None:
+def _summarise(totals: Totals, begin: int, seconds: float, with_loss: bool, out: Path) -> None:
     lines = [("rows", f"{totals.rows:,}")]
     if totals.no_softmax:
         lines.append(("no softmax", f"{totals.no_softmax:,} rows"))
@@ -179,7 +152,9 @@ def _summarise(totals: Totals, seconds: float, with_loss: bool, out: Path) -> No
             lines += [("mean loss", f"{mean:.6g} nats"), ("perplexity", f"{np.exp(mean):.6g}")]
         if totals.correct is not None:
             lines.append(("accuracy", f"{totals.correct / totals.counted:.2%}"))
-    lines += [("time", f"{seconds:.3g} s, {totals.rows / seconds:,.0f} rows/s"),
+    if begin:
+        lines.append(("resumed", f"behind {begin:,} rows"))
+    lines += [("time", f"{seconds:.3g} s, {(totals.rows - begin) / seconds:,.0f} rows/s"),
               ("written to", str(out))]
     _print_pairs(lines)
 
@@ -228,7 +203,7 @@ def _facts() -> dict[str, Any]:
     isa = ll.active_isa()
     with input_errors():  # what the environment asks for may be wrong
         threads = pool.resolve()
-    return {"version": _version(), "numpy": np.__version__,
+    return {"version": version(), "numpy": np.__version__,
             "python": platform.python_version(),
             "engine": "numpy" if isa == "numpy" else "compiled",
             "isa": isa, "isas": list(ll.available_isas()),

@@ -1,42 +1,27 @@
-"""What `logitless score` does: rows read, scored and written a block at a time."""
+"""What `logitless score` and `evaluate` do: rows read and scored a block at a time."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import click
 import numpy as np
-from rich.progress import Progress
 
 import logitless as ll
 
-from ..io import NpzWriter
+from ..io import RowsWriter
+from .errors import input_errors
+from .files import Watch
+from .reading import Matrix
 
-# Unless told otherwise a block of rows grows until it takes about this long, so that the
-# progress is seen to move, or is this many bytes to read; but the weights, which are read
-# once a block, are never read for fewer rows than these.
-BLOCK_SECONDS = (0.1, 0.4)
-MIN_BLOCK_ROWS = 1024
+# A block of rows is about so much work, or so many bytes to read: the progress is seen to move,
+# and where blocks begin depends on nothing but the job. But the weights, which are read once a
+# block, are never read for fewer rows than these.
+BLOCK_FLOPS = 2e10
 MAX_BLOCK_BYTES = 32 << 20
-
-
-class InputError(click.ClickException):
-    """What is wrong with the input, told in one line."""
-
-    exit_code = 2
-
-
-@contextlib.contextmanager
-def input_errors(where: str = "") -> Iterator[None]:
-    """Turn what the library says about its input into a line on stderr and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, IndexError, MemoryError, OSError) as error:
-        raise InputError(f"{where}{str(error) or type(error).__name__}") from error
+MIN_BLOCK_ROWS = 1024
 
 
 @dataclass
@@ -65,83 +50,126 @@ class Totals:
             self.correct += int(np.count_nonzero(hits))
 
 
-class Job:
-    """Rows of `x` to score with `head`, checked; leading axes are kept in the results."""
+class Block(NamedTuple):
+    """Some rows that are scored."""
 
-    def __init__(self, head: ll.LinearHead, x: np.ndarray, target: np.ndarray | None, *,
-                 ignore_index: int, k: int):
-        if x.ndim == 0 or x.shape[-1] != head.n_features:
+    begin: int
+    end: int
+    scores: ll.Scores
+    target: Any  # None, classes, or probabilities
+    counts: np.ndarray | bool  # which rows do: not those whose target is ignored
+
+
+class Job:
+    """Rows of X to score with `head`, checked; leading axes are kept in the results."""
+
+    def __init__(self, head: ll.LinearHead, x: Matrix, target: Matrix | None, watch: Watch, *,
+                 ignore_index: int, k: int, shift: int = 0, block_rows: int | None = None):
+        if len(x.shape) == 0 or x.shape[-1] != head.n_features:
             raise ValueError(f"X must have shape (..., {head.n_features}), which is what HEAD "
                              f"takes, got {x.shape}")
         self.head, self.ignore_index, self.k = head, ignore_index, k
-        self.leading_shape = x.shape[:-1]
-        self.rows = int(np.prod(self.leading_shape, dtype=np.int64))
-        self.x = x.reshape(self.rows, head.n_features)
-        self.target = None
-        self.of_classes = target is not None and target.dtype.kind in "iu"
+        self.x, self.target, self._watch = x, target, watch
+        self.axes = len(x.shape) - 1
+        lead = x.shape[:-1]
+        self._positions = _Positions(lead, shift)
+        self.leading_shape = self._positions.shape
+        self.rows = math.prod(self.leading_shape)
+        self.of_classes = target is not None and target.dtype.kind in "iu" \
+            and len(target.shape) == self.axes
         if target is not None:
-            tail = () if self.of_classes else (head.n_classes,)
-            _check_target(target, self.leading_shape, head.n_classes)
-            self.target = target.reshape(self.rows, *tail)
+            _check_target(target, lead, head.n_classes)
             if self.of_classes:
-                self._check_labels(target.reshape(self.rows))
+                self._check_labels()
+        elif shift:
+            raise ValueError("--shift is between X and TARGET, got no TARGET")
+        self.block_rows = block_rows or self._block_rows()
 
-    def _check_labels(self, target: np.ndarray) -> None:
+    def _check_labels(self) -> None:
         # All of them before the first block is scored, by the number of their row in the file.
         n, ignored = self.head.n_classes, self.ignore_index
-        row = _first_row(target, lambda t: ((t < 0) | (t >= n)) & (t != ignored))
-        if row is not None:
+        assert self.target is not None  # or there are no classes
+        found = first_row(self.target, self.axes,
+                          lambda t: ((t < 0) | (t >= n)) & (t != ignored))
+        if found is not None:
             raise IndexError(f"TARGET must be in [0, {n}) or {ignored} (ignored), got "
-                             f"{target[row]} at row {row}")
+                             f"{found[1]} at row {found[0]}")
 
-    def run(self, writer: NpzWriter, block_rows: int | None, progress: Progress) -> Totals:
-        """Score block after block into `writer`."""
-        totals = Totals()
-        task = progress.add_task("", total=self.rows)
-        step = block_rows or MIN_BLOCK_ROWS
-        end = 0
+    def _block_rows(self) -> int:
+        flops = 2 * self.head.n_classes * max(self.head.n_features, 1)
+        row_bytes = self.x.row_bytes + (0 if self.target is None else self.target.row_bytes)
+        most = MAX_BLOCK_BYTES // max(row_bytes, 1)
+        return max(MIN_BLOCK_ROWS, min(int(BLOCK_FLOPS) // flops, most))
+
+    def blocks(self, begin: int) -> Iterator[Block]:
+        """Score block after block of the rows from `begin` on."""
         while True:  # of no rows: one empty block, for the dtypes of the results
-            begin, end = end, min(end + step, self.rows)
-            start = time.perf_counter()
+            end = min(begin + self.block_rows, self.rows)
+            self._watch.check()
+            x = self._positions.read(self.x, self.axes, begin, end, 0)
+            if hasattr(x, "toarray"):
+                x = x.toarray()
+            t = None if self.target is None else self._positions.read(
+                self.target, self.axes, begin, end, self._positions.shift)
             with input_errors("" if end - begin == self.rows else
                               f"rows {begin} to {end - 1} (row 0 here is row {begin}): "):
-                self._block(slice(begin, end), writer, totals)
-            progress.advance(task, end - begin)
-            if end == self.rows:
-                return totals
-            if block_rows is None:
-                step = self._next_step(step, time.perf_counter() - start)
-
-    def _next_step(self, step: int, seconds: float) -> int:
-        if seconds > BLOCK_SECONDS[1]:
-            return max(step // 2, MIN_BLOCK_ROWS)
-        row_bytes = self.x[:1].nbytes + (0 if self.target is None else self.target[:1].nbytes)
-        if seconds < BLOCK_SECONDS[0] and 2 * step * row_bytes <= MAX_BLOCK_BYTES:
-            return 2 * step
-        return step
-
-    def _block(self, rows: slice, writer: NpzWriter, totals: Totals) -> None:
-        t = None if self.target is None else self.target[rows]
-        scores = self.head.score(self.x[rows], t, k=self.k, ignore_index=self.ignore_index)
-        writer.append(predicted=scores.predicted, max_logit=scores.max_logit, lse=scores.lse)
-        if scores.top is not None and scores.top.log_prob is not None:
-            writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
-        if scores.loss is not None:
-            writer.append(loss=scores.loss)
-        totals.add(scores, t != self.ignore_index if self.of_classes else True)
+                scores = self.head.score(x, t, k=self.k, ignore_index=self.ignore_index)
+            yield Block(begin, end, scores, t,
+                        t != self.ignore_index if self.of_classes else True)
+            begin = end
+            if end >= self.rows:
+                self._watch.check()
+                return
 
 
-def _first_row(target: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> int | None:
-    for begin in range(0, len(target), 1 << 20):
-        bad = is_bad(target[begin : begin + (1 << 20)])
+def append_scores(writer: RowsWriter, scores: ll.Scores) -> None:
+    """Add to OUT what a block has found."""
+    writer.append(predicted=scores.predicted, max_logit=scores.max_logit, lse=scores.lse)
+    if scores.top is not None and scores.top.log_prob is not None:
+        writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
+    if scores.loss is not None:
+        writer.append(loss=scores.loss)
+
+
+class _Positions:
+    """Where in the files the rows of results lie: (..., t - shift) of (..., t)."""
+
+    def __init__(self, lead: tuple[int, ...], shift: int):
+        self.shift = shift
+        if shift and not 0 <= shift <= (lead[-1] if lead else 0):
+            raise ValueError(f"--shift must be at most the positions of X {lead}, got {shift}")
+        self.there = lead[-1] if lead else 1
+        self.left = self.there - shift
+        self.shape = (*lead[:-1], self.left) if shift else lead
+
+    def read(self, matrix: Matrix, axes: int, begin: int, end: int, offset: int) -> Any:
+        """Rows of X, or with an offset those of TARGET, to rows of results."""
+        if not self.shift or begin == end:
+            return matrix.rows(axes, begin, end)
+        result = np.arange(begin, end)
+        row = result // self.left * self.there + result % self.left + offset
+        first, last = int(row[0]), int(row[-1]) + 1
+        found = matrix.rows(axes, first, last)
+        return found if last - first == end - begin else found[row - first]
+
+
+def first_row(target: Matrix, axes: int, is_bad: Callable[[np.ndarray], np.ndarray]
+              ) -> tuple[int, Any] | None:
+    """Find the first row whose number is bad, and that number."""
+    rows = math.prod(target.shape[:axes])
+    for begin in range(0, rows, 1 << 20):
+        some = target.rows(axes, begin, min(begin + (1 << 20), rows))
+        bad = is_bad(some)
         if bad.any():
-            return begin + int(bad.argmax())
+            return begin + int(bad.argmax()), some[bad.argmax()]
     return None
 
 
-def _check_target(target: np.ndarray, lead: tuple[int, ...], n: int) -> None:
+def _check_target(target: Matrix, lead: tuple[int, ...], n: int) -> None:
     """Refuse what is neither class indices nor class probabilities by what it seems to be."""
     whole, shape, soft = target.dtype.kind in "iu", target.shape, (*lead, n)
+    if hasattr(target, "matrix") and shape == soft:
+        return  # where it is sparse, classes that count may be whole numbers
     if target.dtype.kind != "b" and shape == (lead if whole else soft):
         return
     what = f"TARGET ({target.dtype}, {shape})"
@@ -154,15 +182,15 @@ def _check_target(target: np.ndarray, lead: tuple[int, ...], n: int) -> None:
     if len(shape) == len(lead) and shape[1:] == lead[1:]:
         raise ValueError(f"{what} must have a class for each row of X, of which there are "
                          f"{lead[0]}, got {shape[0]}")
-    hint = f"; `.reshape({lead})` makes that of it" if target.size == math.prod(lead) else ""
+    hint = f"; `.reshape({lead})` makes that of it" if math.prod(shape) == math.prod(lead) else ""
     raise ValueError(f"{what} must have shape {lead} for class indices (integers){hint}, or "
                      f"{soft} for class probabilities (floats)")
 
 
-def _whole(target: np.ndarray) -> str:
+def _whole(target: Matrix) -> str:
     """Tell how floats or bools become class indices, or why they are none."""
-    t = target.reshape(-1)
-    row = _first_row(t, lambda t: (t != np.floor(t)) | np.isinf(t))  # NaN, too
-    if row is None:
+    found = first_row(target, len(target.shape),
+                      lambda t: (t != np.floor(t)) | np.isinf(t))  # NaN, too
+    if found is None:
         return "`.astype(np.int64)` makes them that"
-    return f"got {t[row]} at row {row}"
+    return f"got {found[1]} at row {found[0]}"

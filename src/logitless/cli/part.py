@@ -1,0 +1,123 @@
+"""OUT.part: what an interrupted job has finished, to go on from.
+
+A folder: the columns of OUT as far as they go, and `state.json`, which says how far that is. The
+state is replaced in one step when the columns have reached the disk; what they hold beyond it is
+cut off. So whenever the process ends, the folder holds whole blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .._arrays.spools import Spools
+from ..io import naming, replacing
+
+KEEP_SECONDS = 1.0  # of work that a killed process loses
+
+
+class Part:
+    """The finished blocks of a job.
+
+    Attributes
+    ----------
+    rows : int
+        How many of the job are done.
+    totals : dict
+        Of these rows, as `keep` was told them.
+    spools : Spools
+    """
+
+    def __init__(self, out: Path, job: dict[str, str]):
+        out = Path(os.path.realpath(out))
+        self.folder = out.with_name(f"{out.name}.part")
+        self._state = self.folder / "state.json"
+        self._job = job
+        self.rows, self.totals = 0, dict[str, Any]()
+        self._kept = time.monotonic()
+        with naming(str(self.folder)):
+            self.folder.mkdir(exist_ok=True)
+            self._lock = _locked(self.folder)
+            self.spools = Spools(self.folder, kept=True)
+            if self._state.exists():
+                self._restore()
+
+    def _restore(self) -> None:
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            job, rows, columns = dict(state["job"]), int(state["rows"]), dict(state["columns"])
+            self.totals = dict(state["totals"])
+            others = [name for name in {**job, **self._job} if job.get(name) != self._job.get(name)]
+            if not others:
+                for name, (dtype, tail) in columns.items():
+                    self._restore_column(name, dtype, tuple(map(int, tail)), rows)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{self.folder}: it is damaged: {error}; delete it") from error
+        if others:
+            name = others[0]
+            raise ValueError(f"{self.folder}: it belongs to another job, whose {name} is "
+                             f"{job.get(name)}, here {self._job.get(name)}; delete it, or leave "
+                             "out --resume")
+        self.rows = rows
+
+    def _restore_column(self, name: str, dtype: str, tail: tuple[int, ...], rows: int) -> None:
+        kind = np.dtype(dtype)
+        if not name.isidentifier() or kind.kind not in "iuf" or min(rows, *tail, 0) < 0:
+            raise ValueError(f"a column {name!r} of {rows} rows, dtype {dtype}, shape {tail}")
+        self.spools.restore(name, kind, tail, rows)
+
+    def keep(self, rows: int, totals: dict[str, Any]) -> None:
+        """Take note that these rows are done, and every second have that reach the disk."""
+        self.rows, self.totals = rows, totals
+        if time.monotonic() - self._kept >= KEEP_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        columns = {name: [column.dtype.str, column.tail]
+                   for name, column in self.spools.columns.items()}
+        state = {"job": self._job, "rows": self.rows, "columns": columns, "totals": self.totals}
+        with naming(str(self.folder)):
+            self.spools.sync()
+            with replacing(self._state) as file:
+                file.write(json.dumps(state).encode())
+        self._kept = time.monotonic()
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            return
+        if self.rows:
+            with contextlib.suppress(OSError):  # as on a full disk: what is there counts
+                self._save()
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        """Leave nothing: all is done, or nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """Keep others out as long as this process runs."""
+    file = open(folder / "lock", "ab")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"{folder}: another process is at work on it") from None
+    return file
