@@ -170,18 +170,19 @@ def open_packaged(name: str) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], folder: Path | None = None) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` only when all went well.
 
-    The bytes go to a temporary name in the same folder, reach the disk, and
-    are renamed in one step, so a reader sees the old file or the whole new
-    one. After an error or Ctrl-C the temporary file is gone and `path` is as
-    it was. A link is followed.
+    The bytes go to a temporary name, reach the disk, and are renamed in one
+    step, so a reader sees the old file or the whole new one. After an error or
+    Ctrl-C the temporary file is gone and `path` is as it was. A link is followed.
 
     Parameters
     ----------
     path : path-like
         The name that the file has in the end.
+    folder : Path, optional
+        Where the temporary name is, on the same disk; in that of `path` by default.
 
     Yields
     ------
@@ -194,7 +195,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         The folder is missing or not writable, or the disk is full.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         # Not mkstemp, whose files nobody but the owner could read.
         with open(temporary, "xb") as file:
@@ -236,7 +237,10 @@ class RowsWriter:
             raise ValueError(f"{self._name}: expected the name of a plain file")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"{self._name}: its folder does not exist")
-        self._spools = Spools(self.path.parent) if spools is None else spools
+        self._own = contextlib.ExitStack()
+        if spools is None:
+            spools = self._own.enter_context(contextlib.closing(Spools(self.path.parent)))
+        self._spools = spools
 
     def append(self, **blocks: np.ndarray) -> None:
         """Add rows to the arrays of these names.
@@ -256,7 +260,7 @@ class RowsWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         # To close a file may be to write.
-        with naming(self._name), contextlib.closing(self._spools):
+        with naming(self._name), self._own:
             if kind is None:
                 self._assemble()
 
@@ -268,7 +272,7 @@ class RowsWriter:
                 raise ValueError(f"{name}: expected {n_bytes} bytes for shape {shape}, "
                                  f"got {column.file.tell()}")
             column.file.flush()
-        with replacing(self.path) as file:
+        with replacing(self.path, self._spools.folder) as file:
             self._write(file, self._spools.columns)
 
     def _write(self, file: BinaryIO, columns: dict[str, Column]) -> None:

@@ -35,11 +35,12 @@ class Spools:
 
     Attributes
     ----------
+    folder : Path
     columns : dict of str to Column
     """
 
     def __init__(self, folder: Path, kept: bool = False):
-        self._folder, self._kept = folder, kept
+        self.folder, self._kept = folder, kept
         self._files = contextlib.ExitStack()
         self.columns: dict[str, Column] = {}
 
@@ -65,8 +66,8 @@ class Spools:
         column.file.seek(size)
 
     def _open(self, name: str, dtype: np.dtype, tail: tuple[int, ...], mode: str) -> None:
-        file: Any = (open(self._folder / f"{name}.rows", mode)  # noqa: SIM115
-                     if self._kept else tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+        file: Any = (open(self.folder / f"{name}.rows", mode)  # noqa: SIM115
+                     if self._kept else tempfile.TemporaryFile(dir=self.folder))  # noqa: SIM115
         self.columns[name] = Column(self._files.enter_context(file), dtype, tail)
 
     def sync(self) -> None:

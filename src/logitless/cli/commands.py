@@ -32,6 +32,7 @@ from .._parallel import pool
 from . import bench as timing
 from . import demo as demonstration
 from .errors import input_errors
+from .evaluation import Evaluation, as_json, show
 from .files import InputFile, Source, refuse_as_output
 from .given import Given, of_scores, version
 from .part import Part
@@ -112,18 +113,57 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, 
         part = Part(out, given.identity(job)) if resume else None
         begin = 0 if part is None else part.rows
         writer = writer_of(out)(out, job.leading_shape, None if part is None else part.spools)
-    totals = Totals() if part is None else Totals(**part.totals)
-    with input_errors(), writer, part or contextlib.nullcontext(), _progress() as progress:
+    totals = Totals() if part is None else part.totals
+    with input_errors(), part or contextlib.nullcontext(), writer, _progress() as progress:
         task = progress.add_task("", total=job.rows, completed=begin)
         for block in job.blocks(begin):
             append_scores(writer, block.scores)
             totals.add(block.scores, block.counts)
             if part is not None:
-                part.keep(block.end, asdict(totals))
+                part.keep(block.end)
             progress.advance(task, block.end - block.begin)
-    if part is not None:
-        part.remove()
     _summarise(totals, begin, time.perf_counter() - start, target is not None, out)
+
+
+@group.command()
+@click.argument("head", type=InputFile())
+@click.argument("x", type=InputFile())
+@click.argument("target", type=InputFile())
+@click.option("--topk", "ks", type=click.IntRange(min=1), multiple=True, metavar="K",
+              help="Look at the K best classes; may be given several times.  [default: 1, 5, 10]")
+@click.option("--hardest", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+              help="Tell the N rows with the largest losses.")
+@click.option("--json", "to_json", is_flag=True, help="One JSON object.")
+@of_scores
+def evaluate(head: Source, x: Source, target: Source, ks: tuple[int, ...], hardest: int,
+             to_json: bool, **options: Any) -> None:
+    """Tell how good the predictions of HEAD for the rows of X are, by TARGET.
+
+    Files are as for `score`. Over the rows that count: mean loss and perplexity;
+    accuracy; the mean rank of the target; expected calibration error; the part of the
+    rows whose target is among the K best classes, and NDCG at K. Where TARGET holds
+    probabilities, every class that has one is looked for: recall is the part of them
+    among the K best, and NDCG weighs them.
+    """
+    with input_errors():
+        given = Given(head, x, target, options)
+        n = given.head.n_classes
+        ks = ks or tuple(k for k in (1, 5, 10) if k <= n)
+        job = given.job(0)
+        if max(ks) > n:
+            raise ValueError(f"--topk must be at most the classes of HEAD, {n}, got {max(ks)}")
+        if not job.of_classes:
+            job = given.job(max(ks))
+    found = Evaluation(ks, hardest, job.of_classes)
+    with input_errors(), _progress() as progress:
+        task = progress.add_task("", total=job.rows)
+        for block in job.blocks(0):
+            found.add(block)
+            progress.advance(task, block.end - block.begin)
+    if to_json:
+        click.echo(json.dumps(as_json(found.found()), indent=2))
+    else:
+        show(Console(highlight=False, markup=False), found.found())
 
 
 class RateColumn(ProgressColumn):

@@ -12,14 +12,16 @@ import json
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from .._arrays.spools import Spools
 from ..io import naming, replacing
+from .scoring import Totals
 
 KEEP_SECONDS = 1.0  # of work that a killed process loses
 
@@ -31,8 +33,8 @@ class Part:
     ----------
     rows : int
         How many of the job are done.
-    totals : dict
-        Of these rows, as `keep` was told them.
+    totals : Totals
+        Of these rows.
     spools : Spools
     """
 
@@ -41,25 +43,31 @@ class Part:
         self.folder = out.with_name(f"{out.name}.part")
         self._state = self.folder / "state.json"
         self._job = job
-        self.rows, self.totals = 0, dict[str, Any]()
+        self.rows, self.totals = 0, Totals()
         self._kept = time.monotonic()
         with naming(str(self.folder)):
             self.folder.mkdir(exist_ok=True)
             self._lock = _locked(self.folder)
             self.spools = Spools(self.folder, kept=True)
-            if self._state.exists():
-                self._restore()
+            try:
+                if self._state.exists():
+                    self._restore()
+            except BaseException:
+                self.spools.close()
+                self._lock.close()
+                raise
 
     def _restore(self) -> None:
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             job, rows, columns = dict(state["job"]), int(state["rows"]), dict(state["columns"])
-            self.totals = dict(state["totals"])
+            self.totals = Totals(**state["totals"])
             others = [name for name in {**job, **self._job} if job.get(name) != self._job.get(name)]
             if not others:
                 for name, (dtype, tail) in columns.items():
                     self._restore_column(name, dtype, tuple(map(int, tail)), rows)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError,
+                FileNotFoundError) as error:
             raise ValueError(f"{self.folder}: it is damaged: {error}; delete it") from error
         if others:
             name = others[0]
@@ -74,16 +82,17 @@ class Part:
             raise ValueError(f"a column {name!r} of {rows} rows, dtype {dtype}, shape {tail}")
         self.spools.restore(name, kind, tail, rows)
 
-    def keep(self, rows: int, totals: dict[str, Any]) -> None:
+    def keep(self, rows: int) -> None:
         """Take note that these rows are done, and every second have that reach the disk."""
-        self.rows, self.totals = rows, totals
+        self.rows = rows
         if time.monotonic() - self._kept >= KEEP_SECONDS:
             self._save()
 
     def _save(self) -> None:
         columns = {name: [column.dtype.str, column.tail]
                    for name, column in self.spools.columns.items()}
-        state = {"job": self._job, "rows": self.rows, "columns": columns, "totals": self.totals}
+        state = {"job": self._job, "rows": self.rows, "columns": columns,
+                 "totals": asdict(self.totals)}
         with naming(str(self.folder)):
             self.spools.sync()
             with replacing(self._state) as file:
@@ -95,17 +104,15 @@ class Part:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if kind is None:
-            return
-        if self.rows:
-            with contextlib.suppress(OSError):  # as on a full disk: what is there counts
-                self._save()
-        else:
-            self.remove()
-
-    def remove(self) -> None:
-        """Leave nothing: all is done, or nothing."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with self._lock, contextlib.suppress(OSError):  # as on a full disk: what is there counts
+            try:
+                if kind is not None and self.rows:
+                    self._save()
+                else:  # all is done, or nothing
+                    self._state.unlink(missing_ok=True)  # first: it speaks of the others
+                    shutil.rmtree(self.folder, ignore_errors=True)
+            finally:
+                self.spools.close()
 
 
 def _locked(folder: Path) -> BinaryIO:

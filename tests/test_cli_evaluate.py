@@ -1,0 +1,132 @@
+"""`logitless evaluate`: its numbers are those of the formulas."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from support.oracle import logits_and_log_proba
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+M, N, K = 53, 12, 5
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    rng = np.random.default_rng(7)
+    arrays = {"head": 2 * rng.standard_normal((N, K), np.float32),
+              "x": rng.standard_normal((M, K), np.float32), "target": rng.integers(N, size=M)}
+    arrays["target"][::7] = -100
+    for name, array in arrays.items():
+        np.save(name, array)
+    return arrays
+
+
+def evaluated(command, *more):
+    code, stdout, stderr = command("evaluate", "head.npy", "x.npy", "target.npy", "--json",
+                                   "--block-rows", 10, *more)
+    assert (code, stderr) == (0, "")
+    return json.loads(stdout)
+
+
+def calibration_error(confidence, hit, bins=15):
+    """By the definition, a bin after the other."""
+    error = 0.0
+    for low, high in zip(np.arange(bins) / bins, np.arange(1, bins + 1) / bins, strict=True):
+        within = (confidence > low) & (confidence <= high)
+        if within.any():
+            error += abs(confidence[within].mean() - hit[within].mean()) * within.mean()
+    return error
+
+
+def test_classes(command, files):
+    found = evaluated(command, "--topk", 2, "--topk", 5, "--hardest", 4)
+    z, log_p = logits_and_log_proba(files["x"], files["head"])
+    rows = np.flatnonzero(files["target"] >= 0)
+    target, log_p, z = files["target"][rows], log_p[rows], z[rows]
+    loss = -log_p[np.arange(len(rows)), target]
+    rank = (z > z[np.arange(len(rows)), target][:, None]).sum(axis=1)
+    assert (found["rows"], found["counted"], found["no_softmax"]) == (M, len(rows), 0)
+    assert found["mean_loss"] == pytest.approx(loss.mean(), rel=1e-5)
+    assert found["perplexity"] == pytest.approx(np.exp(loss.mean()), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((rank == 0).mean())
+    assert found["mean_rank"] == pytest.approx(rank.mean() + 1)
+    assert found["calibration_error"] == pytest.approx(
+        calibration_error(np.exp(log_p.max(axis=1)), rank == 0), abs=1e-5)
+    for k in 2, 5:
+        for name in "topk_accuracy", "recall":
+            assert found[name][str(k)] == pytest.approx((rank < k).mean())
+        gain = np.where(rank < k, 1 / np.log2(rank + 2), 0)
+        assert found["ndcg"][str(k)] == pytest.approx(gain.mean())
+    hardest = np.argsort(-loss)[:4]
+    assert [row["row"] for row in found["hardest"]] == rows[hardest].tolist()
+    for row, i in zip(found["hardest"], hardest, strict=True):
+        assert (row["target"], row["predicted"]) == (target[i], z[i].argmax())
+        assert row["loss"] == pytest.approx(loss[i], rel=1e-5)
+        assert row["p_target"] == pytest.approx(np.exp(-loss[i]), rel=1e-4)
+        assert row["p_predicted"] == pytest.approx(np.exp(log_p[i].max()), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_probabilities(command, files, kind):
+    """Several classes a row, as of items that a user has taken: some rows have none."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(1)
+    t = (rng.random((M, N)) * (rng.random((M, N)) < 0.2)).astype(np.float32)
+    t[5] = 0
+    if kind == "dense":
+        np.save("target", t)
+    else:
+        sparse = pytest.importorskip("scipy.sparse")
+        sparse.save_npz("target.npz", sparse.csr_matrix(t))
+        os.replace("target.npz", "target.npy")
+    found = evaluated(command, "--topk", 1, "--topk", 4)
+    z, _ = logits_and_log_proba(files["x"], files["head"])
+    loss = t.sum(axis=1) * np.logaddexp.reduce(z, axis=1) - (t * z).sum(axis=1)
+    assert found["mean_loss"] == pytest.approx(loss.mean(), rel=1e-5)
+    assert "accuracy" not in found
+    some = (t > 0).any(axis=1)
+    for k in 1, 4:
+        best = np.argsort(-z[some], axis=1)[:, :k]
+        hits = np.take_along_axis(t[some] > 0, best, 1).sum(axis=1)
+        assert found["topk_accuracy"][str(k)] == pytest.approx((hits > 0).mean())
+        assert found["recall"][str(k)] == pytest.approx((hits / (t[some] > 0).sum(axis=1)).mean())
+        assert found["ndcg"][str(k)] == pytest.approx(
+            sklearn.ndcg_score(t[some], z[some], k=k), rel=1e-5)
+    assert [row["row"] for row in found["hardest"]] == np.argsort(-loss)[:10].tolist()
+
+
+def test_what_is_printed(command, files):
+    code, stdout, stderr = command("evaluate", "head.npy", "x.npy", "target.npy")
+    assert (code, stderr) == (0, "")
+    for words in ("mean loss", "perplexity", "accuracy", "mean rank", "calibration error",
+                  "top-k accuracy", "recall at k", "NDCG at k", "p predicted"):
+        assert words in stdout
+    assert max(map(len, stdout.splitlines())) <= 80
+
+
+def test_rows_that_have_no_softmax_and_none_that_count(command, files):
+    files["x"][3] = np.nan
+    np.save("x", files["x"])
+    found = evaluated(command)
+    assert found["no_softmax"] == 1
+    assert found["mean_loss"] is None  # as JSON has no NaN
+    assert found["hardest"][0]["row"] == 3
+    assert 0 < found["accuracy"] < 1
+    np.save("target", np.full(M, -100))
+    found = evaluated(command)
+    assert (found["counted"], found["accuracy"], found["calibration_error"]) == (0, None, None)
+    assert (found["mean_rank"], found["recall"]["1"], found["hardest"]) == (None, None, [])
+    assert "nan" in command("evaluate", "head.npy", "x.npy", "target.npy")[1]
+
+
+def test_more_classes_than_there_are(command, files):
+    code, stdout, stderr = command("evaluate", "head.npy", "x.npy", "target.npy", "--topk", 13)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "--topk must be at most the classes of HEAD, 12, got 13" in stderr
