@@ -36,7 +36,7 @@ from .evaluation import Evaluation, as_json, show
 from .files import InputFile, Source, refuse_as_output
 from .given import Given, of_scores, version
 from .part import Part
-from .scoring import Totals, append_scores
+from .scoring import Job, Totals, append_scores
 from .writing import writer_of
 
 
@@ -82,9 +82,13 @@ def demo(plot: Path) -> None:
               help="Also the K best classes of each row.", metavar="K")
 @click.option("--resume", is_flag=True,
               help="Keep what is finished in OUT.part if interrupted, and go on from there.")
+@click.option("--screen", is_flag=True,
+              help="Find the best classes by bytes first: the same ones, sooner; no lse, no loss.")
+@click.option("--fit-temperature", is_flag=True,
+              help="Divide logits by what makes the mean loss least; some more passes find it.")
 @of_scores
 def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, resume: bool,
-          **options: Any) -> None:
+          fit_temperature: bool, **options: Any) -> None:
     """Score the rows of X with HEAD, against TARGET if given.
 
     HEAD is a linear layer: a .npz with weight (n, k) and, if it has them, bias (n,),
@@ -101,8 +105,8 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, 
     the column named KEY.
 
     OUT gets loss (with TARGET), predicted, max_logit and lse, each (m,), and with
-    --topk top_index and top_log_prob (m, K). The probability of the prediction is
-    exp(max_logit - lse). Losses are in nats.
+    --topk top_index and top_log_prob (m, K); with --screen no lse, and top_logit. The
+    probability of the prediction is exp(max_logit - lse). Losses are in nats.
     """
     start = time.perf_counter()
     with input_errors():
@@ -110,6 +114,8 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, 
         writer_of(out)
         given = Given(head, x, target, options)
         job = given.job(topk)
+        if fit_temperature:
+            job.fit_temperature()
         part = Part(out, given.identity(job)) if resume else None
         begin = 0 if part is None else part.rows
         writer = writer_of(out)(out, job.leading_shape, None if part is None else part.spools)
@@ -122,7 +128,7 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, 
             if part is not None:
                 part.keep(block.end)
             progress.advance(task, block.end - block.begin)
-    _summarise(totals, begin, time.perf_counter() - start, target is not None, out)
+    _summarise(job, totals, begin, time.perf_counter() - start, out)
 
 
 @group.command()
@@ -180,8 +186,11 @@ def _progress() -> Progress:
                     disable=not sys.stderr.isatty(), transient=True)
 
 
-def _summarise(totals: Totals, begin: int, seconds: float, with_loss: bool, out: Path) -> None:
+def _summarise(job: Job, totals: Totals, begin: int, seconds: float, out: Path) -> None:
+    with_loss = job.target is not None
     lines = [("rows", f"{totals.rows:,}")]
+    if job.temperature is not None:
+        lines.append(("temperature", f"{job.temperature:.6g}"))
     if totals.no_softmax:
         lines.append(("no softmax", f"{totals.no_softmax:,} rows"))
     if with_loss and totals.counted != totals.rows:

@@ -36,8 +36,10 @@ class Totals:
 
     def add(self, scores: ll.Scores, counts: np.ndarray | bool) -> None:
         """Add a block; `counts` tells the rows that do, unless all do."""
+        self.rows += scores.predicted.size
+        if scores.lse is None:  # screened
+            return
         has_softmax = np.isfinite(scores.lse)
-        self.rows += has_softmax.size
         self.no_softmax += int(np.count_nonzero(~has_softmax))
         if scores.loss is None:
             return
@@ -64,12 +66,14 @@ class Job:
     """Rows of X to score with `head`, checked; leading axes are kept in the results."""
 
     def __init__(self, head: ll.LinearHead, x: Matrix, target: Matrix | None, watch: Watch, *,
-                 ignore_index: int, k: int, shift: int = 0, block_rows: int | None = None):
+                 ignore_index: int, k: int, shift: int = 0, block_rows: int | None = None,
+                 exclude: Matrix | None = None, screen: bool = False):
         if len(x.shape) == 0 or x.shape[-1] != head.n_features:
             raise ValueError(f"X must have shape (..., {head.n_features}), which is what HEAD "
                              f"takes, got {x.shape}")
         self.head, self.ignore_index, self.k = head, ignore_index, k
         self.x, self.target, self._watch = x, target, watch
+        self.temperature: float | None = None  # if it has been fitted
         self.axes = len(x.shape) - 1
         lead = x.shape[:-1]
         self._positions = _Positions(lead, shift)
@@ -83,6 +87,11 @@ class Job:
                 self._check_labels()
         elif shift:
             raise ValueError("--shift is between X and TARGET, got no TARGET")
+        if screen and target is not None:
+            raise ValueError("--screen finds the best classes alone, got a TARGET")
+        self._exclude, self._screen = exclude, screen
+        if exclude is not None:
+            self._check_exclude(exclude, math.prod(lead))
         self.block_rows = block_rows or self._block_rows()
 
     def _check_labels(self) -> None:
@@ -95,6 +104,47 @@ class Job:
             raise IndexError(f"TARGET must be in [0, {n}) or {ignored} (ignored), got "
                              f"{found[1]} at row {found[0]}")
 
+    def _check_exclude(self, exclude: Matrix, m: int) -> None:
+        n, is_sparse = self.head.n_classes, hasattr(exclude, "matrix")
+        if exclude.shape != ((m, n) if is_sparse else (n,)) or not (
+                is_sparse or exclude.dtype == bool):
+            raise ValueError(f"--exclude must be sparse of shape {(m, n)}, or bool of shape "
+                             f"({n},), got {exclude.dtype} of shape {exclude.shape}")
+
+    def _excluded(self, begin: int, end: int) -> Any:
+        assert self._exclude is not None
+        if len(self._exclude.shape) == 1:
+            return self._exclude.rows(1, 0, self.head.n_classes)
+        return self._positions.read(self._exclude, 1, begin, end, 0)
+
+    def _scores(self, x: Any, target: Any, begin: int, end: int) -> ll.Scores:
+        more: Any = {} if self._exclude is None else {"exclude": self._excluded(begin, end)}
+        if not self._screen:
+            return self.head.score(x, target, k=self.k, ignore_index=self.ignore_index, **more)
+        top = self.head.topk(x, max(self.k, 1), normalize=False, **more)
+        nothing: Any = None  # what a screen does not find
+        return ll.Scores(predicted=top.index[:, 0], max_logit=top.logit[:, 0], lse=nothing,
+                         top=top if self.k else None)
+
+    def fit_temperature(self) -> float:
+        """Find the temperature of the least loss, and go on with it."""
+        if self.target is None:
+            raise ValueError("--fit-temperature is by TARGET, got none")
+        if self._exclude is not None:
+            raise ValueError("--fit-temperature goes over all classes, got --exclude")
+        target = self._positions.read(self.target, self.axes, 0, self.rows, self._positions.shift)
+        x: Any = _Slices(self)
+        if hasattr(self.x, "matrix"):
+            x = self.x_rows(0, self.rows)
+        temperature = ll.fit_temperature(self.head, x, target, ignore_index=self.ignore_index)
+        self.head, self.temperature = self.head.with_temperature(temperature), temperature
+        return temperature
+
+    def x_rows(self, begin: int, end: int) -> Any:
+        """Read rows of X, to be used before others are."""
+        self._watch.check()
+        return self._positions.read(self.x, self.axes, begin, end, 0)
+
     def _block_rows(self) -> int:
         flops = 2 * self.head.n_classes * max(self.head.n_features, 1)
         row_bytes = self.x.row_bytes + (0 if self.target is None else self.target.row_bytes)
@@ -105,15 +155,12 @@ class Job:
         """Score block after block of the rows from `begin` on."""
         while True:  # of no rows: one empty block, for the dtypes of the results
             end = min(begin + self.block_rows, self.rows)
-            self._watch.check()
-            x = self._positions.read(self.x, self.axes, begin, end, 0)
-            if hasattr(x, "toarray"):
-                x = x.toarray()
+            x = self.x_rows(begin, end)
             t = None if self.target is None else self._positions.read(
                 self.target, self.axes, begin, end, self._positions.shift)
             with input_errors("" if end - begin == self.rows else
                               f"rows {begin} to {end - 1} (row 0 here is row {begin}): "):
-                scores = self.head.score(x, t, k=self.k, ignore_index=self.ignore_index)
+                scores = self._scores(x, t, begin, end)
             yield Block(begin, end, scores, t,
                         t != self.ignore_index if self.of_classes else True)
             begin = end
@@ -122,11 +169,27 @@ class Job:
                 return
 
 
+class _Slices:
+    """Rows of X as an array (m, k) that is read by slicing."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self.shape, self.dtype = (job.rows, job.x.shape[-1]), job.x.dtype
+
+    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
+        rows = where[0].indices(self.shape[0])
+        return np.array(self._job.x_rows(rows[0], rows[1])[:, where[1]])
+
+
 def append_scores(writer: RowsWriter, scores: ll.Scores) -> None:
     """Add to OUT what a block has found."""
-    writer.append(predicted=scores.predicted, max_logit=scores.max_logit, lse=scores.lse)
+    writer.append(predicted=scores.predicted, max_logit=scores.max_logit)
+    if scores.lse is not None:
+        writer.append(lse=scores.lse)
     if scores.top is not None and scores.top.log_prob is not None:
         writer.append(top_index=scores.top.index, top_log_prob=scores.top.log_prob)
+    elif scores.top is not None:
+        writer.append(top_index=scores.top.index, top_logit=scores.top.logit)
     if scores.loss is not None:
         writer.append(loss=scores.loss)
 
