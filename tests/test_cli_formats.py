@@ -243,6 +243,7 @@ def table_bytes(name, tmp_path):
     return TABLES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what other libraries say on their way to an error
 @settings(max_examples=100)
 @given(name=st.sampled_from(["t.parquet", "t.arrow", "t.feather", "t.csv", "t.npz"]), hurts=damages)

@@ -153,6 +153,7 @@ print(deaths)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")
 def test_a_job_that_is_killed_anywhere_goes_on(folder, whole):
     deaths = python("-W", "ignore", "-c", KILLED, *WORDS, "-o", "out.npz", "--resume",
