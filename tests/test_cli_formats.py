@@ -302,3 +302,11 @@ def test_large_heads_are_read_a_piece_at_a_time(command, arrays, expected, monke
     pytest.importorskip("safetensors.numpy").save_file({"weight": arrays["head"]},
                                                        "there.safetensors")
     same(score(command, "index.json", "x.npy", "target.npy"), expected)
+
+
+def test_rows_before_a_range_of_none_in_a_later_group(tmp_path):
+    x = np.arange(30, dtype=np.float32).reshape(30, 1)
+    write(pa.table(columns(x)), str(tmp_path / "t.parquet"))
+    rows = tables.open_rows(Source(tmp_path / "t.parquet", None), "x", x.dtype, None)
+    for begin, end in (20, 30), (19, 19), (0, 30):
+        np.testing.assert_array_equal(rows.rows(1, begin, end), x[begin:end])

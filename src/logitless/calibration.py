@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._arrays.checks import as_array, check_integer, compute_dtype
+from ._arrays.sparse_x import SparseX
 from ._calls.objective import Objective
 from ._calls.options import LossOptions
 from ._calls.temperature import fitted
@@ -99,7 +100,7 @@ def fit_temperature(
         raise TypeError(f"`head` must be a LinearHead, got {type(head).__name__}")
     options = LossOptions(ignore_index, sample_weight=sample_weight, shift=shift)
     batch, target, options = head._paired(x, target, options)
-    rows = batch.rows.array  # once and for all
+    rows: Any = batch.rows if isinstance(batch.rows, SparseX) else batch.rows.array
     objective = Objective(target, batch.rows.lead, batch.n, batch.dtype, "mean", options)
     weight = objective.options.sample_weight
     if weight is not None and (weight < 0).any():

@@ -1391,7 +1391,7 @@ class LinearHead:
                      self._layer.softcap, exclude)
 
     def _paired(
-        self, x: ArrayLike, target: Any, options: LossOptions, exclude: Any
+        self, x: Any, target: Any, options: LossOptions, exclude: Any = None
     ) -> tuple[Batch, Any, LossOptions]:
         """Rows with the targets and the options of the loss that belong to them."""
         if type(options.shift) is not int or options.shift:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays.checks import check_integer, check_x
-from ._arrays.rows import Rows
+from ._arrays.checks import check_integer
+from ._arrays.sparse_x import as_rows, check_rows
 from ._calls import merged_parts, parts, pickled_parts
 from ._calls.batch import shaped, top_of
 from ._calls.objective import shifted
@@ -182,11 +182,11 @@ class RowState:
         first = check_integer(first, "first", 0, parts.MOST - head.n_classes)
         k = check_integer(k, "k", 0)
         if type(checked.shift) is not int or checked.shift:
-            x, target, checked = shifted(check_x(x, head.n_features), target, checked)
-        x, dtype = head._checked(x)
+            x, target, checked = shifted(check_rows(x, head.n_features), target, checked)
+        rows, dtype = head._checked(x)
         return _state(parts.score_part(
-            head._layer, Rows(x), dtype, first, target, k, bool(entropy), target_logit, checked,
-            head._n_threads))
+            head._layer, as_rows(rows), dtype, first, target, k, bool(entropy), target_logit,
+            checked, head._n_threads))
 
     @staticmethod
     def target_logits(
@@ -239,8 +239,8 @@ class RowState:
                                   {"temperature": temperature, **options})
         head = _head("RowState.target_logits", weight, bias, of_head)
         first = check_integer(first, "first", 0, parts.MOST - head.n_classes)
-        x, dtype = head._checked(x)
-        rows = Rows(x)
+        checked, dtype = head._checked(x)
+        rows = as_rows(checked)
         return shaped(parts.logits_of_targets(
             head._layer, rows, dtype, first, target, ignore_index,
             of_loss.get("temperature"), head._n_threads), rows.lead)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
 from .sliced import Sliced
-from .sparse import SparseRows
 
 _BLOCK_BYTES = 4 << 20  # what may be copied at a time
 _CHUNK_BYTES = 16 << 20  # or, rather than half a chunk of a file
+
+
+class Bounded(Protocol):
+    """Rows of which a block at a time may be copied."""
+
+    @property
+    def row_bytes(self) -> int: ...
 
 
 class Rows:
@@ -95,7 +101,7 @@ def _merges(array: np.ndarray, first: int, last: int) -> bool:
     return all(outer[1] == inner[0] * inner[1] for outer, inner in pairwise(axes))
 
 
-def row_blocks(m: int, *arrays: Rows | SparseRows, most: int = 1 << 62) -> Iterator[slice]:
+def row_blocks(m: int, *arrays: Bounded, most: int = 1 << 62) -> Iterator[slice]:
     """Ranges of up to `most` rows, of which a copy from each of the arrays stays small."""
     row_bytes = max(1, 1, *(a.row_bytes for a in arrays))
     step = max(1, min(most, _BLOCK_BYTES // row_bytes))

@@ -8,7 +8,7 @@ import numpy as np
 
 from .checks import check_x, compute_dtype, plain
 from .rows import Rows
-from .sparse import checked_csr, is_canonical, is_sparse
+from .sparse import Compressed, checked_csr, is_canonical, is_sparse
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 MOST = 2**31 - 1
@@ -79,7 +79,11 @@ class SparseX:
         """Number of entries."""
         return int(self.start[-1] - self.start[0])
 
-    def __getitem__(self, rows: slice) -> SparseX:
+    def __getitem__(self, rows: slice | np.ndarray) -> SparseX:
+        if isinstance(rows, np.ndarray):
+            index, value = self.index, self.value
+            some = Compressed(self.start, index, value, self.shape)[rows]
+            return SparseX(some.indptr, some.indices, some.data, self.n)
         lo, hi, _ = rows.indices(self.m)
         return SparseX(self.start[lo : max(lo, hi) + 1], self.index, self.value, self.n)
 

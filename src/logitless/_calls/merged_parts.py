@@ -113,6 +113,7 @@ class _Finished(Objective):
     def __init__(self, held: Held, n: int, targets: Targets):
         a = held.agreed
         self.reduction, self.n, self.dtype, self.targets = "none", n, a.dtype, targets
+        self.exclude = None
         self.options = LossOptions(sample_weight=a.sample_weight, z_loss=a.z_loss,
                                    label_smoothing=a.label_smoothing,
                                    entropy_weight=a.entropy_weight)

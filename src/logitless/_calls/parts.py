@@ -10,6 +10,7 @@ import numpy as np
 from .._arrays.checks import as_array, compute_dtype, plain
 from .._arrays.rows import Rows, row_blocks
 from .._arrays.sparse import SparseRows
+from .._arrays.sparse_x import SparseX
 from .._engines.choice import engine
 from .._engines.interface import Part, Request
 from .batch import ROWS_AT_ONCE
@@ -185,8 +186,8 @@ def _is_empty(probs: Rows | SparseRows, dtype: np.dtype) -> np.ndarray:
 
 
 def score_part(
-    layer: Any, rows: Rows, dtype: np.dtype, first: int, target: object, k: int, entropy: bool,
-    target_logit: object, options: LossOptions, n_threads: int | None,
+    layer: Any, rows: Rows | SparseX, dtype: np.dtype, first: int, target: object, k: int,
+    entropy: bool, target_logit: object, options: LossOptions, n_threads: int | None,
 ) -> Held:
     """Make the state of rows after the classes of a layer, of which the first is class `first`."""
     n = layer.n_classes
@@ -234,7 +235,7 @@ def _check_known(target_logit: object, asked: _PartObjective, lead: tuple[int, .
     return plain(known, asked.dtype).reshape(-1).copy()
 
 
-def _ranking(layer: Any, rows: Rows, request: Request, asked: _PartObjective,
+def _ranking(layer: Any, rows: Rows | SparseX, request: Request, asked: _PartObjective,
              known: np.ndarray | None, n_threads: int | None) -> Request:
     """The same, with ranks counted: logits of the targets must be known before the classes are."""
     logits = target_logits(layer, rows, request, n_threads)
@@ -245,7 +246,9 @@ def _ranking(layer: Any, rows: Rows, request: Request, asked: _PartObjective,
     return replace(request, rank=True, known=logits, targets=targets.reshape(-1, 1))
 
 
-def target_logits(layer: Any, rows: Rows, request: Request, n_threads: int | None) -> np.ndarray:
+def target_logits(
+    layer: Any, rows: Rows | SparseX, request: Request, n_threads: int | None
+) -> np.ndarray:
     """Logits of those targets that are classes of the layer, (m,); NaN for others."""
     found = np.full(rows.m, np.nan, request.dtype)
     assert request.targets is not None  # whose logits these are
@@ -265,8 +268,8 @@ def target_logits(layer: Any, rows: Rows, request: Request, n_threads: int | Non
 
 
 def logits_of_targets(
-    layer: Any, rows: Rows, dtype: np.dtype, first: int, target: object, ignore_index: int,
-    temperature: object, n_threads: int | None,
+    layer: Any, rows: Rows | SparseX, dtype: np.dtype, first: int, target: object,
+    ignore_index: int, temperature: object, n_threads: int | None,
 ) -> np.ndarray:
     """The same, by the numbering of all classes: the layer's first is class `first`."""
     options = LossOptions(ignore_index, temperature=temperature)
@@ -276,7 +279,7 @@ def logits_of_targets(
     return target_logits(layer, rows, asked.request(), n_threads)
 
 
-def _joined(rows: Rows, request: Request, score: Any) -> Part:
+def _joined(rows: Rows | SparseX, request: Request, score: Any) -> Part:
     """Make one part of those of some rows after the other."""
     copied = [a for a in (rows, request.probs) if type(a) is Rows and a.whole is None]
     blocks = list(row_blocks(rows.m, *copied, most=ROWS_AT_ONCE)) or [slice(0, 0)]

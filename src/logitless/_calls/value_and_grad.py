@@ -81,7 +81,7 @@ def check_workspace(workspace_bytes: object) -> int:
     return check_integer(workspace_bytes, "workspace_bytes", 1)
 
 
-def check_wrt(wrt: object, x: np.ndarray | SparseX) -> tuple[str, ...]:
+def check_wrt(wrt: object, x: object) -> tuple[str, ...]:
     """Check which gradients are wanted; of sparse rows, by default, those that are offered."""
     if wrt is NAMES and isinstance(x, SparseX):
         return NAMES[1:]

@@ -383,7 +383,7 @@ class Engine(Protocol[L]):
         ...
 
     def part(
-        self, layer: L, x: np.ndarray, request: Request, apart: bool, n_threads: int | None
+        self, layer: L, x: np.ndarray | SparseX, request: Request, apart: bool, n_threads: int | None
     ) -> Part:
         """Find out what `request` asks for as far as it can be merged with other classes.
 
@@ -392,7 +392,7 @@ class Engine(Protocol[L]):
         ...
 
     def target_logits(
-        self, layer: L, x: np.ndarray, request: Request, n_threads: int | None
+        self, layer: L, x: np.ndarray | SparseX, request: Request, n_threads: int | None
     ) -> np.ndarray:
         """Find the logits of ``request.targets[:, 0]`` alone, (m,): all are classes there are."""
         ...

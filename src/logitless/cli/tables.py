@@ -174,7 +174,7 @@ class _TableRows:
 
     def _restart(self, begin: int) -> None:
         self._batches = self._table.batches(self._columns, begin, self._precision)
-        self._first, self._batch = 0, np.empty((0, self._width or 0), self.dtype)
+        self._first, self._batch = begin, np.empty((0, self._width or 0), self.dtype)
 
     def _next(self) -> None:
         with told_of(self._table.path, self._table.failure):

@@ -284,7 +284,7 @@ def value_and_grad(
     >>> float(loss.round(4)), grad.bias.round(4)
     (1.195, array([ 0.0883,  0.0893, -0.1776]))
     """
-    wanted = check_wrt(wrt)
+    wanted = check_wrt(wrt, x)
     if reduction not in ("mean", "sum", "batch_mean"):
         raise ValueError("`reduction` must be one of ('mean', 'sum', 'batch_mean'), "
                          f"got {reduction!r}")

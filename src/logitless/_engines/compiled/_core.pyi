@@ -55,12 +55,14 @@ def bf16_products(isa: str) -> list[Bf16]: ...
 @disjoint_base
 class Columns:
     start: _Array
-    def __init__(self, start: _Array, index: _Array, value: _Array, k: int) -> None: ...
+    def __new__(cls, start: _Array, index: _Array, value: _Array, k: int) -> Self: ...
 
+@disjoint_base
 class SomeColumns:
-    def __init__(self, whole: Columns, first: int, begin: _Array, end: _Array,
-                 live: _Array | None) -> None: ...
+    def __new__(cls, whole: Columns, first: int, begin: _Array, end: _Array,
+                live: _Array | None) -> Self: ...
 
+@disjoint_base
 class FewRows:
     def __new__(
         cls,

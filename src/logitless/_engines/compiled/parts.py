@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..._arrays.sparse_x import SparseX
 from ..._parallel import pool
 from ..interface import Part, Request, State
 from . import scratch
@@ -22,7 +23,7 @@ from .sharing import merge_by_class
 
 
 def part(
-    layer: Layer, x: np.ndarray, request: Request, apart: bool, n_threads: int | None
+    layer: Layer, x: np.ndarray | SparseX, request: Request, apart: bool, n_threads: int | None
 ) -> Part:
     """What `request` asks for, of the rows of x (m, k), as far as other classes can be merged."""
     request, least, others = _for_part(layer, request, apart)
@@ -141,7 +142,7 @@ def summed(scoring: Scoring) -> list[int]:
 
 
 def target_logits(
-    layer: Layer, x: np.ndarray, request: Request, n_threads: int | None
+    layer: Layer, x: np.ndarray | SparseX, request: Request, n_threads: int | None
 ) -> np.ndarray:
     """Logits of the first target of each row."""
     block_of = KERNELS[request.dtype].block

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..._arrays.checks import plain
+from ..._arrays.sparse_x import SparseX
 from ..interface import Part, Request, State
 from .layer import Layer
 from .order import before, best_columns
@@ -15,7 +16,7 @@ from .scoring import TILE, RowState, copy_limits, cut, spans, tiles
 
 
 def part(
-    layer: Layer, x: np.ndarray, request: Request, apart: bool, n_threads: int | None
+    layer: Layer, x: np.ndarray | SparseX, request: Request, apart: bool, n_threads: int | None
 ) -> Part:
     """What `request` asks for, of the rows of x (m, k), as far as other classes can be merged.
 
@@ -78,7 +79,7 @@ def _put(part: Part, rows: slice, state: RowState) -> None:
 
 
 def target_logits(
-    layer: Layer, x: np.ndarray, request: Request, n_threads: int | None
+    layer: Layer, x: np.ndarray | SparseX, request: Request, n_threads: int | None
 ) -> np.ndarray:
     """Logits of the first target of each row."""
     assert request.targets is not None  # whose logits these are
