@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from support.layouts import unaligned
 from support.oracle import COMPILED, Truth, says
 
@@ -531,3 +532,19 @@ def test_a_head_larger_than_memory_in_a_job_that_is_interrupted(tmp_path, rng):
     weight = np.load(tmp_path / "weight.npy")
     found = pickle.loads(done.read_bytes()).scores()
     assert_same(found, ll.linear_score(x, weight, t, k=3), ranks=False)
+
+
+def test_sparse_rows():
+    rng = np.random.default_rng(1)
+    dense = rng.standard_normal((40, 30)) * (rng.random((40, 30)) < 0.2)
+    weight, target = rng.standard_normal((9000, 30)), rng.integers(0, 9000, 40)
+    for x in (dense, sparse.csr_array(dense)):
+        cuts = list(itertools.pairwise(ll.shard_bounds(9000, 2)))
+        known = np.fmax(*(ll.RowState.target_logits(x, weight[lo:hi], target, first=lo)
+                          for lo, hi in cuts))
+        first, second = (ll.RowState.of(x, weight[lo:hi], first=lo, target=target, k=3,
+                                        target_logit=known) for lo, hi in cuts)
+        got, expected = second.merge(first).scores(), ll.LinearHead(weight).score(x, target, k=3)
+        np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-13)
+        np.testing.assert_array_equal(got.target_rank, expected.target_rank)
+        np.testing.assert_array_equal(got.top.index, expected.top.index)

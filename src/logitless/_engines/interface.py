@@ -383,7 +383,8 @@ class Engine(Protocol[L]):
         ...
 
     def part(
-        self, layer: L, x: np.ndarray | SparseX, request: Request, apart: bool, n_threads: int | None
+        self, layer: L, x: np.ndarray | SparseX, request: Request, apart: bool,
+        n_threads: int | None,
     ) -> Part:
         """Find out what `request` asks for as far as it can be merged with other classes.
 

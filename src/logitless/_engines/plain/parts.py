@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..._arrays.checks import plain
 from ..._arrays.sparse_x import SparseX
 from ..interface import Part, Request, State
 from .layer import Layer
 from .order import before, best_columns
 from .scoring import TILE, RowState, copy_limits, cut, spans, tiles
+from .sparse import dense
 
 
 def part(
@@ -88,7 +88,7 @@ def target_logits(
         for lo, hi in spans(len(x), max(1, TILE // max(1, layer.n_features))):
             own = request.rows(slice(lo, hi))
             assert own.targets is not None
-            found[lo:hi] = layer.logits_of(plain(x[lo:hi], request.dtype), own.targets[:, 0],
+            found[lo:hi] = layer.logits_of(dense(x[lo:hi], request.dtype), own.targets[:, 0],
                                            own.temperature)[:, 0]
     return found
 

@@ -14,6 +14,15 @@ def some_rows(x: np.ndarray | Rows | SparseX, rows: slice, dtype: np.dtype) -> n
     return x[rows].of(dtype) if isinstance(x, SparseX) else plain(x[rows], dtype)
 
 
+def dense(x: np.ndarray | SparseX, dtype: np.dtype) -> np.ndarray:
+    """All rows, zeros and all."""
+    if not isinstance(x, SparseX):
+        return plain(x, dtype)
+    rows, entries = np.zeros(x.shape, dtype), slice(int(x.start[0]), int(x.start[-1]))
+    rows[np.repeat(np.arange(x.m), np.diff(x.start)), x.index[entries]] = x.value[entries]
+    return rows
+
+
 def most_entries(x: SparseX) -> int:
     """Entries of the fullest row, at least 1."""
     return max(1, int(np.diff(x.start).max(initial=0)))
