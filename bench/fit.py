@@ -1,6 +1,6 @@
 """Time a whole fit: SoftmaxRegression beside LogisticRegression of scikit-learn and of Intel's.
 
-    python bench/fit.py            four problems, best of three; some minutes
+    python bench/fit.py            five problems, best of three; some minutes
     python bench/fit.py --quick    small ones, once; seconds
 
 All minimise the same objective by L-BFGS with the same penalty and tolerance, on the same rows,
@@ -24,9 +24,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from runner import usable_cpus
+from scipy import sparse
 from scipy.special import logsumexp
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from timing import extra_peak, settle_seconds
@@ -73,13 +75,29 @@ def made(m: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return x, ll.LinearHead(weight).sample(x, rng)[:, 0]
 
 
+def text(m: int, k: int, n: int, length: int) -> tuple[sparse.csr_array, np.ndarray]:
+    """Words by tf-idf: common ones in all texts, and a few that are common in those of a class."""
+    rng = np.random.default_rng(0)
+    often = 1 / np.arange(1, k + 1) ** 1.07
+    often /= often.sum()
+    y = rng.integers(n, size=m)
+    own = np.stack([rng.permutation(k) for _ in range(n)])
+    words = np.concatenate([rng.choice(k, (m, length), p=often),
+                            own[y[:, None], rng.choice(k, (m, length // 4), p=often)]], axis=1)
+    counts = sparse.csr_array((np.ones(words.size), words.ravel(),
+                               np.arange(m + 1) * words.shape[1]), shape=(m, k))
+    return TfidfTransformer(sublinear_tf=True).fit_transform(counts), y
+
+
 def problem(m: int, k: int, n: int, tol: float = 1e-4) -> Problem:
     return Problem(f"{m:,} x {k:,} x {n:,}", lambda: made(m, k, n), tol)
 
 
 FULL = (Problem("digits", digits), Problem("breast cancer", breast_cancer),
-        problem(60_000, 784, 10), problem(20_000, 512, 1_000, tol=1e-6))
-QUICK = (*FULL[:2], problem(2_000, 64, 10), problem(1_000, 32, 100, tol=1e-5))
+        problem(60_000, 784, 10), problem(20_000, 512, 1_000, tol=1e-6),
+        Problem("20,000 x 130,000 x 20, sparse", lambda: text(20_000, 130_000, 20, 130)))
+QUICK = (*FULL[:2], problem(2_000, 64, 10), problem(1_000, 32, 100, tol=1e-5),
+         Problem("500 x 2,000 x 5, sparse", lambda: text(500, 2_000, 5, 40)))
 
 
 @dataclass
@@ -107,7 +125,7 @@ def reached(model, x: np.ndarray, y: np.ndarray, C: float) -> tuple[float, float
     weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     index = np.searchsorted(model.classes_, y)
     total, grad_weight, grad_bias = 0.0, weight / C, np.zeros_like(bias)
-    for lo in range(0, len(x), BLOCK_ROWS):
+    for lo in range(0, x.shape[0], BLOCK_ROWS):
         part, label = x[lo : lo + BLOCK_ROWS].astype(np.float64), index[lo : lo + BLOCK_ROWS]
         z = part @ weight.T + bias
         if len(weight) == 1:  # of the second class; the first has 0
@@ -117,10 +135,10 @@ def reached(model, x: np.ndarray, y: np.ndarray, C: float) -> tuple[float, float
         off = np.exp(z - lse[:, None])
         off[rows, label] -= 1
         off = off[:, -len(weight):]
-        grad_weight += off.T @ part
+        grad_weight += (part.T @ off).T
         grad_bias += off.sum(axis=0)
     largest = max(np.abs(grad_weight).max(), np.abs(grad_bias).max())
-    return (total + 0.5 * float((weight**2).sum()) / C) / len(x), float(largest) / len(x)
+    return (total + 0.5 * float((weight**2).sum()) / C) / len(y), float(largest) / len(y)
 
 
 def measure(p: Problem, dtype: str, rounds: int, max_iter: int, threads: int,
