@@ -18,7 +18,7 @@ LL_TEMPLATE void fold_tile(const ll_job *job, ptrdiff_t i, ptrdiff_t rows, segme
         if (transformed)
             transform(&job->product, vset((real)temperature_of(&job->product, i + r)), s.z, vecs);
         if (excludes(job))
-            exclude_row(job, i + r, &s, w->marks);
+            exclude_row(job, i + r, &s, w);
         if (s.width % LL_LANES)
             mask_tail(s.z + s.width / LL_LANES * LL_LANES, s.width % LL_LANES);
         epilogue(job, &w->span, i + r, &s);
@@ -158,7 +158,7 @@ static void score_block(const ll_job *job, ptrdiff_t c, workspace *w)
     if (bias)
         memcpy(w->bias, bias + own, (size_t)s.width * sizeof(real));
     if (excludes_alike(job))
-        mark_excluded(job, c, s.width, w->marks);
+        mark_excluded(job, c, s.width, w);
     if (is_few(job)) {
         score_few(job, weight, &s, w);
         return;

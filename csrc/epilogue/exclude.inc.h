@@ -23,26 +23,31 @@ static inline ll_excluded excluded_within(const ll_job *job, ptrdiff_t i, int64_
     return part;
 }
 
-/* Of the block of classes `first`, ..., which all rows exclude: 1, else 0. */
-static void mark_excluded(const ll_job *job, int64_t first, ptrdiff_t width, real *marks)
+/* Those of the block of classes `first`, ... that all rows exclude; if they are many, 1 for each of
+ * them and 0 for others. */
+static void mark_excluded(const ll_job *job, int64_t first, ptrdiff_t width, workspace *w)
 {
-    const ll_excluded out = excluded_within(job, 0, first, width);
-
-    memset(marks, 0, LL_BLOCK * sizeof(real));
-    for (ptrdiff_t e = 0; e < out.count; e++)
-        marks[out.class[e] - first] = 1;
+    w->alike = excluded_within(job, 0, first, width);
+    if (w->alike.count <= LL_LANES)
+        return;
+    memset(w->marks, 0, LL_BLOCK * sizeof(real));
+    for (ptrdiff_t e = 0; e < w->alike.count; e++)
+        w->marks[w->alike.class[e] - first] = 1;
 }
 
-/* Logits of row i, whose marks these are where all rows exclude the same. */
-static void exclude_row(const ll_job *job, ptrdiff_t i, const segment *s, const real *marks)
+/* Logits of row i. */
+static void exclude_row(const ll_job *job, ptrdiff_t i, const segment *s, const workspace *w)
 {
-    if (excludes_alike(job)) {
+    const int alike = excludes_alike(job);
+
+    if (alike && w->alike.count > LL_LANES) {
+        const real *marks = w->marks;
         for (ptrdiff_t c = 0; c < s->vecs * LL_LANES; c += LL_LANES)
             vstore(s->z + c, vselect(veq(vload(marks + c), vset(0)), vload(s->z + c),
                                      vset(-LL_INF)));
         return;
     }
-    const ll_excluded out = excluded_within(job, i, s->first, s->width);
+    const ll_excluded out = alike ? w->alike : excluded_within(job, i, s->first, s->width);
     for (ptrdiff_t e = 0; e < out.count; e++)
         s->z[out.class[e] - s->first] = -LL_INF;
 }

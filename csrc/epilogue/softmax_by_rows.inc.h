@@ -239,7 +239,7 @@ static int fold_tile_by_rows(const ll_job *job, ptrdiff_t i, segment s, const wo
 
     for (ptrdiff_t r = 0; r < LL_LANES; r++, s.z += w->tile_row) {
         if (excludes(job))
-            exclude_row(job, i + r, &s, w->marks);
+            exclude_row(job, i + r, &s, w);
         row[r] = s.z;
     }
     vtranspose(row, 0, z);

@@ -3,7 +3,8 @@
 typedef struct {
     ll_state span;
     real *bias, *panels, *tile;
-    real *marks; /* of classes that all rows exclude */
+    ll_excluded alike; /* classes of the block that all rows exclude */
+    real *marks;
     real *turned, *z; /* features and logits of rows that are lanes, */
     ptrdiff_t z_panel; /* from a vector of them to the next */
     ptrdiff_t tile_rows, tile_row;
