@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 
+import at_scale
 import checks
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import screened
 import shapes
 import tables
 import timing
+from click.testing import CliRunner
 
 import logitless as ll
 
@@ -384,3 +387,12 @@ def test_what_keeps_its_memory_is_timed_alone_where_there_is_no_room(monkeypatch
     assert [(r["contender"], r["status"], r.get("alone")) for r in timed.records] == [
         ("logitless", "ok", None), ("NumPy", "ok", None), ("keeps", "ok", True)]
     assert all(len(r["samples"]) >= 3 for r in timed.records)
+
+
+def test_what_comes_with_many_rows_has_the_losses_of_float64(monkeypatch):
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    done = CliRunner().invoke(at_scale.main, ["--quick", "--seconds", "0"])
+    assert done.exit_code == 0, done.output
+    errors = re.findall(r"\d\.\de[-+]\d\d(?=\s*$)", done.output, re.MULTILINE)
+    assert len(errors) == 5
+    assert max(map(float, errors)) < 1e-4
