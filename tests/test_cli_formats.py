@@ -129,6 +129,40 @@ def test_no_rows_in_tables(command, arrays):
     write(pa.table({**columns(arrays["x"][:0]), "target": arrays["target"][:0]}), "t.parquet")
     found = score(command, "head.npy", "t.parquet", "t.parquet", out="out.parquet")
     assert found["loss"].shape == (0,)
+    write(pa.table({"x": pa.array([], pa.list_(pa.float32())),
+                    "target": pa.array([], pa.list_(pa.float32()))}), "t.parquet")
+    found = score(command, "head.npy", "t.parquet", "t.parquet", out="out.parquet")
+    assert found["top_index"].shape == (0, 2)
+
+
+def test_the_index_of_a_frame_is_no_column_of_numbers(command, arrays, expected):
+    pandas = pytest.importorskip("pandas")
+    index = pandas.Index(np.arange(M)[::-1], name="user")
+    pandas.DataFrame(columns(arrays["x"]), index=index).to_parquet("x.parquet")
+    pandas.DataFrame({"labels": arrays["target"]}, index=index.rename(None)).to_parquet("t.parquet")
+    pandas.DataFrame(columns(arrays["head"]), index=np.arange(N)[::-1]).to_parquet("h.parquet")
+    same(score(command, "h.parquet", "x.parquet", "t.parquet"), expected)
+    code, _, stderr = command("score", "h.parquet", "x.parquet:user", "-o", "out.npz")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "got (37, 1)" in stderr  # whoever names it means it
+
+
+def test_truth_values_in_texts(command, arrays):
+    x = np.where(arrays["x"] > 0, 1, 0).astype(np.float32)
+    np.save("x", x)
+    for name in "x.csv", "x.parquet":
+        write(pa.table({**columns(x), "f1": x[:, 1] > 0, "f3": x[:, 3] > 0}), name)
+        same(score(command, "head.npy", name), score(command, "head.npy", "x.npy"))
+
+
+def test_columns_of_one_name(command, arrays, expected):
+    names = ["f", "f", "g", "g", "h"]
+    for name in "x.csv", "x.parquet":
+        write(pa.table(list(columns(arrays["x"]).values()), names), name)
+    same(score(command, "head.npy", "x.parquet", "target.npy"), expected)
+    code, stdout, stderr = command("score", "head.npy", "x.csv", "-o", "out.npz")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "x.csv: expected one column of each name, found several named 'f'" in stderr
 
 
 @pytest.mark.parametrize("name", ["h.parquet", "h.arrow", "h.csv"])
@@ -181,7 +215,7 @@ def test_any_rows_of_any_table(tmp_path, data, m, k, name, batch):
     write(pa.table(content), str(path))
     before, tables.BATCH_BYTES = tables.BATCH_BYTES, batch
     try:
-        rows = tables.open_rows(Source(path, None), "x", x.dtype, None)
+        rows = tables.open_rows(Source(path, None), "x", x.dtype, x.shape[1], None)
         assert rows.shape == (m, k)
         for _ in range(4):
             begin = data.draw(st.integers(0, m))
@@ -269,9 +303,12 @@ def test_a_missing_extra_is_one_line(command, arrays, monkeypatch, missing, name
     assert (code, stderr.count("\n")) == (2, 1)
     assert f'pip install "logitless[cli,{extra}]"' in stderr
     if missing == "pyarrow":
-        code, _, stderr = command("score", "head.npy", "x.npy", "-o", "out.parquet")
-        assert (code, stderr.count("\n")) == (2, 1)
-        assert 'pip install "logitless[cli,arrow]"' in stderr
+        for more in [], ["--resume"]:
+            before = sorted(os.listdir())
+            code, _, stderr = command("score", "head.npy", "x.npy", "-o", "out.parquet", *more)
+            assert (code, stderr.count("\n")) == (2, 1)
+            assert 'pip install "logitless[cli,arrow]"' in stderr
+            assert sorted(os.listdir()) == before
 
 
 def test_shift(command, arrays):
@@ -307,6 +344,6 @@ def test_large_heads_are_read_a_piece_at_a_time(command, arrays, expected, monke
 def test_rows_before_a_range_of_none_in_a_later_group(tmp_path):
     x = np.arange(30, dtype=np.float32).reshape(30, 1)
     write(pa.table(columns(x)), str(tmp_path / "t.parquet"))
-    rows = tables.open_rows(Source(tmp_path / "t.parquet", None), "x", x.dtype, None)
+    rows = tables.open_rows(Source(tmp_path / "t.parquet", None), "x", x.dtype, x.shape[1], None)
     for begin, end in (20, 30), (19, 19), (0, 30):
         np.testing.assert_array_equal(rows.rows(1, begin, end), x[begin:end])

@@ -54,9 +54,10 @@ class Given:
                       if options[name] is not None}
         self._screen = options.get("screen", False)
         self.head = open_head(head, self._screen, n_threads=options["threads"], **scale)
-        self._x = open_matrix(x, "x", self.head.dtype, target)
+        n, k = self.head.n_classes, self.head.n_features
+        self._x = open_matrix(x, "x", self.head.dtype, k, target)
         self._target, self._exclude = (
-            None if source is None else open_matrix(source, name, self.head.dtype)
+            None if source is None else open_matrix(source, name, self.head.dtype, n)
             for source, name in ((target, "target"), (exclude, "exclude")))
 
     def job(self, k: int) -> Job:

@@ -105,15 +105,16 @@ class _SparseFile:
         return self.matrix[begin:end]
 
 
-def open_matrix(source: Source, prefer: str, precision: np.dtype,
+def open_matrix(source: Source, prefer: str, precision: np.dtype, width: int,
                 beside: Source | None = None) -> Matrix:
     """Open X or TARGET.
 
-    `prefer` is its name where there are several; numbers of a text are read in `precision`. The
-    column of a `beside` in the same file is left out.
+    `prefer` is its name where there are several; numbers of a text are read in `precision`; lists
+    of which there are none have this `width`. The column of a `beside` in the same file is left
+    out.
     """
     if source.table:
-        return tables.open_rows(source, prefer, precision, beside)
+        return tables.open_rows(source, prefer, precision, width, beside)
     if _is_sparse(source):
         return _SparseFile(source)
     return _ArrayFile(source, prefer)

@@ -34,6 +34,7 @@ class _Table:
         self.failure = "it cannot be read as a table"
         self.schema: Any = None
         self.n_rows = 0
+        self.index: set[str] = set()  # columns that are the index of a frame of pandas
 
     def batches(self, columns: list[str], begin: int,
                 numbers: np.dtype | None) -> Iterator[tuple[int, Any]]:
@@ -127,8 +128,15 @@ class _CsvTable(_Table):
         import pyarrow
 
         # The types of the first MiB must not decide on those of the rest.
-        types = {name: self.schema.field(name).type if numbers is None
-                 else pyarrow.from_numpy_dtype(numbers) for name in columns}
+        names = self.schema.names
+        for name in columns:
+            if names.count(name) > 1:
+                raise InputError(f"{self.path}: expected one column of each name, found several "
+                                 f"named {name!r}")
+        types = {name: self.schema.field(name).type for name in columns}
+        if numbers is not None:
+            types = {name: kind if pyarrow.types.is_boolean(kind)
+                     else pyarrow.from_numpy_dtype(numbers) for name, kind in types.items()}
         start = 0
         for batch in self._open(include_columns=columns, column_types=types):
             if start + batch.num_rows > begin:
@@ -154,7 +162,7 @@ class _TableRows:
         self._restart(0)
         if self._width is None:  # that of the first row's list
             self._next()
-            self._width = self._batch.shape[1] if self._batch.ndim > 1 else 0
+            self._width = self._batch.shape[1]
         self.shape: tuple[int, ...] = (table.n_rows, *(() if self._flat else (self._width,)))
         self.row_bytes = (1 if self._flat else self._width) * self.dtype.itemsize
 
@@ -198,18 +206,20 @@ class _TableRows:
         if not self._flat and self._width is not None and array.shape[1:] != (self._width,):
             raise InputError(f"{where}its lists must be equally long, got {array.shape[1]} "
                              f"entries, {self._width} before")
-        return array
+        return array if self._precision is None else array.astype(self._precision, copy=False)
 
 
-def open_rows(source: Source, role: str, precision: np.dtype,
+def open_rows(source: Source, role: str, precision: np.dtype, width: int,
               beside: Source | None) -> _TableRows:
-    """Open X or TARGET: `role` is "x" or "target"."""
+    """Open X or TARGET: `role` is "x" or "target"; `width` is that of lists if there are none."""
     table, columns = _opened(source)
     left_out = set()
     if beside is not None and os.path.samefile(source.path, beside.path):
         left_out = {column.name for column in _chosen(table, columns, beside.key, "target", set())}
     chosen = _chosen(table, columns, source.key, role, left_out)
     whole = role == "target" and not chosen[0].of_lists
+    if not table.n_rows and chosen[0].width is None:
+        chosen = [column._replace(width=width) for column in chosen]
     return _TableRows(table, chosen, role, None if whole else precision)
 
 
@@ -234,6 +244,9 @@ def _opened(source: Source) -> tuple[_Table, list[Column]]:
     pyarrow.set_cpu_count(pool.resolve())
     with told_of(path, f"it cannot be read as a table ({kind})"):
         table = _TABLES[kind](path)
+        described = table.schema.pandas_metadata or {}
+        table.index = {name for name in described.get("index_columns", ())
+                       if isinstance(name, str)}
         return table, [column for field in table.schema if (column := _column(field))]
 
 
@@ -264,7 +277,7 @@ def _chosen(table: _Table, columns: list[Column], key: str | None, role: str,
             return found
         raise InputError(f"{table.path}: expected one column of numbers, or of lists of numbers, "
                          f"named {key!r}, found {_listed(columns)}")
-    left = [column for column in columns if column.name not in left_out]
+    left = [column for column in columns if column.name not in left_out | table.index]
     lists = [column for column in left if column.of_lists]
     for some in (left, lists) if role == "target" else (lists,):
         named = [column for column in some if column.name == role]
