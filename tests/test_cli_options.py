@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_exclusions_that_do_not_do(command, files, matrix):
                                    "exclude.npz")
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert "--exclude must be sparse of shape (40, 700), or bool of shape (700,), got" in stderr
+
+
+def test_exclusions_are_not_replaced(command, files):
+    sparse.save_npz("exclude.npz", sparse.csr_matrix((M, N)))
+    before = Path("exclude.npz").read_bytes()
+    code, stdout, stderr = command("score", "head.npy", "x.npy", "-o", "exclude.npz", "--exclude",
+                                   "exclude.npz")
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "exclude.npz: OUT must not be one of the inputs" in stderr
+    assert Path("exclude.npz").read_bytes() == before
 
 
 def test_a_screen_finds_the_same_classes(command, files):

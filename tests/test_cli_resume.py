@@ -97,19 +97,32 @@ def test_an_interrupted_job_goes_on(command, folder, resume, monkeypatch, out, b
     assert sorted(os.listdir()) == sorted([*before, out])
 
 
-def test_what_is_said_is_of_all_rows(command, folder, resume, monkeypatch):
+@pytest.mark.parametrize("where", ["before a block is added", "after that"])
+def test_what_is_said_is_of_all_rows(command, folder, resume, monkeypatch, where):
     said = command(*WORDS, "-o", "out.npz")[1]
     with monkeypatch.context() as patch:
         at_block(patch, 4, interrupt)
-        resume()
+        if where == "after that":
+            blocks, keep = count(1), part.Part.keep
+            patch.setattr(part.Part, "keep", lambda *args: (
+                interrupt() if next(blocks) == 3 else keep(*args)))
+        assert resume()[0] == 130
     again = resume()[1]
-    for name in "mean loss", "perplexity", "accuracy":
+    for name in "rows", "mean loss", "perplexity", "accuracy":
         line = re.compile(rf"^{name} .*$", re.M)
         assert line.search(again)[0] == line.search(said)[0]
 
 
+def test_files_of_others_stay(folder, resume, whole):
+    os.mkdir("out.npz.part")
+    Path("out.npz.part", "notes.txt").write_text("of someone")
+    assert resume()[0] == 0
+    assert Path("out.npz").read_bytes() == whole
+    assert os.listdir("out.npz.part") == ["notes.txt"]
+
+
 KILLED = """
-import os, signal, shutil, sys
+import os, signal, sys
 from pathlib import Path
 from logitless import cli
 from logitless.cli import commands, part
@@ -134,7 +147,7 @@ def run(deadly):
         os.fsync = counted(lambda number: None)  # what is killed here is no machine
         commands.append_scores = counted(commands.append_scores)
         part.Part.keep = counted(part.Part.keep)
-        shutil.rmtree = counted(shutil.rmtree)
+        os.rmdir = counted(os.rmdir)
         sys.stdout = open(os.devnull, "w")
         os._exit(cli.main(words))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

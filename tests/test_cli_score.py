@@ -272,6 +272,12 @@ def test_bad_input_is_one_message_and_code_2(command, files, spoil, args, messag
     assert sorted(os.listdir()) == before
 
 
+def test_standard_error_may_be_closed(command, files, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert command("score", "head.npz", "x.npy", "-o", "out.npz")[0] == 0
+    assert os.path.exists("out.npz")
+
+
 def test_old_result_stands_until_the_new_one_is_complete(command, files, monkeypatch):
     with open("out.npz", "w") as old:
         old.write("the old result")

@@ -101,32 +101,32 @@ def score(head: Source, x: Source, target: Source | None, out: Path, topk: int, 
 
     Tables are Parquet, Arrow (Feather) and CSV files, of which a batch of rows is read at
     a time, CSV with names in the first line. X is the column of lists, or else all columns
-    of numbers but TARGET's; TARGET the only column or the one named target; FILE:KEY is
-    the column named KEY.
+    of numbers but TARGET's; TARGET the only column or the one named target; the index of a
+    pandas frame is none of these; FILE:KEY is the column named KEY.
 
     OUT gets loss (with TARGET), predicted, max_logit and lse, each (m,), and with
     --topk top_index and top_log_prob (m, K); with --screen no lse, and top_logit. The
     probability of the prediction is exp(max_logit - lse). Losses are in nats.
     """
     start = time.perf_counter()
-    with input_errors():
-        refuse_as_output(out, [head, x, target])
-        writer_of(out)
+    with input_errors(), contextlib.ExitStack() as entered:
+        refuse_as_output(out, [head, x, target, options["exclude"]])
+        write = writer_of(out)
         given = Given(head, x, target, options)
         job = given.job(topk)
         if fit_temperature:
             job.fit_temperature()
-        part = Part(out, given.identity(job)) if resume else None
-        begin = 0 if part is None else part.rows
-        writer = writer_of(out)(out, job.leading_shape, None if part is None else part.spools)
-    totals = Totals() if part is None else part.totals
-    with input_errors(), part or contextlib.nullcontext(), writer, _progress() as progress:
+        part = entered.enter_context(Part(out, given.identity(job))) if resume else None
+        begin, totals = (0, Totals()) if part is None else part.done
+        writer = entered.enter_context(
+            write(out, job.leading_shape, None if part is None else part.spools))
+        progress = entered.enter_context(_progress())
         task = progress.add_task("", total=job.rows, completed=begin)
         for block in job.blocks(begin):
             append_scores(writer, block.scores)
-            totals.add(block.scores, block.counts)
+            totals = totals.plus(block.scores, block.counts)
             if part is not None:
-                part.keep(block.end)
+                part.keep(block.end, totals)
             progress.advance(task, block.end - block.begin)
     _summarise(job, totals, begin, time.perf_counter() - start, out)
 
@@ -183,7 +183,7 @@ class RateColumn(ProgressColumn):
 def _progress() -> Progress:
     return Progress(BarColumn(), TextColumn("{task.percentage:>3.0f} %"), RateColumn(),
                     TimeRemainingColumn(), console=Console(stderr=True),
-                    disable=not sys.stderr.isatty(), transient=True)
+                    disable=not (sys.stderr and sys.stderr.isatty()), transient=True)
 
 
 def _summarise(job: Job, totals: Totals, begin: int, seconds: float, out: Path) -> None:

@@ -111,7 +111,7 @@ def fit(estimator: type, x: np.ndarray, target: np.ndarray) -> Any:
     """Fit it to these rows, under a line of progress on a terminal."""
     line = TextColumn("Fitting: iteration {task.completed}, loss {task.fields[loss]}")
     with Progress(line, console=Console(stderr=True), transient=True,
-                  disable=not sys.stderr.isatty()) as progress:
+                  disable=not (sys.stderr and sys.stderr.isatty())) as progress:
         task = progress.add_task("", total=None, loss="")
         return estimator(verbose=lambda iteration, loss: progress.update(
             task, completed=iteration, loss=f"{loss:.4f}")).fit(x, target)

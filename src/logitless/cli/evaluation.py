@@ -40,7 +40,7 @@ class Evaluation:
     def add(self, block: Block) -> None:
         """Add a block of rows."""
         scores, counts = block.scores, block.counts
-        self.totals.add(scores, counts)
+        self.totals = self.totals.plus(scores, counts)
         counted = np.broadcast_to(counts, scores.lse.shape)
         if self._of_classes:
             self._add_ranks(scores, counted)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -31,10 +30,8 @@ class Part:
 
     Attributes
     ----------
-    rows : int
-        How many of the job are done.
-    totals : Totals
-        Of these rows.
+    done : (int, Totals)
+        How many rows of the job are, and their totals.
     spools : Spools
     """
 
@@ -43,7 +40,7 @@ class Part:
         self.folder = out.with_name(f"{out.name}.part")
         self._state = self.folder / "state.json"
         self._job = job
-        self.rows, self.totals = 0, Totals()
+        self.done = 0, Totals()
         self._kept = time.monotonic()
         with naming(str(self.folder)):
             self.folder.mkdir(exist_ok=True)
@@ -61,7 +58,7 @@ class Part:
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             job, rows, columns = dict(state["job"]), int(state["rows"]), dict(state["columns"])
-            self.totals = Totals(**state["totals"])
+            totals = Totals(**state["totals"])
             others = [name for name in {**job, **self._job} if job.get(name) != self._job.get(name)]
             if not others:
                 for name, (dtype, tail) in columns.items():
@@ -74,7 +71,7 @@ class Part:
             raise ValueError(f"{self.folder}: it belongs to another job, whose {name} is "
                              f"{job.get(name)}, here {self._job.get(name)}; delete it, or leave "
                              "out --resume")
-        self.rows = rows
+        self.done = rows, totals
 
     def _restore_column(self, name: str, dtype: str, tail: tuple[int, ...], rows: int) -> None:
         kind = np.dtype(dtype)
@@ -82,22 +79,30 @@ class Part:
             raise ValueError(f"a column {name!r} of {rows} rows, dtype {dtype}, shape {tail}")
         self.spools.restore(name, kind, tail, rows)
 
-    def keep(self, rows: int) -> None:
+    def keep(self, rows: int, totals: Totals) -> None:
         """Take note that these rows are done, and every second have that reach the disk."""
-        self.rows = rows
+        self.done = rows, totals  # in one step: what interrupts may come between two
         if time.monotonic() - self._kept >= KEEP_SECONDS:
             self._save()
 
     def _save(self) -> None:
         columns = {name: [column.dtype.str, column.tail]
                    for name, column in self.spools.columns.items()}
-        state = {"job": self._job, "rows": self.rows, "columns": columns,
-                 "totals": asdict(self.totals)}
+        rows, totals = self.done
+        state = {"job": self._job, "rows": rows, "columns": columns, "totals": asdict(totals)}
         with naming(str(self.folder)):
             self.spools.sync()
             with replacing(self._state) as file:
                 file.write(json.dumps(state).encode())
         self._kept = time.monotonic()
+
+    def _remove(self) -> None:
+        """Delete what is of jobs, and the folder unless there is more in it."""
+        self._state.unlink(missing_ok=True)  # first: it speaks of the others
+        for names in "*.rows", ".*.tmp", "lock":
+            for path in self.folder.glob(names):
+                path.unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def __enter__(self) -> Part:
         return self
@@ -106,11 +111,10 @@ class Part:
                  trace: TracebackType | None) -> None:
         with self._lock, contextlib.suppress(OSError):  # as on a full disk: what is there counts
             try:
-                if kind is not None and self.rows:
+                if kind is not None and self.done[0]:
                     self._save()
                 else:  # all is done, or nothing
-                    self._state.unlink(missing_ok=True)  # first: it speaks of the others
-                    shutil.rmtree(self.folder, ignore_errors=True)
+                    self._remove()
             finally:
                 self.spools.close()
 

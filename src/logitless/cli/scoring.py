@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ MAX_BLOCK_BYTES = 32 << 20
 MIN_BLOCK_ROWS = 1024
 
 
-@dataclass
+@dataclass(frozen=True)
 class Totals:
     """Sums over the rows: `counted` are those whose target is not ignored."""
 
@@ -34,22 +34,22 @@ class Totals:
     loss: float = 0.0
     correct: int | None = 0  # None with targets that are no single class
 
-    def add(self, scores: ll.Scores, counts: np.ndarray | bool) -> None:
-        """Add a block; `counts` tells the rows that do, unless all do."""
-        self.rows += scores.predicted.size
+    def plus(self, scores: ll.Scores, counts: np.ndarray | bool) -> Totals:
+        """These and a block; `counts` tells the rows that do, unless all do."""
+        rows = self.rows + scores.predicted.size
         if scores.lse is None:  # screened
-            return
+            return replace(self, rows=rows)
         has_softmax = np.isfinite(scores.lse)
-        self.no_softmax += int(np.count_nonzero(~has_softmax))
+        no_softmax = self.no_softmax + int(np.count_nonzero(~has_softmax))
         if scores.loss is None:
-            return
-        self.loss += float(scores.loss.sum(dtype=np.float64))
-        self.counted += int(np.count_nonzero(np.broadcast_to(counts, has_softmax.shape)))
-        if scores.target_rank is None:
-            self.correct = None
-        elif self.correct is not None:
+            return replace(self, rows=rows, no_softmax=no_softmax)
+        correct = None
+        if scores.target_rank is not None and self.correct is not None:
             hits = (scores.target_rank == 0) & has_softmax & counts
-            self.correct += int(np.count_nonzero(hits))
+            correct = self.correct + int(np.count_nonzero(hits))
+        counted = int(np.count_nonzero(np.broadcast_to(counts, has_softmax.shape)))
+        return Totals(rows, no_softmax, self.counted + counted,
+                      self.loss + float(scores.loss.sum(dtype=np.float64)), correct)
 
 
 class Block(NamedTuple):
