@@ -102,6 +102,42 @@ def test_probabilities(command, files, kind):
     assert [row["row"] for row in found["hardest"]] == np.argsort(-loss)[:10].tolist()
 
 
+@pytest.mark.parametrize("kind", ["classes", "dense", "sparse"])
+def test_classes_left_out_are_not_found(command, files, kind):
+    """Rows have 0 to 3 classes left: what is asked for beyond these is nothing."""
+    sparse = pytest.importorskip("scipy.sparse")
+    rng = np.random.default_rng(1)
+    left = np.argsort(rng.random((M, N)), axis=1) < (np.arange(M) % 4)[:, None]
+    sparse.save_npz("exclude.npz", sparse.csr_matrix(~left))
+    if kind == "classes":
+        counted = files["target"] >= 0
+        t = np.eye(N, dtype=np.float32)[files["target"] % N] * counted[:, None]
+    else:
+        t = (rng.random((M, N)) < 0.3).astype(np.float32)
+        counted = t.any(axis=1)
+        np.save("target", t)
+        if kind == "sparse":
+            sparse.save_npz("target.npz", sparse.csr_matrix(t))
+            os.replace("target.npz", "target.npy")
+    found = evaluated(command, "--topk", 1, "--topk", 5, "--exclude", "exclude.npz")
+    z, _ = logits_and_log_proba(files["x"], files["head"])
+    order = np.argsort(np.where(left, -z, np.inf), axis=1)
+    gains = np.take_along_axis(t * left, order, 1)[counted]
+    discount = 1 / np.log2(np.arange(N) + 2)
+    for k in 1, 5:
+        hits, relevant = gains[:, :k].sum(axis=1), t[counted].sum(axis=1)
+        ideal = [discount[: min(k, int(many))].sum() for many in relevant]
+        assert found["topk_accuracy"][str(k)] == pytest.approx((hits > 0).mean())
+        assert found["recall"][str(k)] == pytest.approx((hits / relevant).mean())
+        assert found["ndcg"][str(k)] == pytest.approx((gains[:, :k] @ discount[:k] / ideal).mean())
+    if kind == "classes":
+        assert found["accuracy"] == found["topk_accuracy"]["1"]
+        some = left.any(axis=1)[counted]
+        p = np.where(left, np.exp(z), 0)[counted][some]
+        assert found["calibration_error"] == pytest.approx(
+            calibration_error(p.max(axis=1) / p.sum(axis=1), gains[some, 0] > 0), abs=1e-5)
+
+
 def test_what_is_printed(command, files):
     code, stdout, stderr = command("evaluate", "head.npy", "x.npy", "target.npy")
     assert (code, stderr) == (0, "")

@@ -50,13 +50,15 @@ class Evaluation:
 
     def _add_ranks(self, scores: ll.Scores, counted: np.ndarray) -> None:
         assert scores.target_rank is not None  # as targets are classes
+        assert scores.loss is not None
         known = counted & (scores.target_rank >= 0)
         rank = scores.target_rank[known]
+        left = np.isfinite(scores.loss[known])  # others are behind all, and among the best of none
         self._ranked += rank.size
         self._rank += int(rank.sum()) + rank.size
         self._with_relevant += int(np.count_nonzero(counted))
         for i, k in enumerate(self._ks):
-            found = rank[rank < k]
+            found = rank[(rank < k) & left]
             self._hit[i] += found.size
             self._recall[i] += found.size
             self._ndcg[i] += (1 / np.log2(found + 2)).sum()
@@ -123,9 +125,10 @@ class Evaluation:
 def _gains(target: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities of these classes (m, k), the largest k of each row, and how many there are."""
     m, k = index.shape
+    there = index >= 0  # else fewer than k classes are left
     if isinstance(target, np.ndarray):
-        return (np.take_along_axis(target, index, 1), -np.sort(-target, axis=1)[:, :k],
-                np.count_nonzero(target > 0, axis=1))
+        return (np.where(there, np.take_along_axis(target, index, 1), 0),
+                -np.sort(-target, axis=1)[:, :k], np.count_nonzero(target > 0, axis=1))
     row = np.repeat(np.arange(m), np.diff(target.indptr))
     order = np.lexsort((-target.data, row))
     place = np.arange(len(row)) - target.indptr[row]
@@ -133,7 +136,7 @@ def _gains(target: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     ideal = np.zeros((m, k))
     ideal[row[first], place[first]] = target.data[order][first]
     gain = np.asarray(target[np.repeat(np.arange(m), k), index.reshape(-1)]).reshape(m, k)
-    return gain, ideal, np.bincount(row[target.data > 0], minlength=m)
+    return np.where(there, gain, 0), ideal, np.bincount(row[target.data > 0], minlength=m)
 
 
 def as_json(found: Any) -> Any:
