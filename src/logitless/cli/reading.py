@@ -53,10 +53,13 @@ class _ArrayFile:
         found = find_array(source.path, key=source.key, prefer=prefer)
         self._array: np.ndarray | None = None
         self._place: Place | None = None
+        self._columns: Windows | None = None  # one behind the other
         if isinstance(found, np.ndarray):
             self._array = found
         elif found.order == "F" and len(found.shape) > 1:
             self._array = map_array(found)
+            if len(found.shape) == 2:
+                self._columns = Windows(found._replace(shape=(math.prod(found.shape),)))
         else:
             self._place = found
         self.shape, self.dtype = found.shape, found.dtype
@@ -66,6 +69,12 @@ class _ArrayFile:
         self._room = np.empty(0, np.uint8)
 
     def rows(self, axes: int, begin: int, end: int) -> np.ndarray:
+        if self._columns is not None and axes == 1:
+            m, k = self.shape
+            columns = self._block((k, end - begin))
+            for j in range(k):
+                self._columns.read(j * m + begin, columns[j])
+            return columns.T
         if self._array is not None:
             check_mapped(self._array, self._name)
             return Rows(self._array, self._array.ndim - axes)[begin:end].reshape(
@@ -74,13 +83,16 @@ class _ArrayFile:
         if self._windows is None or self._windows.shape[0] != lead:
             assert self._place is not None  # as there is no array
             self._windows = Windows(self._place._replace(shape=(lead, *self.shape[axes:])))
-        shape = (end - begin, *self.shape[axes:])
+        block = self._block((end - begin, *self.shape[axes:]))
+        self._windows.read(begin, block)
+        return block
+
+    def _block(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Make an array of the same memory each time, which the system gives page by page."""
         size = math.prod(shape) * self.dtype.itemsize
         if self._room.size < size:
             self._room = np.empty(size, np.uint8)
-        block = self._room[:size].view(self.dtype).reshape(shape)
-        self._windows.read(begin, block)
-        return block
+        return self._room[:size].view(self.dtype).reshape(shape)
 
 
 class _SparseFile:
