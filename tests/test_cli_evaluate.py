@@ -102,6 +102,38 @@ def test_probabilities(command, files, kind):
     assert [row["row"] for row in found["hardest"]] == np.argsort(-loss)[:10].tolist()
 
 
+def test_entries_that_are_there_twice_are_one_class(command, files):
+    sparse = pytest.importorskip("scipy.sparse")
+    t = np.zeros((M, N), np.float32)
+    t[:, 2], t[:, 5] = 1, 0.5
+    index, starts = np.tile([5, 2, 2], M), 3 * np.arange(M + 1)
+    twice = sparse.csr_matrix((np.full(3 * M, 0.5, np.float32), index, starts), t.shape)
+    found = []
+    for matrix in sparse.csr_matrix(t), twice:
+        sparse.save_npz("target.npz", matrix)
+        os.replace("target.npz", "target.npy")
+        found.append(evaluated(command))
+    for name in "topk_accuracy", "recall", "ndcg":
+        assert found[1][name] == pytest.approx(found[0][name])
+
+
+def test_probabilities_in_bfloat16(command, files):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    safetensors = pytest.importorskip("safetensors.numpy")
+    t = (np.random.default_rng(1).random((M, N)) < 0.3).astype(np.float32)
+    np.save("target", t)
+    expected = evaluated(command)
+    safetensors.save_file({"t": t.astype(ml_dtypes.bfloat16), "x": t[:, 0].astype(
+        ml_dtypes.bfloat16)}, "target.safetensors")
+    code, stdout, stderr = command("evaluate", "head.npy", "x.npy", "target.safetensors:t",
+                                   "--json", "--block-rows", 10)
+    assert (code, stderr) == (0, "")
+    assert json.loads(stdout) == expected
+    code, _, stderr = command("evaluate", "head.npy", "x.npy", "target.safetensors:x")
+    assert code == 2
+    assert "must be integers to be class indices: `.astype(np.int64)` makes" in stderr
+
+
 @pytest.mark.parametrize("kind", ["classes", "dense", "sparse"])
 def test_classes_left_out_are_not_found(command, files, kind):
     """Rows have 0 to 3 classes left: what is asked for beyond these is nothing."""

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import logitless as ll
 
+from .._arrays.bfloat16 import is_bfloat16, widened
 from .scoring import Block, Totals
 
 BINS = 15
@@ -125,10 +126,15 @@ class Evaluation:
 def _gains(target: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities of these classes (m, k), the largest k of each row, and how many there are."""
     m, k = index.shape
+    if is_bfloat16(target.dtype):
+        target = widened(target)
     there = index >= 0  # else fewer than k classes are left
     if isinstance(target, np.ndarray):
         return (np.where(there, np.take_along_axis(target, index, 1), 0),
                 -np.sort(-target, axis=1)[:, :k], np.count_nonzero(target > 0, axis=1))
+    if not target.has_canonical_format:
+        target = target.copy()
+        target.sum_duplicates()
     row = np.repeat(np.arange(m), np.diff(target.indptr))
     order = np.lexsort((-target.data, row))
     place = np.arange(len(row)) - target.indptr[row]

@@ -11,6 +11,7 @@ import numpy as np
 
 import logitless as ll
 
+from .._arrays.bfloat16 import is_bfloat16, widened
 from ..io import RowsWriter
 from .errors import input_errors
 from .files import Watch
@@ -222,6 +223,8 @@ def first_row(target: Matrix, axes: int, is_bad: Callable[[np.ndarray], np.ndarr
     rows = math.prod(target.shape[:axes])
     for begin in range(0, rows, 1 << 20):
         some = target.rows(axes, begin, min(begin + (1 << 20), rows))
+        if is_bfloat16(some.dtype):
+            some = widened(some)
         bad = is_bad(some)
         if bad.any():
             return begin + int(bad.argmax()), some[bad.argmax()]
