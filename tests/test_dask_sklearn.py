@@ -52,6 +52,14 @@ def test_of_arrays(y, method, chunks):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_of_sparse_rows(y, method):
+    sparse = pytest.importorskip("scipy.sparse")
+    model = SoftmaxRegression(max_iter=20, tol=1.0).fit(X, y)
+    rows = da.from_array(X, chunks=((20, 0, 40), 5)).map_blocks(sparse.csr_array)
+    assert np.array_equal(getattr(model, method)(rows).compute(), getattr(model, method)(X))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_of_frames(y, method):
     model = SoftmaxRegression(max_iter=20, tol=1.0).fit(FRAME, y)
     lazy = getattr(model, method)(frame_of(FRAME))
@@ -79,6 +87,7 @@ def test_score(y, weight):
     labels = frame_of(pd.DataFrame({"y": y}, index=FRAME.index))["y"]
     assert model.score(frame_of(FRAME), labels, weight) == expected
     assert model.score(frame_of(FRAME), y, lazy_weight) == expected
+    assert model.score(frame_of(FRAME), labels.repartition(npartitions=1), weight) == expected
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(y):

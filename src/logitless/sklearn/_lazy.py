@@ -54,11 +54,11 @@ def _of_block(method: Callable[[Any, Any], np.ndarray], model: Any, classes: np.
     """One task of Dask: on one thread, unless the estimator says otherwise."""
     frame = hasattr(block, "iloc")
     rows = block
-    if len(block) == 0:  # which estimators refuse
+    if block.shape[0] == 0:  # which estimators refuse
         one = np.ones((1, model.n_features_in_))
         rows = type(block)(one, columns=block.columns) if frame else one
     with threads(1):
-        found = method(model, rows)[: len(block)]
+        found = method(model, rows)[: block.shape[0]]
     if not frame:
         return found
     if found.ndim == 1:
@@ -79,11 +79,12 @@ def accuracy(predicted: Any, y: Any, sample_weight: Any) -> float:
 
 
 def _of_one_length(**columns: Any) -> list[Any]:
-    """Arrays of columns, checked; rows of frames are counted where others' number is known."""
+    """Arrays of columns, checked; unknown rows are counted unless chunks of all are as many."""
     arrays = [_array(column) for column in columns.values()]
     unknown = [is_lazy(array) and math.isnan(array.size) for array in arrays]
+    alike = all(unknown) and len({array.numblocks for array in arrays}) == 1
     for name, array, count in zip(columns, arrays, unknown, strict=True):
-        if count and not all(unknown):
+        if count and not alike:
             array.compute_chunk_sizes()
         if array.ndim != 1 or str(array.shape) != str(arrays[0].shape):  # nan is equal, too
             raise ValueError(f"`{name}` must have shape {arrays[0].shape}, got {array.shape}")
