@@ -31,7 +31,7 @@ BIAS = RNG.standard_normal(N)
 TARGET = RNG.integers(0, N, M)
 TARGET[[2, 7]] = -100
 PROBS = np.where(RNG.random((M, N)) < 0.999, 0, RNG.random((M, N)))
-SPANS = [(N,), (4096, 4904), (4096, 4096, 808), (8192, 808)]
+SPANS = [(N,), (4096, 4904), (0, 4096, 0, 4096, 808), (8192, 808)]
 ELSEWHERE = [(1, N - 1), (1000,) * 9, (4095, 1, 4904)]
 MANY = (125,) * 72  # several levels of merges
 OPTIONS = {
@@ -164,6 +164,27 @@ def test_rows_of_frames_and_of_unknown_number():
     check(found, ll.linear_score(X[rows], WEIGHT, TARGET[rows]), COMPILED)
 
 
+@pytest.mark.parametrize("classes", SPANS[:2], ids=str)
+def test_sparse_rows(classes):
+    sparse = pytest.importorskip("scipy.sparse")
+    rows = sparse.csr_array(np.where(X > 0, X, 0))
+    weight = da.from_array(WEIGHT, chunks=(classes, K))
+    chunks = da.from_array(rows.toarray(), chunks=(5, 3)).map_blocks(sparse.csr_array)
+    for x in rows, chunks, da.from_array(sparse.csr_matrix(rows), chunks=(5, -1), asarray=False):
+        (found,) = dask.compute(ll_dask.score(x, weight, TARGET, k=3), scheduler="sync")
+        check(found, ll.linear_score(rows, WEIGHT, TARGET, k=3), COMPILED)
+
+
+def test_data_sets_of_files_are_read_by_tasks(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = X
+        lazy = ll_dask.loss(file["x"], WEIGHT, TARGET)
+        file["x"][...] = X[::-1]
+        found = lazy.compute(scheduler="sync")
+    assert np.array_equal(found, ll.linear_cross_entropy(X[::-1], WEIGHT, TARGET))
+
+
 def tasks_of(*lazy):
     return len(HighLevelGraph.merge(*(array.dask for array in lazy)))
 
@@ -254,6 +275,11 @@ def test_another_version_on_a_worker_is_told(monkeypatch):
 def test_what_is_wrong_is_said_at_once(change, error, message):
     with pytest.raises(error, match=message):
         ll_dask.score(**{"x": X, "weight": WEIGHT, "target": TARGET, **change})
+
+
+def test_a_loss_needs_a_target():
+    with pytest.raises(TypeError, match="`target`"):
+        ll_dask.loss(X, WEIGHT, None)
 
 
 def test_a_wrong_target_is_found_in_its_chunk():

@@ -92,6 +92,20 @@ def test_chunks_of_unknown_length():
         ll_dask.value_and_grad(x[mask], WEIGHT, TARGET)
 
 
+def test_sparse_rows():
+    sparse = pytest.importorskip("scipy.sparse")
+    rows = sparse.csr_array(np.where(X > 0, X, 0))
+    chunks = da.from_array(rows.toarray(), chunks=(25, 3)).map_blocks(sparse.csr_array)
+    loss, grad = ll_dask.value_and_grad(chunks, WEIGHT, TARGET, BIAS)
+    expected = ll.linear_cross_entropy_value_and_grad(rows, WEIGHT, TARGET, BIAS)
+    assert grad.x is None
+    found = dask.compute(loss, grad.weight, grad.bias, scheduler="sync")
+    for one, other in zip(found, (expected[0], expected[1].weight, expected[1].bias), strict=True):
+        assert relative(one, other) < 1e-15
+    with pytest.raises(ValueError, match="where `x` is sparse"):
+        ll_dask.value_and_grad(chunks, WEIGHT, TARGET, wrt="x")
+
+
 def test_no_row_counts():
     loss, grad = ll_dask.value_and_grad(da.from_array(X, chunks=(25, K)), WEIGHT,
                                         np.full(M, -100))

@@ -143,7 +143,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
                    workspace_bytes: object, out: object,
                    accumulate: bool) -> tuple[Values, Gradients]:
     """Find them and their gradients; see `LinearHead.kl_div_value_and_grad`."""
-    wanted = check_wrt(wrt, x)
+    wanted = check_wrt(wrt, isinstance(x, SparseX))
     workspace = check_workspace(workspace_bytes)
     rows = as_rows(x)
     divergence.multiply(check_factor(grad_output, rows.lead, divergence.reduction),

@@ -41,7 +41,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
 
     The same pass fills in `scores`.
     """
-    wanted = check_wrt(wrt, x)
+    wanted = check_wrt(wrt, isinstance(x, SparseX))
     workspace_bytes = check_workspace(workspace_bytes)
     eps = _check_eps(filter_eps)
     used = x
@@ -81,9 +81,9 @@ def check_workspace(workspace_bytes: object) -> int:
     return check_integer(workspace_bytes, "workspace_bytes", 1)
 
 
-def check_wrt(wrt: object, x: object) -> tuple[str, ...]:
+def check_wrt(wrt: object, sparse: bool) -> tuple[str, ...]:
     """Check which gradients are wanted; of sparse rows, by default, those that are offered."""
-    if wrt is NAMES and isinstance(x, SparseX):
+    if wrt is NAMES and sparse:
         return NAMES[1:]
     if not isinstance(wrt, (str, tuple, list, set, frozenset)):
         raise TypeError(f"`wrt` must be a sequence of {NAMES}, got {type(wrt).__name__}")
@@ -91,7 +91,7 @@ def check_wrt(wrt: object, x: object) -> tuple[str, ...]:
     for name in wanted:
         if name not in NAMES:
             raise ValueError(f"`wrt` must name some of {NAMES}, got {name!r}")
-    if "x" in wanted and isinstance(x, SparseX):
+    if "x" in wanted and sparse:
         raise ValueError("`wrt` must name some of ('weight', 'bias') where `x` is sparse: its "
                          "gradient is dense, got 'x'")
     return wanted

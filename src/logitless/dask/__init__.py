@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 
 from .._arrays.checks import check_integer
 from .._calls.options import HEAD, LOSS, check_keywords, parted
-from .._calls.value_and_grad import WORKSPACE_BYTES, check_workspace, check_wrt
+from .._calls.value_and_grad import NAMES, WORKSPACE_BYTES, check_workspace, check_wrt
 from ..head import LinearHead
 from ..results import Gradients, Scores, TopK
 from . import _gradients
@@ -48,8 +48,9 @@ def score(
 
     Parameters
     ----------
-    x : dask array or frame, or array_like, shape (m, k)
-        Chunked over rows; chunks over features are joined.
+    x : dask array or frame, or array_like or sparse, shape (m, k)
+        Chunked over rows, which may be sparse matrices of SciPy; chunks over features are joined.
+        What only slices, as data sets of h5py do, is read by the tasks.
     weight : dask array or array_like, shape (n, k), or LinearHead
         Chunked over classes, or not at all.
     target : dask array or array_like, optional
@@ -148,6 +149,7 @@ def loss(x: Any, weight: Any, target: Any, bias: Any = None, **options: Any) -> 
     np.float64(1.0436)
     """
     call = _Call("loss", x, weight, target, bias, options)
+    call.example(LinearHead.loss)
     return column(call.results(wanted="loss"), "loss", call.inputs.dtype)
 
 
@@ -226,7 +228,7 @@ def value_and_grad(
     bias: Any = None,
     *,
     reduction: str = "mean",
-    wrt: str | Iterable[str] = ("x", "weight", "bias"),
+    wrt: str | Iterable[str] = NAMES,
     workspace_bytes: int = WORKSPACE_BYTES,
     filter_eps: float = 0.0,
     **options: Any,
@@ -235,8 +237,8 @@ def value_and_grad(
 
     Parameters
     ----------
-    x : dask array or frame, or array_like, shape (m, k)
-        Chunked over rows; chunks over features are joined.
+    x : dask array or frame, or array_like or sparse, shape (m, k)
+        As `score`.
     weight : dask array or array_like, shape (n, k), or LinearHead
         Chunks are joined: every task needs all classes.
     target : dask array or array_like
@@ -284,16 +286,16 @@ def value_and_grad(
     >>> float(loss.round(4)), grad.bias.round(4)
     (1.195, array([ 0.0883,  0.0893, -0.1776]))
     """
-    wanted = check_wrt(wrt, x)
     if reduction not in ("mean", "sum", "batch_mean"):
         raise ValueError("`reduction` must be one of ('mean', 'sum', 'batch_mean'), "
                          f"got {reduction!r}")
+    call = _Call("value_and_grad", x, weight, target, bias, options, one_shard=True)
+    inputs = call.inputs
+    wanted = check_wrt(wrt, inputs.sparse)
     of_gradient = {"wrt": wanted, "workspace_bytes": check_workspace(workspace_bytes),
                    "filter_eps": filter_eps}
-    call = _Call("value_and_grad", x, weight, target, bias, options, one_shard=True)
     call.example(lambda head, x, target, **options: head.value_and_grad(
         x, target, **of_gradient, **options))
-    inputs = call.inputs
     tasks = _gradients.Tasks(call.setting, inputs.names, inputs.n, inputs.dtype, reduction,
                              call.of_head, call.of_loss, of_gradient)
     return _gradients.value_and_grad(inputs, tasks, wanted)

@@ -62,7 +62,7 @@ class Tasks:
             head = LinearHead(weight, bias, pack=False, **self.of_head)
             losses, grad = head.value_and_grad(
                 x, target, reduction="none", **self.of_gradient, **options,
-                grad_output=np.full(len(x), 1 / divisor if divisor else 0.0))
+                grad_output=np.full(x.shape[0], 1 / divisor if divisor else 0.0))
         return _Part(losses.sum(dtype=F64), grad)
 
     def add(self, parts: list[_Part]) -> _Part:

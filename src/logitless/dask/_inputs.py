@@ -9,7 +9,11 @@ import dask.array as da
 import numpy as np
 
 from .._arrays.checks import as_array, compute_dtype
+from .._arrays.sliced import is_sliced
+from .._arrays.sparse import is_sparse
 from ._graph import Key
+
+SPARSE_ROWS = 8192  # in a chunk, as Dask's size tells nothing of the entries
 
 
 class Inputs:
@@ -44,8 +48,8 @@ class Inputs:
                              f"got {k}")
         self.dtype = max((compute_dtype(a.dtype, name) for name, a in
                           (("x", self.x), ("weight", self.weight))), key=lambda t: t.itemsize)
-        if one_shard:
-            self.weight = self.weight.rechunk(-1)
+        held = tuple(size for size in self.weight.chunks[0] if size)  # no chunk is empty
+        self.weight = self.weight.rechunk(-1 if one_shard else {0: held})
         self.of_rows: dict[str, da.Array] = {}
         self.of_classes: dict[str, da.Array] = {}
         self.probs: da.Array | None = None
@@ -58,6 +62,11 @@ class Inputs:
                 self.of_rows[name] = self._of_rows(_lazy(options.pop(name), name), name)
         if target is not None:
             self._take_target(_lazy(target, "target"))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the chunks of rows are sparse."""
+        return is_sparse(self.x._meta)
 
     @property
     def dependencies(self) -> list[da.Array]:
@@ -135,10 +144,14 @@ def _matrix(value: Any, name: str) -> da.Array:
 
 
 def _lazy(value: Any, name: str) -> da.Array:
-    """An array of Dask: of what is at hand in chunks of Dask's size for rows, else in one."""
+    """An array of Dask: rows that are at hand come in chunks, all else in one."""
     if isinstance(value, da.Array):
         return value
     if hasattr(value, "to_dask_array"):  # a frame, a column
         return value.to_dask_array()
-    array = as_array(value, name)
-    return da.from_array(array, chunks={0: "auto", 1: -1} if name == "x" else -1)
+    if name != "x":
+        return da.from_array(as_array(value, name), chunks=-1)
+    if is_sparse(value):
+        return da.from_array(value.tocsr(), chunks=(SPARSE_ROWS, -1), asarray=False)
+    return da.from_array(value if is_sliced(value) else as_array(value, name),
+                         chunks={0: "auto", 1: -1})
