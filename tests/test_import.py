@@ -131,6 +131,14 @@ def test_a_second_interpreter_is_told_what_is_the_matter(run_python):
         assert "ImportError" in second
 
 
+@pytest.mark.parametrize("name", ["sklearn", "dask"])
+def test_an_integration_says_what_to_install(run_python, name):
+    done = run_python(f"import sys; sys.modules[{name!r}] = None; import logitless.{name}",
+                      check=False)
+    assert f"ImportError: logitless.{name} needs {name}" in done.stderr
+    assert done.stderr.strip().endswith(f'pip install "logitless[{name}]"')
+
+
 def test_where_numpy_cannot_be_imported_nothing_else_is_said(run_python):
     code = "import sys; sys.modules['numpy'] = None; import logitless"
     done = run_python(code, check=False, LOGITLESS_BACKEND=None)

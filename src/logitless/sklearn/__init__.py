@@ -13,7 +13,13 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f'logitless.sklearn needs {error.name}: pip install "logitless[sklearn]"') from error
+
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
