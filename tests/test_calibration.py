@@ -106,6 +106,18 @@ def test_it_is_what_an_optimiser_finds(noise, own, passes):
     assert len(passes) <= 6
 
 
+@pytest.mark.parametrize("factor", [2.0**-19, 1e-4, 1e4, 2.0**19])
+def test_far_from_that_of_the_head(factor, passes):
+    """The first steps lead beyond it, to as far as it is sought."""
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((200, 8)), rng.standard_normal((30, 8))
+    target = noisy(x @ w.T, rng, 1.0)
+    best = ll.fit_temperature(ll.LinearHead(w), x, target)
+    t = ll.fit_temperature(ll.LinearHead(factor * w), x, target)
+    assert t == pytest.approx(factor * best, rel=1e-6)
+    assert len(passes) <= 16
+
+
 def test_rows_are_taken_some_at_a_time(monkeypatch):
     rng = np.random.default_rng(2)
     x, w = rng.standard_normal((300, 5)), rng.standard_normal((40, 5))

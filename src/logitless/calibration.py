@@ -78,7 +78,7 @@ def fit_temperature(
     The loss is convex in ``1 / t``. Its derivative by ``log(t)`` is the target's logit less the
     mean of the logits under the softmax; how fast that changes, their variance. One pass finds
     the sums of both, for a step of Newton's method on a logarithmic scale; where these would
-    leave what is known to hold the best temperature, that is halved. Four to eight passes from
+    leave what is known to hold the best temperature, that is halved. Three to ten passes from
     the head's own temperature lead to the rounding of the sums. Memory is that of `loss`.
 
     The method is that of C. Guo et al., "On calibration of modern neural networks", 2017,

@@ -52,7 +52,7 @@ def _zero(derivatives: Callable[[float], tuple[float, float]], slope: float, cur
     most, last = FIRST_STEP, math.inf
     while slope != 0:
         low, high = (u, high) if slope < 0 else (low, u)
-        if abs(u) >= LIMIT:
+        if abs(u) >= LIMIT and slope * u < 0:  # it lies further out
             raise ValueError(_beyond(slope))
         step = -slope / curvature if curvature > 0 else math.copysign(math.inf, -slope)
         if abs(step) <= tolerance or high - low <= tolerance:
