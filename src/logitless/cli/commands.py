@@ -34,7 +34,7 @@ from . import demo as demonstration
 from .errors import input_errors
 from .evaluation import Evaluation, as_json, show
 from .files import InputFile, Source, refuse_as_output
-from .given import Given, of_scores, version
+from .given import Given, of_scores
 from .part import Part
 from .scoring import Job, Totals, append_scores
 from .writing import writer_of
@@ -56,7 +56,7 @@ def run(args: list[str] | None) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version(), prog_name="logitless", message="%(prog)s %(version)s")
+@click.version_option(ll.__version__, prog_name="logitless", message="%(prog)s %(version)s")
 def group() -> None:
     """Softmax losses, predictions and top k of a linear layer, in one pass over its weights."""
 
@@ -252,7 +252,7 @@ def _facts() -> dict[str, Any]:
     isa = ll.active_isa()
     with input_errors():  # what the environment asks for may be wrong
         threads = pool.resolve()
-    return {"version": version(), "numpy": np.__version__,
+    return {"version": ll.__version__, "numpy": np.__version__,
             "python": platform.python_version(),
             "engine": "numpy" if isa == "numpy" else "compiled",
             "isa": isa, "isas": list(ll.available_isas()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, TypeVar
 
 import click
@@ -74,17 +73,9 @@ class Given:
         options = {name: value for name, value in self._options.items()
                    if name not in ("threads", "block_rows", "exclude")}
         return {
-            "version": version(), "engine": engine,
+            "version": ll.__version__, "engine": engine,
             **{name: self.watch.identity(source) for name, source in self._files.items() if source},
             **{f"--{name.replace('_', '-')}": str(value) for name, value in options.items()},
             "temperature": str(job.temperature),
             "--topk": str(job.k), "--block-rows": str(job.block_rows),
         }
-
-
-def version() -> str:
-    """Tell the version of the package."""
-    try:
-        return metadata.version("logitless")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
