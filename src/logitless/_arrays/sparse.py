@@ -111,11 +111,7 @@ def read_sparse(target: Any, shape: tuple[int, int], dtype: np.dtype) -> SparseR
             f"`target` of class probabilities must have shape {shape}, got {tuple(target.shape)}"
         )
     compute_dtype(target.dtype, "target")
-    csr = checked_csr(target, "target")
-    if not is_canonical(csr):
-        csr = csr.copy()
-        csr.has_sorted_indices = csr.has_canonical_format = False  # which anybody may set
-        csr.sum_duplicates()
+    csr = canonical_csr(target, "target")
     entries = slice(0, int(csr.indptr[-1]))
     with np.errstate(over="ignore"):
         value = plain(csr.data[entries], dtype)
@@ -249,6 +245,16 @@ def _check_range(index: np.ndarray, size: int, name: str, what: str,
     entry = int(((index < 0) | (index >= size)).argmax())
     raise IndexError(f"`{name}` must have entries in {what} [0, {size}), got {index[entry]} "
                      f"{where(entry)}")
+
+
+def canonical_csr(matrix: Any, name: str) -> Any:
+    """Convert to CSR as `checked_csr`, the columns of each row ascending, none twice."""
+    csr = checked_csr(matrix, name)
+    if not is_canonical(csr):
+        csr = csr.copy()
+        csr.has_sorted_indices = csr.has_canonical_format = False  # which anybody may set
+        csr.sum_duplicates()
+    return csr
 
 
 def is_canonical(csr: Any) -> bool:

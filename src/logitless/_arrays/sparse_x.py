@@ -8,7 +8,7 @@ import numpy as np
 
 from .checks import check_x, compute_dtype, plain
 from .rows import Rows
-from .sparse import Compressed, checked_csr, is_canonical, is_sparse
+from .sparse import Compressed, canonical_csr, is_sparse
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 MOST = 2**31 - 1
@@ -115,11 +115,7 @@ def read_x(x: Any, name: str = "x") -> SparseX:
     if max(x.shape) > MOST:
         raise ValueError(f"sparse `{name}` must have at most {MOST} rows and features, "
                          f"got shape {x.shape}")
-    csr = checked_csr(x, name)
-    if not is_canonical(csr):
-        csr = csr.copy()
-        csr.has_sorted_indices = csr.has_canonical_format = False  # which anybody may set
-        csr.sum_duplicates()
+    csr = canonical_csr(x, name)
     entries = slice(0, int(csr.indptr[-1]))
     value = csr.data[entries]
     if value.dtype.kind != "f" or value.dtype.itemsize < _INT32.itemsize:
