@@ -62,6 +62,7 @@ def noisy(z, rng, noise):
     return (z / noise + rng.gumbel(size=z.shape)).argmax(axis=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(n=st.sampled_from(CLASSES[1:]), m=st.sampled_from([40, 97]), seed=st.integers(0, 99),
        dtype=st.sampled_from([np.float32, np.float64]), noise=st.sampled_from([0.4, 1.0, 3.0]),
@@ -379,6 +380,7 @@ def test_reliability_diagram():
         reliability([0.5])
 
 
+@pytest.mark.slow
 def test_plots_leave_pyplot_alone(run_python):
     pytest.importorskip("matplotlib")
     assert run_python("""

@@ -70,7 +70,8 @@ def check(found, expected, same_bits):
             np.testing.assert_allclose(one, other, rtol=64 * np.finfo(one.dtype).eps, err_msg=name)
 
 
-@settings(max_examples=30)
+@pytest.mark.slow
+@settings(max_examples=15)
 @given(rows=row_chunks(), classes=st.sampled_from(SPANS + ELSEWHERE), options=st.sampled_from(
     list(OPTIONS)), kind=st.sampled_from(["none", "index", "probs"]), k=st.sampled_from([0, 1, 7]),
     entropy=st.booleans(), double=st.booleans(), bias=st.booleans())

@@ -46,6 +46,7 @@ def relative(found, expected):
     return np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(chunks=row_chunks(), features=st.integers(1, K), reduction=st.sampled_from(
     ["mean", "sum", "batch_mean"]), options=st.sampled_from(OPTIONS), soft=st.booleans(),

@@ -121,6 +121,7 @@ def cut(draw, n, step):
     return draw(st.permutations(list(itertools.pairwise(bounds))))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data(), st.sampled_from(["plain", "soft", "special"]), st.booleans())
 def test_spans_in_any_order_have_the_bits_of_one_head(data, kind, pickled):
