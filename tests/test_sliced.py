@@ -92,18 +92,19 @@ def test_calls_are_those_of_arrays(call, shape):
 
 
 @settings(max_examples=60)
-@given(lead=st.lists(st.integers(0, 6), min_size=1, max_size=4), data=st.data())
-def test_rows_of_any_leading_shape(lead, data):
-    x = np.arange(math.prod(lead) * 2).reshape(*lead, 2)
+@given(lead=st.lists(st.integers(0, 6), min_size=1, max_size=4), k=st.integers(0, 2),
+       data=st.data())
+def test_rows_of_any_shape(lead, k, data):
     m = math.prod(lead)
+    x = np.arange(m * k).reshape(*lead, k)
     first = data.draw(st.integers(0, m))
     last = data.draw(st.integers(first, m))
     source = Source(x)
     rows = Rows(Sliced(source, "x"))
-    assert (rows.m, rows.n, rows.lead) == (m, 2, tuple(lead))
-    np.testing.assert_array_equal(rows[first:last], x.reshape(m, 2)[first:last])
+    assert (rows.m, rows.n, rows.lead) == (m, k, tuple(lead))
+    np.testing.assert_array_equal(rows[first:last], x.reshape(m, k)[first:last])
     read = sum(source._array[where].size for where in source.reads)
-    assert read == 2 * (last - first)
+    assert read == k * (last - first)
     assert len(source.reads) <= 2 * len(lead)
 
 

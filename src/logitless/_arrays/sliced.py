@@ -84,7 +84,7 @@ class Sliced:
             raise ValueError(
                 f"`{self.name}` must stay as it is while it is read: expected {self.dtype} of "
                 f"shape {(*lead, k)}, got {block.dtype} of shape {block.shape}")
-        return block.reshape(-1, k)
+        return block.reshape(math.prod(lead), k)
 
 
 def _boxes(lead: tuple[int, ...], first: int, last: int) -> Iterator[tuple[int | slice, ...]]:
