@@ -95,6 +95,8 @@ BROKEN = {
                 ["rows [0, 3)", "7000"]),
     "csc indptr": (ValueError, of_form("csc", indptr=np.zeros(4, np.int32)), ["5001", "got 4"]),
     "bsr column": (IndexError, of_form("bsr", indices=np.array([0, 1, 7000])), ["7000", "row 2"]),
+    "csr axes": (ValueError, of_form("csr", data=np.ones((3, 0))), ["target.data", "(3, 0)"]),
+    "csc axes": (ValueError, of_form("csc", data=np.ones((3, 2))), ["target.data", "(3, 2)"]),
     "bsr blocks": (ValueError, of_form("bsr", data=np.ones((3, 2, 1))), ["blocks", "(3, 2, 1)"]),
     "coo row": (IndexError, of_form("coo", coords=(np.array([0, 1, 9]), np.array([4, 1, 2]))),
                 ["rows [0, 3)", "got 9", "column 2"]),

@@ -260,6 +260,8 @@ DAMAGED = {
     "starts too few": (lambda: changed(indptr=lambda a: a[:-1]), ValueError),
     "indices too few": (lambda: changed(indices=lambda a: a[:-1]), ValueError),
     "values too few": (lambda: changed(data=lambda a: a[:-1]), ValueError),
+    "values of none": (lambda: changed(data=lambda a: a[:, None][:, :0]), ValueError),
+    "values of two": (lambda: changed(data=lambda a: np.stack([a, a], axis=1)), ValueError),
     "indices of reals": (lambda: changed(indices=lambda a: a.astype(float)), ValueError),
     "complex": (lambda: sparse.csr_array(small()[0] + 1j), TypeError),
     "features": (lambda: sparse.csr_array(small()[0][:, :-1]), ValueError),

@@ -162,8 +162,10 @@ def _check_compressed(matrix: Any, name: str) -> None:
         i = int(falls.argmax())
         raise ValueError(f"`{name}.indptr` must not fall, got {start[i]} before {start[i + 1]} "
                          f"at {i}")
-    entries = int(start[-1])
-    for part, array in ("indices", index), ("data", matrix.data):
+    entries, values = int(start[-1]), matrix.data
+    if form != "bsr" and np.ndim(values) != 1:
+        raise ValueError(f"`{name}.data` must be one-dimensional, got shape {np.shape(values)}")
+    for part, array in ("indices", index), ("data", values):
         if len(array) < entries:
             raise ValueError(f"`{name}.{part}` must have the {entries} entries that "
                              f"`{name}.indptr` ends with, got {len(array)}")
