@@ -10,6 +10,7 @@ from support.memory import MIB, peak_again
 from support.oracle import says
 
 import logitless as ll
+from logitless._arrays.checks import plain
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -233,6 +234,24 @@ def test_a_row_does_not_see_the_batch():
     same(np.concatenate([head.loss(s[i : i + 7], t[i : i + 7]) for i in range(0, 300, 7)]), whole)
     one = ll.LinearHead(w, n_threads=1).value_and_grad(s, t)[1].weight
     same(ll.LinearHead(w, n_threads=4).value_and_grad(s, t, workspace_bytes=1 << 20)[1].weight, one)
+
+
+def test_blocks_of_rows_widen_no_others(monkeypatch):
+    monkeypatch.setattr("logitless._calls.sampling._VALUES", 100)
+    x, widened = small()[0].astype(np.float32), []
+    head = ll.LinearHead(W.astype(np.float64), n_threads=1)
+
+    def counted(array, dtype):
+        widened.append(len(array))
+        return plain(array, dtype)
+
+    dense = head.sample(x, 0, 2)
+    rows = sparse.csr_array(x)
+    monkeypatch.setattr("logitless._arrays.sparse_x.plain", counted)
+    same(head.sample(rows, 0, 2), dense)
+    of_rows = widened[3:]  # the first are of the matrix
+    assert len(of_rows) > 1
+    assert sum(of_rows) == rows.nnz
 
 
 def changed(**attributes):

@@ -88,11 +88,13 @@ class SparseX:
         return SparseX(self.start[lo : max(lo, hi) + 1], self.index, self.value, self.n)
 
     def of(self, dtype: np.dtype) -> SparseX:
-        """The same with entries in this dtype: itself, or a copy that is made once."""
+        """The same with entries in this dtype: itself, or a copy of them that is made once."""
         if self.value.dtype == dtype:
             return self
         if self._wide is None or self._wide.dtype != dtype:
-            self._wide = SparseX(self.start, self.index, plain(self.value, dtype), self.n)
+            own = slice(int(self.start[0]), int(self.start[-1]))
+            self._wide = SparseX(self.start - own.start, self.index[own],
+                                 plain(self.value[own], dtype), self.n)
         return self._wide
 
 
