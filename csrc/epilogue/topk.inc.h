@@ -52,18 +52,36 @@ static inline unsigned among(unsigned lanes, ptrdiff_t left)
     return left < LL_LANES ? lanes & ((1u << left) - 1) : lanes;
 }
 
+/* Lanes of the next classes c, ... that are out, of which all before these have been met. */
+static inline unsigned lanes_out(const ll_excluded *out, int64_t c, ptrdiff_t *met)
+{
+    const int64_t *class = out->class;
+    unsigned lanes = 0;
+
+    if (*met + LL_LANES <= out->count && class[*met + LL_LANES - 1] == c + LL_LANES - 1) {
+        *met += LL_LANES;
+        return LL_ALL_LANES;
+    }
+    for (; *met < out->count && class[*met] < c + LL_LANES; ++*met)
+        lanes |= 1u << (class[*met] - c);
+    return lanes;
+}
+
 /* `width` logits of classes `first`, ... Only what is not below the root is looked at; a root that is
- * NaN or empty lets all through to the exact comparison. Of those that are -inf some may be `out`. */
+ * NaN or empty lets all through to the exact comparison. Those that are `out` are -inf, which only an
+ * empty root is worse than. */
 static void offer_block(const real *z, ptrdiff_t width, int64_t first, const ll_excluded *out,
                         real *logit, int64_t *index, ptrdiff_t top)
 {
+    ptrdiff_t met = index[0] < 0 ? ll_excluded_before(out, first) : 0;
+
     for (ptrdiff_t v = 0; v < width; v += LL_LANES) {
         unsigned below = mbits(vle(vload(z + v), vset(logit[0])));
         unsigned left = among(below ^ LL_ALL_LANES, width - v);
+        if (left && out->count && index[0] < 0)
+            left &= ~lanes_out(out, first + v, &met);
         for (; left; left &= left - 1) {
             ptrdiff_t c = v + lowest_bit(left);
-            if (out->count && z[c] == -LL_INF && ll_is_excluded(out, first + c))
-                continue;
             offer(logit, index, top, z[c], first + c);
         }
     }
