@@ -218,6 +218,17 @@ def test_screened(eager, problem, top, repeats):
 
 
 @pytest.mark.compiled_only
+def test_screens_count_the_classes_that_are_left(rng):
+    x, w = rng.standard_normal((4, 16)), rng.standard_normal((2048, 16))
+    head = ll.LinearHead(w, screen="int8")
+    for left, screened in (2048, 4), (1280, 4), (1279, 0), (5, 0):
+        mask = np.arange(2048) >= left
+        for exclude in mask, sparse.csr_array(np.tile(mask, (4, 1))):
+            head.topk(x, 10, normalize=False, exclude=exclude)
+            assert head.screen_stats.rows == screened
+
+
+@pytest.mark.compiled_only
 @pytest.mark.parametrize("m", [1, 3, 40])
 def test_screens_go_round_what_rows_have_seen(m, dtype, rng):
     """Their best classes: without them candidates are as few as ever."""
