@@ -275,9 +275,10 @@ static void losses(void)
     release(0);
 }
 
-int main(void)
+/* Of one precision where its bits are named. */
+int main(int named, char **names)
 {
-    int scalar = ll_isa_count - 1, count = 0;
+    int scalar = ll_isa_count - 1, count = 0, only = named > 1 ? atoi(names[1]) : 0;
 
     for (set = 0; set < ll_isa_count && set < MOST_SETS; set++) {
         if (!ll_isas[set].supported())
@@ -286,6 +287,8 @@ int main(void)
         printf("[%s]\n", at_work);
         n_lines = 0;
         for (bits = 32; bits <= 64; bits += 32) {
+            if (only && bits != only)
+                continue;
             table = bits == 32 ? ll_isas[set].f32 : ll_isas[set].f64;
             item = (size_t)bits / 8;
             packing();

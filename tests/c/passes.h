@@ -125,7 +125,8 @@ static ll_job make_job(const inputs *in, enum layout layout, enum ask ask)
         job.output.out_row = p->n + GAP;
         job.output.out = zeros(out_size(&job));
         job.output.write = ask == PROBABILITIES ? LL_PROBA
-                  : ask == LOG_PROBABILITIES || ask >= ENTROPY ? LL_LOG_PROBA : LL_LOGITS;
+                  : ask == LOG_PROBABILITIES || ask == ENTROPY || ask >= LEFT ? LL_LOG_PROBA
+                  : LL_LOGITS;
     }
     make_state(&job, 1);
     return job;
