@@ -67,6 +67,14 @@ def test_any_damage_of_an_index_is_an_error_that_names_it_or_a_shard(tmp_path, h
             assert "\n" not in result
 
 
+def by_package(data):
+    """What the package reads, and why it does not."""
+    try:
+        return safetensors.deserialize(data), ""
+    except safetensors.SafetensorError as error:
+        return [], str(error)
+
+
 @given(st.sampled_from(VALID), damages)
 def test_what_is_read_of_damaged_tensors_is_what_the_package_reads(tmp_path, data, hurts):
     """Whatever we take, it takes too, and finds the same in it; but for types of later versions."""
@@ -77,10 +85,9 @@ def test_what_is_read_of_damaged_tensors_is_what_the_package_reads(tmp_path, dat
         ours = Safetensors(tmp_path / "a")
     except ValueError:
         return
-    try:
-        theirs = safetensors.deserialize(data)
-    except safetensors.SafetensorError as error:
-        assert any(f"unknown variant `{ours.stored(name)[0]}`" in str(error) for name in ours.names)
+    theirs, refusal = by_package(data)
+    if refusal:
+        assert any(f"unknown variant `{ours.stored(name)[0]}`" in refusal for name in ours.names)
         return
     assert sorted(ours.names) == sorted(name for name, _ in theirs)
     for name, entry in theirs:
