@@ -342,7 +342,8 @@ def test_large_heads_are_read_a_piece_at_a_time(command, arrays, expected, monke
     same(score(command, "index.json", "x.npy", "target.npy"), expected)
 
 
-def test_rows_before_a_range_of_none_in_a_later_group(tmp_path):
+def test_rows_before_a_range_of_none_in_a_later_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH_BYTES", 1)
     x = np.arange(30, dtype=np.float32).reshape(30, 1)
     write(pa.table(columns(x)), str(tmp_path / "t.parquet"))
     rows = tables.open_rows(Source(tmp_path / "t.parquet", None), "x", x.dtype, x.shape[1], None)
