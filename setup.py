@@ -12,12 +12,14 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from sysconfig import get_platform
 
 import numpy
 from Cython.Build import cythonize
 from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, PlatformError
 
 SANITIZE = os.environ.get("LOGITLESS_SANITIZE")
@@ -103,6 +105,9 @@ BF16S = {
 UNIX_FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
 STRICT_FLAGS = ["-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Wstrict-prototypes",
                 "-Wpedantic", "-Werror"]
+# Of plain C where there are vectors, too: what these are held against, and all that processors of
+# before 2013 have. It takes half the time of a build otherwise, and a third of the bytes.
+SMALL, SMALL_MSVC = ["-Os"], ["/O1"]
 MSVC_FLAGS = ["/std:c11", "/O2", "/fp:precise", "/W3"]
 # What a machine may lack: (a program that needs it, what to say).
 TOOLS = [
@@ -120,6 +125,16 @@ TOOLS = [
 ]
 
 
+class CopyPackage(build_py):
+    """Copy the package to where nothing of an earlier checkout is left to get into the wheel."""
+
+    def run(self):
+        """Empty the folder first."""
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib, "logitless"), ignore_errors=True)
+        super().run()
+
+
 class BuildKernels(build_ext):
     """Compile every kernel file twice (float32, float64) with its flags, then the extension."""
 
@@ -128,12 +143,17 @@ class BuildKernels(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         common = MSVC_FLAGS if msvc else [*UNIX_FLAGS, *self.unix_switches()]
         self.check_tools(common)
-        machine = platform.machine().lower()
+        mac = sys.platform == "darwin"  # where compilers are told what to compile for
+        machine = (self.plat_name.rpartition("-")[2] if mac else platform.machine()).lower()
 
         def usable(table):
+            vectors = False
             for name, (machines, unix, windows, probe) in table.items():
                 flags = [*common, *(windows if msvc else unix)]
                 if (not machines or machine in machines) and self.compiles(probe, flags):
+                    if name == "scalar" and vectors and not DEBUG:
+                        flags += SMALL_MSVC if msvc else SMALL
+                    vectors = True
                     yield name, flags
 
         def compiled(job):
@@ -222,6 +242,12 @@ core = Extension(
 
 Options.warning_errors = WERROR
 
+if sys.platform == "darwin" and "ARCHFLAGS" not in os.environ:
+    # Pythons for two architectures would have each file compiled for both: for this one alone.
+    os.environ["ARCHFLAGS"] = f"-arch {platform.machine()}"
+    os.environ.setdefault("_PYTHON_HOST_PLATFORM",
+                          f"{get_platform().rpartition('-')[0]}-{platform.machine()}")
+
 setup(
     ext_modules=cythonize(
         [core],
@@ -233,5 +259,5 @@ setup(
             "freethreading_compatible": True,
         },
     ),
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": CopyPackage},
 )
