@@ -7,6 +7,10 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__MINGW32__) && !defined(__FMA__)
+#error "logitless needs an fma that rounds once, and that of MinGW's library does not: use MSVC"
+#endif
+
 #define LL_PARTS LL_LANES
 typedef real reg;
 typedef int reg_mask;
