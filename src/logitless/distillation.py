@@ -122,15 +122,16 @@ def linear_kl_div_value_and_grad(
 
     Parameters
     ----------
-    x, weight, teacher_x, teacher_weight, bias, teacher_bias
-        As for `linear_kl_div`, and so are `beta`, temperatures, softcaps, `sample_weight` and
-        `n_threads`.
+    x, weight, teacher_x, teacher_weight, bias, teacher_bias, beta, temperature
+    teacher_temperature, softcap, teacher_softcap, sample_weight, n_threads
+        As for `linear_kl_div`.
     reduction, wrt, grad_output, workspace_bytes, out, accumulate
         As for `LinearHead.kl_div_value_and_grad`.
 
     Returns
     -------
     divergence : ndarray, shape (m,), or scalar
+        In nats, bit for bit as `linear_kl_div`.
     grad : Gradients
         `x` (m, k), `weight` (n, k), `bias` (n,) of the student; None for what `wrt` leaves out.
 
@@ -230,14 +231,15 @@ def linear_topk_kl_div_value_and_grad(
 
     Parameters
     ----------
-    x, weight, index, prob, bias
-        As for `linear_topk_kl_div`, and so are `beta`, `sample_weight` and options.
+    x, weight, index, prob, bias, beta, sample_weight, **options
+        As for `linear_topk_kl_div`.
     reduction, wrt, grad_output, workspace_bytes, out, accumulate
         As for `LinearHead.value_and_grad`.
 
     Returns
     -------
     divergence : ndarray, shape (m,), or scalar
+        In nats, bit for bit as `linear_topk_kl_div`.
     grad : Gradients
         `x` (m, k), `weight` (n, k), `bias` (n,); None for what `wrt` leaves out.
 

@@ -47,9 +47,10 @@ def linear_cross_entropy(
         Any leading shape; see `LinearHead` for dtypes, layouts and memory.
     weight : array_like, shape (n, k)
     target : array_like
-        Class indices (m,) or class probabilities (m, n); see `LinearHead.loss`,
-        as for `reduction`, `out` and `exclude`.
+        Class indices (m,) or class probabilities (m, n); see `LinearHead.loss`.
     bias : array_like, shape (n,), optional
+    reduction, out, exclude
+        As for `LinearHead.loss`.
     **options
         Options of `LinearHead`, `pack` being False unless given, and of
         `LinearHead.loss`: `ignore_index`, `class_weight`, `sample_weight`,
@@ -110,6 +111,7 @@ def linear_cross_entropy_value_and_grad(
     Returns
     -------
     loss : ndarray, shape (m,), or scalar
+        In nats, bit for bit as `linear_cross_entropy`.
     grad : Gradients
         `x` (m, k), `weight` (n, k), `bias` (n,); None for what `wrt` leaves out.
 
@@ -163,6 +165,7 @@ def linear_score(
     Returns
     -------
     Scores
+        As of `LinearHead.score`, bit for bit.
 
     Raises
     ------
@@ -213,6 +216,7 @@ def linear_topk(
     Returns
     -------
     TopK
+        As of `LinearHead.topk`, bit for bit.
 
     Raises
     ------
@@ -250,6 +254,7 @@ def linear_softmax(
     Returns
     -------
     ndarray, shape (m, n)
+        Probabilities, bit for bit as `LinearHead.predict_proba`.
 
     Raises
     ------
@@ -286,7 +291,7 @@ def linear_log_softmax(
     Returns
     -------
     ndarray, shape (m, n)
-        In nats.
+        In nats, bit for bit as `LinearHead.predict_log_proba`.
 
     Raises
     ------
@@ -323,6 +328,7 @@ def linear_logsumexp(
     Returns
     -------
     ndarray, shape (m,)
+        In nats, bit for bit as `LinearHead.logsumexp`.
 
     Raises
     ------
@@ -359,6 +365,7 @@ def linear_argmax(
     Returns
     -------
     ndarray of intp, shape (m,)
+        As of `LinearHead.predict`.
 
     Raises
     ------

@@ -198,7 +198,7 @@ class LinearHead:
 
     @property
     def dtype(self) -> np.dtype:
-        """float32 or float64: the precision the weights are computed in."""
+        """The precision the weights are computed in, float32 or float64."""
         return self._dtype
 
     @property
@@ -268,8 +268,8 @@ class LinearHead:
         The logits are the estimator's `decision_function`. The head's probabilities are
         its `predict_proba` where that is their softmax: multinomial
         LogisticRegression, LinearDiscriminantAnalysis, MultinomialNB, MLPClassifier,
-        `SoftmaxRegression`, and with two classes also OneVsRestClassifier of these and
-        SGDClassifier with ``loss="log_loss"``. With more, classifiers fitted one class
+        `logitless.sklearn.SoftmaxRegression`, and with two classes also OneVsRestClassifier of
+        these and SGDClassifier with ``loss="log_loss"``. With more, classifiers fitted one class
         against the rest (SGDClassifier and OneVsRestClassifier among them) normalise
         sigmoids instead. Scores of LinearSVC, RidgeClassifier and Perceptron are no
         log-probabilities: the head ranks classes as they do, and what it says of
@@ -1079,6 +1079,7 @@ class LinearHead:
         Returns
         -------
         ndarray, shape (m, n)
+            In the precision of the computation.
 
         Raises
         ------
@@ -1178,8 +1179,8 @@ class LinearHead:
         Returns
         -------
         ndarray, shape (m,)
-            NaN in a row without a softmax: one with a NaN or +inf, or nothing but
-            -inf. (`logitless.logsumexp` of logits at hand gives +inf and -inf there.)
+            NaN in a row without a softmax, one with a NaN or +inf, or nothing but -inf, where
+            `logitless.logsumexp` of logits at hand gives NaN, +inf and -inf.
 
         Raises
         ------
@@ -1324,6 +1325,7 @@ class LinearHead:
         Returns
         -------
         Scores
+            Losses, log-sum-exp, predictions, ranks and what else was asked for.
 
         Raises
         ------

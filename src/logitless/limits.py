@@ -38,6 +38,12 @@ class MachineLimits:
     dot_gops_int8 : float
         Products of bytes summed in int32, from registers, in 1e9 multiplications and additions a
         second, made the way that screens take. 0 where there are none: plain NumPy.
+
+    Examples
+    --------
+    >>> import logitless as ll
+    >>> ll.machine_limits(1).n_threads
+    1
     """
 
     n_threads: int

@@ -37,7 +37,7 @@ def softmax(logits: ArrayLike, axis: int | tuple[int, ...] | None = -1) -> Value
     Returns
     -------
     ndarray of the shape of `logits`, or scalar
-        float32 or float64. NaN wherever there is a NaN or +inf along `axis`, or nothing
+        Of float32 or float64. NaN wherever there is a NaN or +inf along `axis`, or nothing
         but -inf, as in `scipy.special.softmax`.
 
     Raises
@@ -194,8 +194,9 @@ def nll(
         Taken as given: neither checked nor normalised. Any leading shape and
         layout; dtypes as for `LinearHead`.
     target : array_like
-        Class indices (m,) or float class probabilities (m, n); see
-        `LinearHead.loss`, as for `reduction`, `ignore_index`, `class_weight` and `out`.
+        Class indices (m,) or float class probabilities (m, n).
+    reduction, ignore_index, class_weight, out
+        As `LinearHead.loss`.
 
     Returns
     -------

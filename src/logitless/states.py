@@ -158,6 +158,7 @@ class RowState:
         Returns
         -------
         RowState
+            Of these classes.
 
         Raises
         ------

@@ -46,6 +46,11 @@ def threads(n: int) -> Iterator[None]:
         Number of threads, at least 1. It goes before the default and the environment, and
         after an ``n_threads`` given to a head or a call.
 
+    Yields
+    ------
+    None
+        Nothing: what counts is the block.
+
     Raises
     ------
     TypeError

@@ -44,7 +44,7 @@ def score(
     entropy: bool = False,
     **options: Any,
 ) -> Scores:
-    """Everything about each row of chunks, as `LinearHead.score`.
+    """Everything about each row of chunks, as `logitless.LinearHead.score`.
 
     Parameters
     ----------
@@ -58,10 +58,11 @@ def score(
         those of `x` and `weight`.
     bias : dask array or array_like, shape (n,), optional
     k, entropy
-        As `LinearHead.score`.
+        As `logitless.LinearHead.score`.
     **options
-        Those of `LinearHead`, without `pack` and `screen`, and of `LinearHead.loss`, without
-        `shift`; arrays among them may be dask's. `n_threads` is that of a task, 1 unless given.
+        Those of `logitless.LinearHead`, without `pack` and `screen`, and of
+        `logitless.LinearHead.loss`, without `shift`; arrays among them may be dask's. `n_threads`
+        is that of a task, 1 unless given.
 
     Returns
     -------
@@ -80,14 +81,14 @@ def score(
 
     Notes
     -----
-    Each chunk of rows meets each chunk of classes in a task, which leaves a `RowState`: some
-    numbers a row. Others merge eight of these at a time. Where targets are class indices and
+    Each chunk of rows meets each chunk of classes in a task, which leaves a `logitless.RowState`:
+    some numbers a row. Others merge eight of these at a time. Where targets are class indices and
     classes in chunks, as many tasks find the logits of the targets before, by which ranks are
     counted. Of (rows x classes) nothing larger ever exists than a task has in cache.
 
     The bits do not depend on workers, their number or death, nor on the chunks of rows. Where
     chunks of classes begin with whole spans, as `logitless.shard_bounds` cuts, they are those
-    of `LinearHead.score`; elsewhere they depend on these chunks.
+    of `logitless.LinearHead.score`; elsewhere they depend on these chunks.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def score(
 
 
 def loss(x: Any, weight: Any, target: Any, bias: Any = None, **options: Any) -> da.Array:
-    """Softmax cross entropy of each row of chunks, as `LinearHead.loss`.
+    """Softmax cross entropy of each row of chunks, as `logitless.LinearHead.loss`.
 
     Parameters
     ----------
@@ -154,12 +155,12 @@ def loss(x: Any, weight: Any, target: Any, bias: Any = None, **options: Any) -> 
 
 
 def predict(x: Any, weight: Any, bias: Any = None, **options: Any) -> da.Array:
-    """Class of the largest logit of each row of chunks, as `LinearHead.predict`.
+    """Class of the largest logit of each row of chunks, as `logitless.LinearHead.predict`.
 
     Parameters
     ----------
     x, weight, bias, **options
-        As `score`; of the options those of `LinearHead`.
+        As `score`; of the options those of `logitless.LinearHead`.
 
     Returns
     -------
@@ -185,16 +186,20 @@ def predict(x: Any, weight: Any, bias: Any = None, **options: Any) -> da.Array:
 def topk(
     x: Any, weight: Any, k: int, bias: Any = None, *, normalize: bool = True, **options: Any
 ) -> TopK:
-    """Find the `k` best classes of each row of chunks, as `LinearHead.topk`.
+    """Find the `k` best classes of each row of chunks, as `logitless.LinearHead.topk`.
 
     Parameters
     ----------
-    x, weight, bias, **options
-        As `score`; of the options those of `LinearHead`.
+    x, weight
+        As `score`.
     k : int
         1 to n.
+    bias
+        As `score`.
     normalize : bool, default True
         Give log-probabilities too.
+    **options
+        As `score`; those of `logitless.LinearHead`.
 
     Returns
     -------
@@ -233,7 +238,7 @@ def value_and_grad(
     filter_eps: float = 0.0,
     **options: Any,
 ) -> tuple[da.Array, Gradients]:
-    """Loss and its gradients over chunks of rows, as `LinearHead.value_and_grad`.
+    """Loss and its gradients over chunks of rows, as `logitless.LinearHead.value_and_grad`.
 
     Parameters
     ----------
@@ -247,10 +252,11 @@ def value_and_grad(
     bias : dask array or array_like, shape (n,), optional
     reduction : {"mean", "sum", "batch_mean"}
     wrt, workspace_bytes, filter_eps
-        As `LinearHead.value_and_grad`; each task has a workspace of its own.
+        As `logitless.LinearHead.value_and_grad`; each task has a workspace of its own.
     **options
-        Those of `LinearHead`, without `pack` and `screen`, and of `LinearHead.loss`, without
-        `shift`; arrays among them may be dask's. `n_threads` is that of a task, 1 unless given.
+        Those of `logitless.LinearHead`, without `pack` and `screen`, and of
+        `logitless.LinearHead.loss`, without `shift`; arrays among them may be dask's. `n_threads`
+        is that of a task, 1 unless given.
 
     Returns
     -------

@@ -129,7 +129,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     Beyond its input (copied if it is not in C order) a fit holds some 30 times the
     coefficients in float64, a few numbers for each row, and the workspace of
-    `LinearHead.value_and_grad`, at most 64 MiB, where the logits of all rows would take
+    `logitless.LinearHead.value_and_grad`, at most 64 MiB, where the logits of all rows would take
     m * n numbers. An iteration takes 4 m n k flops, a few of them twice that.
 
     A `fit` or `partial_fit` that fails or is interrupted leaves the model as it was.
@@ -138,7 +138,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     them as LogisticRegression does, and ends after an iteration whose
     ``on_fit_task_end`` gives True.
 
-    `LinearHead.from_estimator` makes a head of the fitted model, for losses, top-k and
+    `logitless.LinearHead.from_estimator` makes a head of the fitted model, for losses, top-k and
     all else.
 
     A fitted model takes arrays and frames of Dask, too: `predict`, `predict_proba`,
@@ -230,6 +230,13 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             The gradient is not down to `tol`: `max_iter` iterations were not enough, or
             it is out of reach with coefficients of this precision.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
+        >>> model.coef_.round(2), model.intercept_.round(2)
+        (array([[0.96]]), array([-1.44]))
         """
         X, y = validate_data(self, X, y, dtype=[F64, np.float32], order="C",
                              accept_sparse="csr")
@@ -305,6 +312,15 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         -----
         Rows shown in several calls count, against the penalty, each time. After a `fit`
         steps are as small as if its rows had come here, with gradients as large as any.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression()
+        >>> for _ in range(20):
+        ...     model = model.partial_fit([[0.0], [3.0]], ["a", "b"], classes=["a", "b"])
+        >>> model.predict([[0.0], [3.0]]), model.n_samples_seen_
+        (array(['a', 'b'], dtype='<U1'), 40)
         """
         if self.class_weight == "balanced":
             raise ValueError('`class_weight` must be a dict or None for `partial_fit`, got '
@@ -351,6 +367,13 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         -------
         ndarray, shape (m, n), or (m,) for two classes
             Logits; for two classes that of ``classes_[1]``, the other's being 0.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[-1.0], [1.0]], [0, 1])
+        >>> model.decision_function([[1.0], [2.0]]).round(2)
+        array([0.67, 1.35])
         """
         X = self._checked(X)
         with self._threads():
@@ -370,6 +393,14 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (m,)
+            Of the dtype of `classes_`.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[-1.0], [1.0]], ["no", "yes"])
+        >>> model.predict([[-3.0], [2.0]]).tolist()
+        ['no', 'yes']
         """
         X = self._checked(X)
         with self._threads():
@@ -386,6 +417,15 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (m, n)
+            Probabilities, in the precision of `X`.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[-1.0], [1.0]], [0, 1])
+        >>> model.predict_proba([[0.0], [2.0]]).round(2)
+        array([[0.5 , 0.5 ],
+               [0.21, 0.79]])
         """
         X = self._checked(X)
         with self._threads():
@@ -403,6 +443,13 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         -------
         ndarray, shape (m, n)
             In nats.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[-1.0], [1.0]], [0, 1])
+        >>> bool(0 < -model.predict_log_proba([[60.0]])[0, 1] < 1e-16)  # and not 0
+        True
         """
         X = self._checked(X)
         with self._threads():
@@ -427,6 +474,13 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         -------
         float
             Also for `X` of Dask, whose blocks are then computed.
+
+        Examples
+        --------
+        >>> from logitless.sklearn import SoftmaxRegression
+        >>> model = SoftmaxRegression().fit([[-1.0], [1.0]], [0, 1])
+        >>> model.score([[-2.0], [2.0], [3.0], [4.0]], [0, 1, 1, 0])
+        0.75
         """
         if is_lazy(X):
             return accuracy(self.predict(X), y, sample_weight)

@@ -84,7 +84,7 @@ def linear_kl_div(
     along with the divergence, where they are wanted, and held until ``backward``; with
     "none", ``backward`` computes them. Beside gradients a call needs up to 128 MiB, without
     them up to 64 MiB; tensors of 16 bits are read where they are, and computed in float32.
-    `LinearHead.kl_div` has notes on digits.
+    `logitless.LinearHead.kl_div` has notes on digits.
 
     `torch.compile`, `torch.export`, `make_fx` and fake tensors see one operator,
     ``torch.ops.logitless.linear_kl_div``. `torch.func.grad` works; `torch.vmap` and

@@ -28,6 +28,14 @@ class Perplexity:
     ----------
     losses : ndarray, shape (n - 1,)
         Minus the log-probability of each token but the first, in nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from logitless.transformers import Perplexity
+    >>> found = Perplexity(np.log([2.0, 8.0]))
+    >>> found.n_tokens, round(found.nll, 3), round(found.perplexity, 3)
+    (2, 2.773, 4.0)
     """
 
     losses: np.ndarray
