@@ -29,6 +29,7 @@ myst_heading_anchors = 3
 
 # Too large to install for a page: what is documented of them needs nothing of theirs.
 autodoc_mock_imports = ["jax", "torch", "tqdm", "transformers"]
+smartquotes = False  # "mean" is a string, (..., k) a shape
 autodoc_typehints = "none"  # docstrings have types with shapes
 autosummary_generate = False
 numpydoc_show_class_members = False  # pages list them by topic
