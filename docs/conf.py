@@ -4,6 +4,8 @@ Pages are Markdown that a code host shows, too: their links are those of files.
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -78,6 +80,13 @@ def settle_links(app: Sphinx, doctree: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def draw_figures(app: Sphinx) -> None:
+    """Draw the figures of benchmarks from their records: none is kept."""
+    subprocess.run([sys.executable, HERE.parent / "bench" / "plots.py",
+                    HERE / "benchmarks" / "figures"], check=True)
+
+
 def setup(app: Sphinx) -> None:
-    """Have links settled when a page has been read."""
+    """Have figures drawn before pages are read, and links settled behind."""
+    app.connect("builder-inited", draw_figures)
     app.connect("doctree-read", settle_links)
