@@ -1,10 +1,10 @@
-"""Measure everything and write it down: RESULTS.md, results.json and plots.
+"""Measure everything and write it down: RESULTS.md and results.json.
 
     python bench/report.py            everything but scaling.py's; four hours on one core
-    python bench/report.py --shown    what the README shows; an hour and a half
+    python bench/report.py --shown    what README and pages show; an hour and a half
     python bench/report.py --quick    a few shapes cut down, the loss alone, under three minutes
-    python bench/report.py --redraw   tables and plots again from results.json, nothing measured
-    python bench/report.py --readme   the tables of the README again from results.json
+    python bench/report.py --redraw   tables again from results.json, nothing measured
+    python bench/report.py --readme   the tables of README and pages again from results.json
 
 A run of some sections, shapes, operations or rivals replaces those records and leaves the others.
 """
@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import plots
 import readme
 import tables
 from runner import (
@@ -147,13 +146,12 @@ def load(out: Path) -> dict:
 
 
 def store(out: Path, results: dict) -> None:
-    """Write results, tables and plots."""
+    """Write results and tables."""
     out.mkdir(parents=True, exist_ok=True)
     text = ",\n".join(json.dumps(record) for record in results["records"])
     (out / "results.json").write_text(
         f'{{"machine": {json.dumps(results["machine"])},\n"records": [\n{text}\n]}}\n')
-    drawn = plots.draw_all(results["records"], out / "plots")
-    (out / "RESULTS.md").write_text(tables.whole(results, drawn))
+    (out / "RESULTS.md").write_text(tables.whole(results))
 
 
 def merged(records: list[dict], new: list[dict]) -> list[dict]:
@@ -226,8 +224,9 @@ def main() -> int:
         if unknown := set(asked or ()) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
     if args.readme:
-        page = HERE.parent / "README.md"
-        page.write_text(readme.renewed(page.read_text(), load(out)["records"]))
+        for name, cuts in readme.PAGES.items():
+            page = HERE.parent / name
+            page.write_text(readme.renewed(page.read_text(), load(out)["records"], cuts))
         return 0
     if args.redraw:
         store(out, load(out))

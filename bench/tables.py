@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
@@ -88,12 +89,11 @@ EXTRA_COLUMNS = {  # of records that have them: heading, and how it is told
 }
 
 
-def whole(results: dict, plots: list[tuple[str, str]]) -> str:
+def whole(results: dict) -> str:
     """RESULTS.md."""
     records, machine = results["records"], results["machine"]
     parts = ["# Results", "Made by `python bench/report.py`; not edited by hand.",
              _machine(machine, records), ABOUT]
-    parts += [f"![{text}](plots/{name})" for name, text in plots]
     for _, section in groupby(records, key=lambda r: r["section"]):
         section = list(section)
         parts.append(f"## {section[0]['title'][0].upper() + section[0]['title'][1:]}")
@@ -109,23 +109,38 @@ def whole(results: dict, plots: list[tuple[str, str]]) -> str:
             parts.append(summary(section))
         if section[0]["threads"] > 1:
             parts.append(_scaling(section, records))
-        parts += _details(section)
+        parts += _details(section, _differ(_versions(records)))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def _machine(machine: dict, records: list[dict]) -> str:
-    versions = {r["contender"]: r["version"] for r in records if r.get("version")}
-    told = ", ".join(f"{name} {version}" for name, version in versions.items()
-                     if not name.startswith(("logitless,", "NumPy,", "torch ", "torch.",
-                                          "scikit-learn,", "FAISS,", "OpenVINO ")))
+    versions = _versions(records)
+    told = ", ".join(f"{name} {' or '.join(found)}" for name, found in versions.items())
+    if differ := _differ(versions):
+        told += f" (which {' and '.join(differ)}, each table tells)"
     products = machine.get("products", {}).items()
     by = "".join(f"; {what} by {name}" for what, name in products if name)
-    lines = {"CPU": f"{machine['cpu']}; {machine['cpus']} usable",
-             "system": machine["system"], "instruction set":
+    days = sorted({r["date"][:10] for r in records if r.get("date")}) or [machine["date"]]
+    lines = {"CPU": machine["cpu"], "system": machine["system"], "instruction set":
              f"{machine['isa']} (available: {', '.join(machine['isas'])}){by}",
              "Python": machine["python"], "versions": f"{told}; NumPy's BLAS {machine['blas']}",
-             "date": machine["date"]}
+             "measured": " to ".join(dict.fromkeys([days[0], days[-1]]))}
     return table(("", ""), ((name, str(value)) for name, value in lines.items()), 2)
+
+
+def _versions(records: Iterable[dict]) -> dict[str, list[str]]:
+    """Versions of each library that records are of."""
+    found: dict[str, dict[str, None]] = {}
+    for r in records:
+        if r.get("version"):
+            library = re.split(r"[ ,.](?!Runtime)", r["contender"])[0]
+            found.setdefault(library, {})[r["version"]] = None
+    return {library: list(versions) for library, versions in found.items()}
+
+
+def _differ(versions: dict[str, list[str]]) -> list[str]:
+    """Libraries of several versions."""
+    return [library for library, found in versions.items() if len(found) > 1]
 
 
 def _limits(section: list[dict]) -> Iterator[str]:
@@ -250,7 +265,8 @@ def _scaling(section: list[dict], records: list[dict]) -> str:
     return f"Times faster than with one thread:\n\n{table(('shape', 'operation', *names), rows, 2)}"
 
 
-def _details(section: list[dict]) -> Iterator[str]:
+def _details(section: list[dict], differ: list[str]) -> Iterator[str]:
+    """All contenders; of libraries that `differ` in version, which one it was."""
     seen = None
     extra = [key for key in EXTRA_COLUMNS if any(key in r for r in section)]
     for (shape, op), group in _groups(section):
@@ -276,7 +292,9 @@ def _details(section: list[dict]) -> Iterator[str]:
                          *_extra(r, extra)])
         bound = f", bound by {ours['bound']}" if ours.get("bound") else ""
         threads = f"{first['threads']} thread{'s' * (first['threads'] > 1)}"
-        yield f"**{op}** ({first['dtype']}, {threads}{bound})"
+        found = _versions(group.values())
+        named = "".join(f"; {name} {found[name][0]}" for name in differ if name in found)
+        yield f"**{op}** ({first['dtype']}, {threads}{bound}{named})"
         yield table(("", "ms", "x ours", "of limit", "GFLOP/s", "GB/s", "extra MiB", "held MiB",
                      *(EXTRA_COLUMNS[key][0] for key in extra)), rows)
 
