@@ -73,10 +73,11 @@ def _sparse(method: str, m: int, k: int, n: int, entries: int) -> Case:
     def case():
         from scipy import sparse
 
-        p = shapes.make(shapes.Shape("", m, k, n, ""))
+        weight = shapes.make(shapes.Shape("", 1, k, n, "")).weight
+        target = np.random.default_rng(0).integers(n, size=m)
         x = sparse.random_array((m, k), density=entries / k, format="csr", dtype=np.float32, rng=0)
         return lambda package: partial(
-            getattr(package.LinearHead(p.weight, pack=False), method), x, p.target)
+            getattr(package.LinearHead(weight, pack=False), method), x, target)
 
     return case
 
@@ -96,9 +97,9 @@ def _divergence(m: int, k: int, n: int) -> Case:
 
 def _logits(function: str, m: int, n: int, targets: bool) -> Case:
     def case():
-        p = shapes.make(shapes.Shape("", m, n, n, ""))
-        inputs = (p.x, p.target) if targets else (p.x,)
-        return lambda package: partial(getattr(package, function), *inputs)
+        rng = np.random.default_rng(0)
+        z, target = rng.standard_normal((m, n), np.float32), rng.integers(n, size=m)
+        return lambda package: partial(getattr(package, function), z, *([target] * targets))
 
     return case
 

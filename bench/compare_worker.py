@@ -75,7 +75,7 @@ def peak(call: Call) -> int:
 def of_case(name: str, pair: Pair, seconds: float, turn: int) -> dict:
     """Rounds of one case; in the first turn, bits and memory too."""
     order = (0, 1) if turn % 2 == 0 else (1, 0)  # whose head is made first
-    calls, results = {}, {}
+    calls, results, failed = {}, {}, []
     try:
         inputs = CASES[name]()
     except ImportError as error:
@@ -86,10 +86,10 @@ def of_case(name: str, pair: Pair, seconds: float, turn: int) -> dict:
                 calls[which] = inputs(package)
                 results[which] = calls[which]()
         except Exception as error:  # an older package may not have what is asked for
-            results[which] = None
+            failed.append(which)
             print(f"{name}, {'AB'[which]}: {type(error).__name__}: {error}", file=sys.stderr)
-    if failed := [which for which in (0, 1) if results[which] is None]:
-        return {"failed": failed}
+    if failed:
+        return {"failed": sorted(failed)}
     found: dict = {}
     if turn == 0:
         found = {"bits": differing(results[0], results[1]),

@@ -65,9 +65,9 @@ class Verdict:
         """Say "slower" or "faster" of a change by the threshold or more; "unclear"; or nothing.
 
         The interval of a change by just the threshold lies around it, that of none around 1; so all
-        of it is to be on one side of the middle between them.
+        of it is to be on one side of something between them.
         """
-        middle = 1 + threshold / 2
+        middle = 1 + 0.7 * threshold
         if self.low > middle:
             return "slower"
         if self.high < 1 / middle:
