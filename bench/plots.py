@@ -1,199 +1,174 @@
-"""Records to pictures."""
+"""One figure for each page of benchmarks: a row of its first table that has this name, drawn.
+
+    python bench/plots.py OUT      writes SVG files to a folder, as the site does when it is built
+
+What is drawn stands on the page; only the limit of the machine is taken from the records.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import json
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
-from runner import LIBRARIES, OURS, SCREENED, USUAL
-from scaling_tables import by_threads, fastest
-from shapes import OPS, Shape
+import history
 
-DPI = 80
-
-
-def draw_all(records: list[dict], folder: Path) -> list[tuple[str, str]]:
-    """Draw what the records of one thread in float32 allow; file names and what they show."""
-    main = [r for r in records if r["section"] in ("main", "gradient") and r["status"] == "ok"]
-    if not _matplotlib():
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    for op in OPS:
-        some = [r for r in main if r["op"] == op]
-        rivalled = {r["shape"] for r in some if not r["contender"].startswith(OURS)}
-        some = [r for r in some if r["shape"] in rivalled]
-        if some:
-            _bars(some, op, folder / f"time_{op}.png")
-            drawn.append((f"time_{op}.png", f"Time of {op} relative to the best rival"))
-    loss = [r for r in main if r["op"] == "loss"]
-    sweep = [r for r in records if r["section"] == "memory" and r.get("extra_bytes") is not None]
-    if sweep:
-        _memory(sweep, folder / "memory.png")
-        drawn.append(("memory.png", "Extra memory of the loss against the number of classes"))
-    if loss:
-        _roofline(loss, folder / "roofline.png")
-        drawn.append(("roofline.png", "Roofline of the loss"))
-    for op in OPS:
-        some = [r for r in records if (r["section"], r["op"], r["status"]) == ("scaling", op, "ok")]
-        if len({r["threads"] for r in some}) > 1:
-            _scaling(some, op, folder / f"scaling_{op}.png")
-            drawn.append((f"scaling_{op}.png", f"Speed of {op} over threads"))
-    return drawn
+HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent / "docs" / "benchmarks"
+OURS, OTHERS, LIMIT, INK = "#0a7d55", "#aab4bf", "#c2410c", "#1f2933"
+NOT_RIVALS = ("head",)  # columns that are no time
+CHANGED, LINE_HEIGHT = 0.1, 0.04  # of the history
+UNITS = {"ms": 1e-3, "s": 1.0, "MiB": 1.0}
+CELL = re.compile(r"([\d,.]+) (ms|s|MiB)(?:, ([^:]+))?(?:: (.+))?$")
 
 
-@cache
-def _matplotlib() -> bool:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        print("matplotlib is not installed: no plots")
-        return False
-    return True
+@dataclass(frozen=True)
+class Figure:
+    """A row of the table of a page; `limit` is a section and an operation of records, or flops."""
+
+    page: str
+    row: str
+    title: str
+    limit: tuple[str, str] | float | None = None
 
 
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+def _gpt2(page: str, title: str, *limit: str) -> Figure:
+    return Figure(page, "gpt2: 2,048 x 768 x 50,257", title, limit or None)
 
 
-def _colour(name: str) -> str:
-    from matplotlib import colormaps
-
-    if name == OURS:
-        return "black"
-    colours = colormaps["tab10"].colors
-    return colours[(USUAL.index(name) - 1) % len(colours)]
-
-
-def _save(figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-
-
-def _bars(records: list[dict], op: str, path: Path) -> None:
-    """One panel for each shape: time over that of the fastest contender that is not ours."""
-    shapes = list(dict.fromkeys(r["shape"] for r in records))
-    names = [c for c in USUAL if any(r["contender"] == c for r in records)]
-    columns = min(3, len(shapes))
-    rows = -(-len(shapes) // columns)
-    figure = _figure(4.2 * columns, 0.6 + (0.5 + 0.2 * len(names)) * rows)
-    figure.suptitle(f"{op}: time relative to the best rival (line), less is better")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in panels.flat[len(shapes) :]:
-        axes.set_axis_off()
-    for axes, shape in zip(panels.flat, shapes, strict=False):
-        some = {r["contender"]: r["best"] for r in records if r["shape"] == shape}
-        best = min(time for name, time in some.items() if not name.startswith(OURS))
-        ratios = [some.get(name, float("nan")) / best for name in names]
-        axes.barh(names, ratios, color=[_colour(name) for name in names])
-        axes.axvline(1, color="grey", linewidth=1)
-        axes.set_xlim(0, min(6, 1.1 * max(r for r in ratios if r == r)))
-        axes.set_title(shape, fontsize=9)
-        axes.tick_params(labelsize=8)
-        for y, ratio in enumerate(ratios):
-            label = f"{ratio:.2f}" if ratio == ratio else "not measured"
-            axes.text(min(ratio, 5.2) if ratio == ratio else 0, y, f" {label}", va="center",
-                      fontsize=7, clip_on=False)
-    panels[0, 0].invert_yaxis()
-    _save(figure, path)
+FIGURES = (
+    _gpt2("losses", "Losses of 2,048 tokens, 50,257 classes", "main", "loss"),
+    Figure("few-classes", "digits: 100,000 x 64 x 10", "Losses of 100,000 rows, 10 classes",
+           ("main", "loss")),
+    Figure("few-rows", "decode8: 8 x 768 x 50,257", "Losses of 8 tokens, 50,257 classes",
+           ("main", "loss")),
+    _gpt2("best-classes", "Ten best of 50,257 classes, 2,048 rows", "screen", "best"),
+    _gpt2("probabilities", "Probabilities of 50,257 classes, 2,048 rows", "main", "predict_proba"),
+    _gpt2("gradients", "Loss and gradients, 2,048 tokens, 50,257 classes", "gradient",
+          "value_and_grad"),
+    _gpt2("sixteen-bits", "Losses in bfloat16: time, largest error", "bf16", "loss"),
+    Figure("memory", "n=1,000,000: 256 x 64 x 1,000,000", "Memory of losses, 1,000,000 classes"),
+    _gpt2("many-cores", "Losses of 2,048 tokens on two threads", "threads", "loss"),
+    Figure("language-models", "loss and gradients, 65,536 classes, float32",
+           "Loss and gradients in PyTorch, 65,536 classes", 6.0 * 1024 * 1024 * 65_536),
+    Figure("fit", "60,000 x 784 x 10", "A logistic regression, 60,000 x 784 x 10"),
+    Figure("at-scale", "losses, 20,000 sparse rows x 100,000 x 1,000, 100 entries a row",
+           "Losses of 20,000 sparse rows, 1,000 classes"),
+)
 
 
-LINES = {"logitless": ((OURS,), "black"), "logitless, screened": ((SCREENED,), "tab:red"),
-         "NumPy": (LIBRARIES["NumPy"], "tab:blue"), "torch": (LIBRARIES["torch"], "tab:orange")}
+def bars(text: str, row: str) -> list[tuple[str, float, str]]:
+    """Name, length in seconds or MiB, and label of each cell of a row of a page's table."""
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"| {row} |"))
+    rule = next(i for i in range(at, 0, -1) if lines[i].startswith("| ---"))
+    header, cells = ([cell.strip().replace("`", "") for cell in lines[i].strip("| ").split(" | ")]
+                     for i in (rule - 1, at))
+    found = []
+    for name, cell in zip(header[-len(cells) + 1 :], cells[1:], strict=True):
+        match = CELL.match(cell.replace("*", ""))
+        if match and name not in NOT_RIVALS:
+            number, unit, beside, called = match.groups()
+            label = f"{number} {unit}" + (f", {beside}" if beside else "")
+            found.append((called or name, float(number.replace(",", "")) * UNITS[unit], label))
+    return found
 
 
-def _scaling(records: list[dict], op: str, path: Path) -> None:
-    """One panel for each shape: speed over threads, ours on one thread being 1, and the limit."""
-    shapes = list(dict.fromkeys(r["shape"] for r in records))
-    columns = min(4, len(shapes))
-    rows = -(-len(shapes) // columns)
-    figure = _figure(0.5 + 3.2 * columns, 1 + 2.6 * rows)
-    figure.suptitle(f"{op} over threads: times as fast as logitless on one thread")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(shapes) :]:
-        axes.set_axis_off()
-    for axes, shape in zip(panels.flat, shapes, strict=False):
-        found = by_threads([r for r in records if r["shape"] == shape])
-        ours = {count: fastest(some, (OURS,)) for count, some in found.items()}
-        ours = {count: r for count, r in ours.items() if r}
-        if not ours:
-            axes.set_axis_off()
-            continue
-        one = next(iter(ours.values()))["best"]
-        axes.plot(list(ours), [one / r["limit_seconds"] for r in ours.values()], color="grey",
-                  linestyle="--", label="limit of the machine")
-        for label, (names, colour) in LINES.items():
-            timed = {count: fastest(some, names) for count, some in found.items()}
-            points = [(count, one / r["best"]) for count, r in timed.items() if r]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label,
-                          color=colour, linewidth=2.5 if label == OURS else 1)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.set_xticks(list(found), [str(count) for count in found])
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_title(shape, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.3)
-    lines = {label: line for axes in panels.flat
-             for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, fontsize=8)
-    _save(figure, path)
+def limit_seconds(figure: Figure, records: list[dict]) -> float | None:
+    """The least time that the machine allows, where it is known."""
+    if isinstance(figure.limit, float):
+        peak = max(r["limits"]["fma_gflops_float32"] for r in records
+                   if r["threads"] == 1 and r.get("limits"))
+        return figure.limit / peak / 1e9
+    if figure.limit is None:
+        return None
+    shape = figure.row.partition(":")[0]
+    return next(r["limit_seconds"] for r in records
+                if (r["section"], r["op"]) == figure.limit and r["shape"] == shape
+                and r["contender"] == "logitless")
 
 
-def _memory(records: list[dict], path: Path) -> None:
-    figure = _figure(8, 5)
-    axes = figure.subplots()
-    for name in USUAL:
-        points = sorted((r["n"], max(r["extra_bytes"], 1 << 14) / 2**20) for r in records
-                        if r["contender"] == name)
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name,
-                      color=_colour(name), linewidth=2.5 if name == OURS else 1)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("classes (n)")
-    axes.set_ylabel("extra MiB")
-    axes.set_title(f"Extra memory of the loss: {records[0]['m']} samples of {records[0]['k']} "
-                   "features")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
-    _save(figure, path)
+def draw(figure: Figure, records: list[dict], out: Path) -> None:
+    """Horizontal bars, the shortest first, ours marked; a line where the limit is."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    found = sorted(bars((PAGES / f"{figure.page}.md").read_text(), figure.row), key=lambda b: b[1])
+    names, lengths, labels = zip(*found, strict=True)
+    limit = limit_seconds(figure, records)
+    ours = [name.startswith(("logitless", "screened", "without")) for name in names]
+    canvas = Canvas(figsize=(5, 1.1 + 0.36 * len(names)), layout="constrained", facecolor="white")
+    axes = canvas.subplots()
+    axes.barh(range(len(names)), lengths, color=[OURS if own else OTHERS for own in ours],
+              height=0.7)
+    for y, (length, label) in enumerate(zip(lengths, labels, strict=True)):
+        axes.text(length, y, f" {label}", va="center", fontsize=10, color=INK,
+                  weight="bold" if ours[y] else "normal")
+    if limit:
+        axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.5)
+        axes.set_xlabel(f"dashed: the machine's limit, {_told(limit)}", color=LIMIT, fontsize=10)
+    axes.set_yticks(range(len(names)), [fill(name, 16) for name in names], fontsize=10.5)
+    for tick, own in zip(axes.get_yticklabels(), ours, strict=True):
+        tick.set(color=OURS if own else INK, weight="bold" if own else "normal")
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(lengths) * (1.15 + 0.034 * max(map(len, labels))))
+    axes.set_xticks([])
+    axes.tick_params(left=False)
+    axes.spines[:].set_visible(False)
+    canvas.suptitle(figure.title, fontsize=12, weight="bold", color=INK, x=0.02, ha="left")
+    with matplotlib.rc_context({"svg.hashsalt": figure.page}):
+        canvas.savefig(out / f"{figure.page}.svg", metadata={"Date": None})
 
 
-def _roofline(records: list[dict], path: Path) -> None:
-    figure = _figure(8, 5)
-    axes = figure.subplots()
-    limits = [r["limits"] for r in records]
-    peak = max(lim["fma_gflops_float32"] for lim in limits)
-    read = max(lim["read_gb_s"] for lim in limits)
-    at = sorted({_intensity(r) for r in records})
-    xs = sorted({at[0] / 2, peak / read, at[-1] * 2})
-    axes.plot(xs, [min(peak, read * x) for x in xs], color="grey",
-              label=f"limit: {peak:.0f} GFLOP/s, {read:.0f} GB/s")
-    labelled = set()
-    for r in records:
-        if r["contender"].startswith("logitless,"):
-            continue
-        ours = r["contender"] == OURS
-        axes.plot(_intensity(r), r["gflop_s"], color=_colour(r["contender"]), linestyle="none",
-                  marker="o" if ours else "_", markersize=6 if ours else 8,
-                  label=None if r["contender"] in labelled else r["contender"])
-        labelled.add(r["contender"])
-        if ours:
-            axes.annotate(r["shape"], (_intensity(r), r["gflop_s"]), fontsize=7,
-                          xytext=(0, 6), textcoords="offset points", ha="center")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("flops for each byte that must be moved")
-    axes.set_ylabel("GFLOP/s")
-    axes.set_title("Roofline of the loss")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
-    _save(figure, path)
+def draw_history(out: Path) -> None:
+    """A line for each case over revisions; names of those that changed, clear of each other."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    entries = history.load()
+    revisions = [entries[0]["a"][:7], *(entry["b"][:7] for entry in entries)]
+    lines = history.since_the_first(entries)
+    canvas = Canvas(figsize=(5, 4.2), layout="constrained", facecolor="white")
+    axes = canvas.subplots()
+    last, named = len(revisions) - 1, []
+    for name, line in lines.items():
+        changed = line[last] is not None and abs(line[last] - 1) >= CHANGED
+        axes.plot(range(len(line)), [float("nan") if v is None else v for v in line], marker="o",
+                  markersize=3, color=OURS if changed else OTHERS, linewidth=1.5 if changed else 1,
+                  zorder=2 + changed)
+        if changed:
+            named.append((line[last], name))
+    axes.axhline(1, color=INK, linewidth=0.8)
+    height = 0.0
+    for value, name in sorted(named):
+        height = max(value, height + LINE_HEIGHT)
+        axes.text(last + 0.15, height, f"{name} {value:.2f}", fontsize=8, va="center", color=OURS)
+    axes.set_xlim(-0.2, 1.75 * last)
+    axes.set_xticks(range(len(revisions)), revisions, fontsize=8, rotation=45)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    canvas.suptitle("Time over that at the first revision", fontsize=12, weight="bold", color=INK,
+                    x=0.02, ha="left")
+    with matplotlib.rc_context({"svg.hashsalt": "history"}):
+        canvas.savefig(out / "history.svg", metadata={"Date": None})
 
 
-def _intensity(r: dict) -> float:
-    shape = Shape(r["shape"], r["m"], r["k"], r["n"], "")
-    return shape.flops(r["op"]) / shape.bytes_moved(r["op"], 4)
+def _told(seconds: float) -> str:
+    value, unit = (seconds, "s") if seconds >= 10 else (seconds * 1e3, "ms")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def draw_all(out: Path) -> None:
+    """Draw every figure."""
+    out.mkdir(parents=True, exist_ok=True)
+    records = json.loads((HERE / "results.json").read_text())["records"]
+    for figure in FIGURES:
+        draw(figure, records, out)
+    draw_history(out)
+
+
+if __name__ == "__main__":
+    draw_all(Path(sys.argv[1]))

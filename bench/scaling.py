@@ -4,9 +4,9 @@
     python bench/scaling.py --quick              a few shapes, cut down; ten minutes on two cores
     python bench/scaling.py --shapes tags,100x512x1000 --ops loss --threads 1,2
 
-Beside torch and NumPy, which is all it needs; plots where there is matplotlib. Then a model of what
-calls would gain on many cores, which one core is enough for. The results of all shapes become
-sections of bench/RESULTS.md, those of a few go to build/bench-quick; `--out` says where else.
+Beside torch and NumPy, which is all it needs. Then a model of what calls would gain on many cores,
+which one core is enough for. The results of all shapes become sections of bench/RESULTS.md, those
+of a few go to build/bench-quick; `--out` says where else.
 """
 
 from __future__ import annotations

@@ -348,17 +348,6 @@ def test_what_the_readme_shows_is_measured():
     assert {found[:3] for found in measured} == {found[:3] for found in shown}
 
 
-def test_readme_is_renewed_in_place():
-    page = (runner.HERE.parent / "README.md").read_text()
-    blank = readme.renewed(page, [])
-    assert " ms" in page.split("## Use")[0].split("ONNX Runtime and")[0]
-    assert " ms" not in blank.split("## Use")[0].split("ONNX Runtime and")[0]
-    prose = [readme.TABLE.sub("", text) for text in (page, blank)]
-    assert prose[0] == prose[1]
-    with pytest.raises(ValueError, match="expected a table of"):
-        readme.renewed(page[page.index("## The same answers") :] + page, [])
-
-
 def test_records_measured_again_replace_the_old_ones():
     made = records()
     again = [made[0] | {"best": 0.25}]
