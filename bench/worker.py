@@ -184,7 +184,7 @@ class Timing(Worker):
             seconds = time.perf_counter() - start
             result = contender.to_numpy(result)
             more = contender.facts()
-            if op == "loss" and self.job["dtype"] == "bfloat16":
+            if op == "loss" and self.job["dtype"] != "float64":
                 more["loss_error"] = self.loss_error(problem, result[0])
             if reference is not None:
                 wrong = differs(op, reference, result, problem, cls.agreement)
