@@ -25,7 +25,8 @@ class Cut:
 
 CUTS = (
     Cut("main", "loss",
-        ("gpt2", "recsys", "intents", "tags", "digits", "seed", "decode1", "decode64"), LIBRARIES),
+        ("gpt2", "recsys", "intents", "tags", "digits", "seed", "decode1", "decode64"), LIBRARIES,
+        beside=("memory", "error")),
     Cut("bf16", "loss", ("gpt2", "llama3", "imagenet", "decode1", "decode8"),
         {"logitless": (OURS,), "OpenVINO bf16": ("OpenVINO bf16",),
          "torch bf16 `linear_cross_entropy`": ("torch bf16 linear_cross_entropy",),
