@@ -6,10 +6,10 @@ Their formulas are written out here, on logits.
 from __future__ import annotations
 
 import pathlib
-import re
 from types import SimpleNamespace
 
 import pytest
+from support import pages
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -21,19 +21,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def text():
+def page():
+    """What the names of the page's blocks stand for in the end, and the logits of its heads."""
     if not PAGE.exists():
         pytest.skip("no documentation beside these tests")
-    return PAGE.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(text):
-    """What the names of the page's blocks stand for in the end, and the logits of its heads."""
-    names: dict = {}
-    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S):
-        line = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * line + block[1], str(PAGE), "exec"), names)
+    *_, names = pages.run(PAGE)
     found = SimpleNamespace(**names)
     with torch.no_grad():
         found.logits = found.hidden @ found.weight.T
@@ -52,14 +44,6 @@ def causal(logits, labels, **options):
 
 def capped(logits, cap=30.0):
     return cap * torch.tanh(logits / cap)
-
-
-def test_links(text):
-    anchors = {"#" + re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-               for title in re.findall(r"^#+ (.*)$", text, re.M)}
-    links = re.findall(r"\]\((#[^)]*)\)", text)
-    assert len(links) >= 7
-    assert set(links) <= anchors
 
 
 def test_16_bits(page):

@@ -1,23 +1,16 @@
-"""The page for who comes from another library: blocks that run, links, parameters."""
+"""The page for who comes from another library: blocks that run, parameters."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pathlib
-import re
 
 import numpy as np
 import pytest
+from support import pages
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "coming-from.md"
-
-
-def blocks():
-    """Runnable blocks of the page, each with the line it begins in."""
-    text = PAGE.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, block.start(1)) + 1, block[1])
-            for block in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S)]
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +21,9 @@ def page():
 
 
 def test_blocks_of_the_page_run(page):
-    names = {}
-    for line, block in blocks():
-        exec(compile("\n" * (line - 1) + block, str(PAGE), "exec"), names)
+    for names in pages.run(PAGE):
         assert np.isfinite(names.get("loss", 0.0)).all()
     assert all(np.isfinite(getattr(names["grad"], name)).all() for name in ("weight", "bias"))
-
-
-def test_links_of_the_page(page):
-    anchors = {"#" + re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-               for title in re.findall(r"^#+ (.*)$", page, re.M)}
-    links = re.findall(r"\]\((#[^)]*)\)", page)
-    assert len(links) >= 7
-    assert set(links) <= anchors
 
 
 def test_page_names_every_parameter_that_is_different(page):
