@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.exclusions import FORMS, PARTS, as_form, best, masks, ranks
+from support.layouts import LAYOUTS, as_layout
 from support.oracle import assert_same, assert_same_bits, says
 
 import logitless as ll
@@ -372,6 +373,18 @@ def test_candidates(eager, problem, data):
 def test_candidates_of_any_integers(candidates):
     top = ll.LinearHead(np.eye(3)).topk(np.eye(3)[:2], 1, candidates=candidates)
     np.testing.assert_array_equal(top.index, [[1], [0]])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("excluded", [False, True])
+def test_candidates_in_any_layout(layout, excluded, rng):
+    head, x = ll.LinearHead(rng.standard_normal((129, 8))), rng.standard_normal((3, 8))
+    candidates = rng.integers(-1, 129, (3, 40))
+    exclude = {"exclude": np.arange(129) % 3 == 0} if excluded else {}
+    plain = head.topk(x, 20, candidates=candidates, **exclude)
+    other = head.topk(x, 20, candidates=as_layout(candidates, layout), **exclude)
+    for name in "index", "logit", "log_prob":
+        assert_same_bits(getattr(other, name), getattr(plain, name))
 
 
 @pytest.mark.parametrize("held", [np.float16, np.float32])

@@ -35,7 +35,8 @@ def check_ranked(candidates: object, lead: tuple[int, ...], n: int) -> np.ndarra
         row = f" in row {where[0] if len(lead) == 1 else where[:-1]}" if lead else ""
         raise IndexError(f"`candidates` must hold classes in [0, {n}) or -1, "
                          f"got {array[where]}{row}")
-    index = np.sort(array.reshape(math.prod(lead), array.shape[-1]).astype(_INT64), axis=1)
+    rows = array.reshape(math.prod(lead), array.shape[-1]).astype(_INT64, order="C")
+    index = np.sort(rows, axis=1)  # which keeps the order in memory, that engines read by
     index[:, 1:][index[:, 1:] == index[:, :-1]] = -1
     return index
 
