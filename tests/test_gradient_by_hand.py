@@ -26,6 +26,14 @@ def test_a_row_by_hand():
     assert grad.x.tolist() == [[0, 0]]
 
 
+def test_an_infinite_weight_of_a_row(dtype):
+    """An entropy that is not asked for is not looked at, though its weight times 0 were NaN."""
+    x, w = np.zeros((1, 2), dtype), np.zeros((40, 2), dtype)
+    _, grad = ll.linear_cross_entropy_value_and_grad(
+        x, w, [3], reduction="none", sample_weight=[1e308], grad_output=[1e308], z_loss=0.1)
+    assert (np.delete(grad.bias, 3) == np.inf).all()
+
+
 ENTROPY = math.log(6) / 6 + math.log(3) / 3 + math.log(2) / 2
 BY_HAND = {
     "class weight": ({"class_weight": [5.0, 0.5, 7.0]}, 1, [1 / 12, -1 / 3, 1 / 4]),

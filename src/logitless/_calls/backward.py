@@ -102,7 +102,8 @@ class Backward:
         if o.options.z_loss > 0:
             mass = mass + _times(2 * o.options.z_loss * weight, state.lse.astype(F64))
         c[SOFTMAX] = mass
-        c[ENTROPY] = weight * o.options.entropy_weight
+        if o.options.entropy_weight != 0:  # of which there are no sums else
+            c[ENTROPY] = weight * o.options.entropy_weight
 
 
 def _times(weight: np.ndarray | float, value: np.ndarray) -> np.ndarray:
