@@ -115,8 +115,28 @@ def test_other_formats_are_checked_before_scipy_converts_them(kind):
             call()
 
 
+def test_types_that_scipy_does_not_convert():
+    exclude = of_form("bsr", data=np.array([[[1]], [[{}]], [[2]]], object))
+    with says(TypeError, "`exclude` cannot be read as CSR"):
+        ll.linear_topk(*problem(), 2, exclude=exclude)
+    narrow = sparse.dia_array((np.ones((1, 129)), [0]), shape=(3, 129))
+    narrow.offsets = narrow.offsets.astype(np.int8)
+    with says(ValueError, "`target` cannot be read as CSR", "int8"):
+        ll.cross_entropy(np.zeros((3, 129)), narrow)
+
+
+def test_unsigned_numbers_of_no_entries():
+    empty = sparse.csr_array((3, 5))
+    empty.indptr, empty.indices = np.zeros(4, np.uint64), np.arange(5, dtype=np.uint64)
+    z = np.zeros((3, 5))
+    assert_same(ll.cross_entropy(z, empty), np.zeros(3))
+
+
 def test_lists_and_keys():
     lil = of_form("lil")
+    lil.rows[1] = 1
+    with says(ValueError, "list of columns", "got int and list in row 1"):
+        ll.linear_cross_entropy(*problem(), lil)
     lil.rows[1] = [1, 2]
     with says(ValueError, "as many values as columns", "1 and 2 in row 1"):
         ll.linear_cross_entropy(*problem(), lil)

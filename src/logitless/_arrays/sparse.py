@@ -136,7 +136,13 @@ def checked_csr(matrix: Any, name: str) -> Any:
     check = _STRUCTURE.get(getattr(matrix, "format", ""))
     if check is not None:
         check(matrix, name)
-    csr = matrix.tocsr()
+    try:
+        csr = matrix.tocsr()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever SciPy makes of what it cannot convert
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`{name}` cannot be read as CSR: {error}") from error
     if csr is not matrix or check is None:
         _check_compressed(csr, name)
     return csr
@@ -215,6 +221,9 @@ def _check_lists(matrix: Any, name: str) -> None:
         raise ValueError(f"`{name}.rows` and `{name}.data` must have {rows} lists, "
                          f"got {len(matrix.rows)} and {len(matrix.data)}")
     for i, (columns, values) in enumerate(zip(matrix.rows, matrix.data, strict=True)):
+        if not isinstance(columns, list) or not isinstance(values, list):
+            raise ValueError(f"`{name}` must have a list of columns and one of values in each row, "
+                             f"got {type(columns).__name__} and {type(values).__name__} in row {i}")
         if len(columns) != len(values):
             raise ValueError(f"`{name}` must have as many values as columns in each row, "
                              f"got {len(values)} and {len(columns)} in row {i}")
@@ -261,10 +270,10 @@ def canonical_csr(matrix: Any, name: str) -> Any:
 
 def is_canonical(csr: Any) -> bool:
     """Whether the columns of each row ascend and none comes twice."""
-    start = csr.indptr
-    rises = np.ones(int(start[-1]), bool)
-    rises[1:] = csr.indices[1 : start[-1]] > csr.indices[: max(start[-1] - 1, 0)]
-    rises[start[:-1][start[:-1] < start[-1]]] = True  # the first of a row may be anything
+    start, entries = csr.indptr, int(csr.indptr[-1])
+    rises = np.ones(entries, bool)
+    rises[1:] = csr.indices[1:entries] > csr.indices[: max(entries - 1, 0)]
+    rises[start[:-1][start[:-1] < entries]] = True  # the first of a row may be anything
     return bool(rises.all())
 
 
