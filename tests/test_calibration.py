@@ -217,6 +217,8 @@ def test_nearly_equal_to_chance():
     ([[1, 0, 0]], [3], {}, IndexError, "in row 0"),
     ([[1, 0]], [0], {}, ValueError, "weight.shape"),
     ([[1, 0, 0]], [0], {"sample_weight": [1, 2]}, ValueError, "sample_weight"),
+    ([[1, 0, 0], [1e10, 0, 0]], [0, 1], {"sample_weight": [1, 1e305]}, ValueError,
+     "derivatives of the loss with a finite sum, got inf"),
 ])
 def test_what_is_refused(x, target, options, error, message):
     head = ll.LinearHead(np.eye(3), [0, 0, -np.inf])
@@ -335,7 +337,8 @@ def test_calibration_error_by_hand(m, bins, seed, dtype):
     ([0.5], [1, 0], {}, ValueError, r"shape \(m,\), got \(1,\) and \(2,\)"),
     ([[0.5]], [[1]], {}, ValueError, r"shape \(m,\)"),
     (["a"], [1], {}, TypeError, "confidence"),
-    ([0.5], [1], {"bins": 0}, ValueError, "`bins` must be at least 1, got 0"),
+    ([0.5], [1], {"bins": 0}, ValueError, "`bins` must be between 1 and .*, got 0"),
+    ([0.5], [1], {"bins": 2**63}, ValueError, "`bins` must be between 1 and .*, got 9223372036"),
     ([0.5], [1], {"bins": 2.5}, TypeError, "`bins` must be an integer"),
 ])
 def test_what_no_error_is_found_of(confidence, hit, options, error, message):

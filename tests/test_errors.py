@@ -232,7 +232,7 @@ def test_distributions_are_finite_and_not_negative(head, x, bad):
 # Options
 
 
-@pytest.mark.parametrize("bad", [0, -1, -0.5, np.nan, np.inf])
+@pytest.mark.parametrize("bad", [0, -1, -0.5, np.nan, np.inf, pytest.param(10**400, id="huge")])
 @pytest.mark.parametrize("name", ["softcap", "temperature"])
 def test_softcap_and_temperature_are_positive_and_finite(x, w, t, name, bad):
     with says(ValueError, name, bad):
@@ -292,13 +292,41 @@ def test_softcap_and_temperature_are_numbers(w, name):
         ll.LinearHead(w, **{name: "warm"})
 
 
-def test_unknown_reduction(head, x, t):
+@pytest.mark.parametrize("bad", ["average", 3, None, ["mean"], np.ones(2), np.zeros(2, "V2")])
+def test_unknown_reduction(head, x, t, bad):
     for call in (
-        lambda: head.loss(x, t, reduction="average"),
-        lambda: ll.cross_entropy(head.logits(x), t, reduction="average"),
+        lambda: head.loss(x, t, reduction=bad),
+        lambda: ll.cross_entropy(head.logits(x), t, reduction=bad),
+        lambda: head.value_and_grad(x, t, reduction=bad),
+        lambda: head.kl_div(x, head, x, reduction=bad),
     ):
-        with says(ValueError, "average", "none", "sum", "mean", "batch_mean"):
+        with says(ValueError, repr(bad), "none", "sum", "mean", "batch_mean"):
             call()
+
+
+def test_a_reduction_may_be_any_string(head, x, t):
+    same = "".join(["no", "ne"])  # another object of the same letters
+    np.testing.assert_array_equal(head.loss(x, t, reduction=same), head.loss(x, t))
+
+
+@pytest.mark.parametrize("bad", [np.ones(2), np.ma.masked_array([1, 2], [True, False])])
+def test_switches_have_a_truth_value(head, x, w, t, bad):
+    for name, call in {
+        "pack": lambda: ll.LinearHead(w, pack=bad),
+        "normalize": lambda: head.topk(x, 2, normalize=bad),
+        "entropy": lambda: head.score(x, entropy=bad),
+        "accumulate": lambda: head.value_and_grad(x, t, accumulate=bad),
+    }.items():
+        with says(TypeError, f"`{name}` must be True or False", type(bad).__name__):
+            call()
+    for name, call in {
+        "entropy": lambda: ll.RowState.of(x, head, entropy=bad),
+        "accumulate": lambda: head.kl_div_value_and_grad(x, head, x, accumulate=bad),
+    }.items():
+        with says(TypeError, f"`{name}` must be True or False", type(bad).__name__):
+            call()
+    assert head.topk(x, 2, normalize=0).log_prob is None
+    assert head.score(x, entropy=np.True_).entropy is not None
 
 
 @pytest.mark.parametrize("k", [0, -1, N + 1])
@@ -347,8 +375,13 @@ def test_sample_size_and_generator(head, x):
     rng = np.random.default_rng(0)
     with says(ValueError, "size", -1):
         head.sample(x, rng, size=-1)
-    with pytest.raises(TypeError):
-        head.sample(x, "no generator")
+    with says(ValueError, "size", 2**63):
+        head.sample(x, rng, size=2**63)
+    for bad in "no generator", 1.5, 1j:
+        with says(TypeError, "`rng` must be", "Generator", repr(bad)):
+            head.sample(x, bad)
+    with says(ValueError, "`rng` must be", "not negative", -1):
+        head.sample(x, -1)
 
 
 @pytest.mark.parametrize("axis", [2, -3])

@@ -149,7 +149,9 @@ def test_weights_that_are_not_numbers(x, w, t, name, kind):
 @pytest.mark.parametrize(("name", "bad"), [
     ("label_smoothing", -0.1), ("label_smoothing", 1.5), ("label_smoothing", np.nan),
     ("label_smoothing", np.inf), ("z_loss", -1e-4), ("z_loss", np.nan), ("z_loss", np.inf),
+    pytest.param("z_loss", 10**400, id="z_loss-huge"),
     ("entropy_weight", np.nan), ("entropy_weight", np.inf), ("entropy_weight", -np.inf),
+    pytest.param("entropy_weight", -(10**400), id="entropy_weight-huge"),
 ])
 def test_amounts_out_of_range(x, w, t, name, bad):
     for call in all_losses(x, w, t, **{name: bad}):

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from support.memory import MIB, peak
+from support.oracle import says
 
 import logitless as ll
 from logitless._arrays.bfloat16 import BFLOAT16 as INSIDE
@@ -188,6 +189,16 @@ def test_a_npy_file_has_no_names(tmp_path, weight, x):
     for keys in {"key": "weight"}, {"bias_key": "weight"}:
         with pytest.raises(ValueError, match=r"a.npy: expected no key, .* got 'weight'"):
             ll.LinearHead.from_file(tmp_path / "a.npy", **keys)
+
+
+def test_a_name_that_is_none(tmp_path, weight):
+    np.save(tmp_path / "a.npy", weight)
+    np.savez(tmp_path / "a.npz", weight=weight)
+    for bad in np.array(["weight", "b"]), 3, ["weight"]:
+        with says(ValueError, "a.npy: expected no key", repr(bad)):
+            ll.LinearHead.from_file(tmp_path / "a.npy", key=bad)
+        with says(ValueError, "a.npz: expected an array named", repr(bad)):
+            ll.LinearHead.from_file(tmp_path / "a.npz", key=bad)
 
 
 def test_options_of_a_npz_and_those_given(tmp_path, weight, x):

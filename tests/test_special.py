@@ -26,6 +26,19 @@ def n(request):
     return request.param
 
 
+def test_what_float32_has_no_room_for_is_infinite_without_a_word():
+    x, w = np.ones((1, 2), np.float32), np.zeros((3, 2), np.float32)
+    head = ll.LinearHead(w, [0, 1e300, -1e300])
+    assert head.logits(x).tolist() == [[0, INF, -INF]]
+    loss, grad = head.kl_div_value_and_grad(x, ll.LinearHead(w), x, wrt="bias", reduction="none",
+                                            sample_weight=[1e300], grad_output=[1e300])
+    assert np.isnan([*loss, *grad.bias]).all()
+    index, prob = [[0, 1]], [[0.5, 0.2]]
+    _, grad = ll.LinearHead(w).topk_kl_div_value_and_grad(x, index, prob, wrt="bias",
+                                                          sample_weight=[1e300])
+    assert np.isfinite(grad.bias).all()
+
+
 def test_minus_infinity_is_a_class_that_cannot_happen(dtype, n, rng):
     """The others are as if it were not there."""
     x = rng.normal(size=(9, 6)).astype(dtype)

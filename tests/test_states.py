@@ -397,6 +397,8 @@ def test_other_errors():
     untold.merge(state)
     with says(ValueError, "same `target_logit`"):
         untold.merge(problem.state(3000, 5000, target_logit=np.ones(6)))
+    with says(ValueError, "`k` must be between 0 and", 2**62):
+        problem.state(0, 2500, k=2**62)
     with says(TypeError, "`other` must be a RowState, got Scores"):
         state.merge(problem.one())
     with says(TypeError, "RowState.of"):

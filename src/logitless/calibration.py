@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._arrays.checks import TargetLike
     from ._engines.interface import State
 
+_MOST_BINS = 1 << 52  # which float64 can still tell apart
 _ROUNDING = 1e-6  # what a probability of float32 may be above 1
 
 
@@ -203,7 +204,7 @@ def calibration_error(confidence: ArrayLike, hit: ArrayLike, *, bins: int = 15) 
     >>> round(found.ece, 3)  # sure by 0.982, right 3 times of 4
     0.232
     """
-    bins = check_integer(bins, "bins", 1)
+    bins = check_integer(bins, "bins", 1, _MOST_BINS)
     confidence, hit = as_array(confidence, "confidence"), as_array(hit, "hit")
     compute_dtype(confidence.dtype, "confidence")
     compute_dtype(hit.dtype, "hit")

@@ -14,6 +14,7 @@ from ._arrays.bfloat16 import outside
 from ._arrays.checks import (
     check_direct_out,
     check_divisor,
+    check_flag,
     check_integer,
     check_positive,
     check_weight,
@@ -30,7 +31,7 @@ from ._calls.divergence import Divergence, kl_div
 from ._calls.divergence import value_and_grad as divergence_value_and_grad
 from ._calls.objective import Objective, check_temperature, shifted
 from ._calls.options import DEFAULTS, LossOptions, has_axes, spelled_out
-from ._calls.sampling import draw
+from ._calls.sampling import draw, generator
 from ._calls.targets import check_candidates, check_taken
 from ._calls.topk_divergence import TopKDivergence
 from ._calls.value_and_grad import NAMES, WORKSPACE_BYTES, value_and_grad
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
     from ._arrays.checks import ExcludeLike, TargetLike, Values
     from ._calls.options import HeadKeywords, LossKeywords
+
+
+_MOST_DRAWN = 1 << 40  # a row: what NumPy can still be asked to have memory for
+_NONE = "none"  # the same object wherever it is spelled out; any other takes the longer way
 
 
 class LinearHead:
@@ -162,18 +167,19 @@ class LinearHead:
                             "`target_log_prob` take one for each row")
         temperature = check_positive(temperature, "temperature")
         _check_scale(softcap, temperature, compute_dtype(weight.dtype, "weight"))
+        pack = check_flag(pack, "pack")
         _check_screen(screen, pack)
         if n_threads is not None:
             n_threads = check_integer(n_threads, "n_threads", 1)
         self._options = {
             "softcap": softcap,
             "temperature": temperature,
-            "pack": bool(pack),
+            "pack": pack,
             "screen": screen,
             "n_threads": n_threads,
         }
         self._hold(engine.make_layer(
-            weight, bias, softcap=softcap, temperature=temperature, pack=bool(pack),
+            weight, bias, softcap=softcap, temperature=temperature, pack=pack,
             screen=screen is not None,
         ))
         self._n_classes, self._n_features = self._layer.n_classes, self._layer.n_features
@@ -582,7 +588,7 @@ class LinearHead:
             self._few_rows is not None
             and out is None
             and exclude is None
-            and reduction == "none"
+            and reduction is _NONE
             and (of_loss is DEFAULTS or of_loss.change_nothing)
         ):
             losses = self._few_rows.loss(x, target)
@@ -1154,6 +1160,7 @@ class LinearHead:
         array([[ 0, -1]])
         """
         k = check_integer(k, "k", 1, self._n_classes)
+        normalize = normalize is True or check_flag(normalize, "normalize")
         plain = exclude is None and candidates is None
         if plain and self._few_rows is not None and (normalize or self._stats is None):
             top = self._few_rows.topk(x, k, normalize)
@@ -1162,8 +1169,8 @@ class LinearHead:
         rows = self._batch(x, exclude)
         if candidates is not None:
             ranked = check_ranked(candidates, rows.rows.lead, rows.n)
-            return _shaped_top(best_of(rows, ranked, k, bool(normalize), self._n_threads), rows)
-        request = Request(rows.dtype, sums=bool(normalize), k=k)
+            return _shaped_top(best_of(rows, ranked, k, normalize, self._n_threads), rows)
+        request = Request(rows.dtype, sums=normalize, k=k)
         state = rows.run(request) if normalize else self._screened(rows, request)
         return _shaped_top(top_of(state), rows)
 
@@ -1289,9 +1296,9 @@ class LinearHead:
         >>> drawn.shape, np.unique(drawn)
         ((1, 1000), array([0, 2]))
         """
-        size = check_integer(size, "size", 0)
+        size = check_integer(size, "size", 0, _MOST_DRAWN)
         rows = self._batch(x, exclude)
-        return rows.shaped(draw(rows, np.random.default_rng(rng), size))
+        return rows.shaped(draw(rows, generator(rng), size))
 
     @spelled_out(LossOptions)
     def score(
@@ -1344,9 +1351,10 @@ class LinearHead:
         array([0.8324, 0.9753])
         """
         k = check_integer(k, "k", 0, self._n_classes)
+        entropy = entropy is not False and check_flag(entropy, "entropy")
         of_loss = LossOptions.of("LinearHead.score", options)
         if self._few_rows is not None and exclude is None and of_loss.change_nothing:
-            found = self._few_rows.score(x, target, k, bool(entropy))
+            found = self._few_rows.score(x, target, k, entropy)
             if found is not None:
                 return Scores(*found[0], None if found[1] is None else TopK(*found[1]))
         rows, target, of_loss = self._paired(x, target, of_loss, exclude)
@@ -1354,12 +1362,12 @@ class LinearHead:
         if target is None:
             of_rows = check_temperature(of_loss.temperature, rows.rows.lead, rows.dtype,
                                         self._layer.softcap)
-            state = rows.run(Request(rows.dtype, k=k, entropy=bool(entropy), temperature=of_rows))
+            state = rows.run(Request(rows.dtype, k=k, entropy=entropy, temperature=of_rows))
         else:
             objective = Objective(target, rows.rows.lead, rows.n, rows.dtype, "none", of_loss,
                                   self._layer.softcap, rows.exclude)
             ranks = objective.targets.probs is None
-            state = rows.run(objective.request(k=k, entropy=bool(entropy), rank=ranks))
+            state = rows.run(objective.request(k=k, entropy=entropy, rank=ranks))
             loss = rows.shaped(objective.losses(state))
             if ranks:
                 target_logit = rows.shaped(state.target_logit[:, 0])

@@ -134,7 +134,7 @@ def read_head(path: str | os.PathLike[str], *, key: str | None = None,
     """
     archive = open_archive(path)
     if archive is None:
-        _refuse_key(path, key or bias_key)
+        _refuse_key(path, bias_key if key is None else key)
         return HeadArrays(map_or_read(find_npy(path), not mapped))
     name = weight_name(archive, key)
     bias = bias_name(archive, name, bias_key)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays.checks import check_integer
+from ._arrays.checks import check_flag, check_integer
 from ._arrays.sparse_x import as_rows, check_rows
 from ._calls import merged_parts, parts, pickled_parts
 from ._calls.batch import shaped, top_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._arrays.checks import TargetLike, Values
     from ._calls.options import HeadAndLossKeywords
 
+_MOST_BEST = 1 << 40  # what NumPy can still be asked to have memory for
 _SPAN = 4096  # classes: whole spans of either precision
 
 
@@ -181,12 +182,13 @@ class RowState:
         head = _head("RowState.of", weight, bias, of_head)
         checked = LossOptions.of("RowState.of", of_loss)
         first = check_integer(first, "first", 0, parts.MOST - head.n_classes)
-        k = check_integer(k, "k", 0)
+        k = check_integer(k, "k", 0, _MOST_BEST)
+        entropy = check_flag(entropy, "entropy")
         if type(checked.shift) is not int or checked.shift:
             x, target, checked = shifted(check_rows(x, head.n_features), target, checked)
         rows, dtype = head._checked(x)
         return _state(parts.score_part(
-            head._layer, as_rows(rows), dtype, first, target, k, bool(entropy), target_logit,
+            head._layer, as_rows(rows), dtype, first, target, k, entropy, target_logit,
             checked, head._n_threads))
 
     @staticmethod

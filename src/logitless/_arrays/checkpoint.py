@@ -52,7 +52,7 @@ def bias_name(archive: Archive, weight: str, key: str | None) -> str | None:
 
 def check_name(archive: Archive, name: str) -> None:
     """Check that there is an array of a name."""
-    if name not in archive.names:
+    if not isinstance(name, str) or name not in archive.names:
         raise ValueError(f"{archive.path}: expected an array named {name!r}, found "
                          f"{_told(archive, archive.names)}")
 

@@ -210,12 +210,21 @@ def check_classes(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
+def as_float(value: Any) -> float:
+    """A number in float64: what is beyond its range becomes infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def check_positive(value: object, name: str) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    if not value < math.inf or value <= 0:
+    number = as_float(value)
+    if not 0 < number < math.inf:
         raise ValueError(f"`{name}` must be positive and finite, got {value}")
-    return float(value)
+    return number
 
 
 def check_divisor(value: float, name: str, dtype: np.dtype) -> None:
@@ -224,6 +233,14 @@ def check_divisor(value: float, name: str, dtype: np.dtype) -> None:
     if not least <= value <= most:
         raise ValueError(f"{name} must be within [{least:.8g}, {most:.8g}] for logits in {dtype}, "
                          f"got {value}")
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Whether a switch is on: anything that has a truth value, as NumPy has it."""
+    try:
+        return bool(value)
+    except Exception:  # whatever an array or an object of another library raises
+        raise TypeError(f"`{name}` must be True or False, got {type(value).__name__}") from None
 
 
 def check_integer(

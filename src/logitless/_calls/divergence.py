@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .._arrays.checks import as_float, check_flag
 from .._arrays.rows import Rows
 from .._arrays.sparse_x import SparseX, as_rows
 from .._engines.choice import engine
@@ -57,7 +58,8 @@ class Rowwise:
     def multiply(self, grad_output: np.ndarray | float, temperature: float) -> None:
         """Say what gradients by the logits are multiplied with."""
         divisor = self.divisor()
-        self._factor = grad_output / (divisor * temperature) if divisor else 0.0
+        with np.errstate(over="ignore"):
+            self._factor = grad_output / (divisor * temperature) if divisor else 0.0
 
     def note(self, value: np.ndarray, rows: slice) -> np.ndarray:
         """Note the divergences of some rows and give the factors of their gradients."""
@@ -106,7 +108,8 @@ class Divergence(Rowwise):
         if b < 1:
             value = state.from_teacher if b == 0 else b * state.from_teacher + (1 - b) * value
         coefficients = np.zeros((len(COEFFICIENTS), len(value)), self.dtype)
-        coefficients[SOFTMAX] = self.note(value, rows)
+        with np.errstate(over="ignore"):  # of factors that the precision has no room for
+            coefficients[SOFTMAX] = self.note(value, rows)
         return coefficients
 
 
@@ -145,6 +148,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
     """Find them and their gradients; see `LinearHead.kl_div_value_and_grad`."""
     wanted = check_wrt(wrt, isinstance(x, SparseX))
     workspace = check_workspace(workspace_bytes)
+    accumulate = check_flag(accumulate, "accumulate")
     rows = as_rows(x)
     divergence.multiply(check_factor(grad_output, rows.lead, divergence.reduction),
                         layer.temperature)
@@ -152,7 +156,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
     d_x = None if grads.x is None else grads.x.reshape(rows.m, rows.n)
     engine.gradients(
         layer, rows, divergence.request, divergence, Gradients(d_x, grads.weight, grads.bias),
-        bool(accumulate), workspace, n_threads, divergence.teacher,
+        accumulate, workspace, n_threads, divergence.teacher,
     )
     return given_loss(divergence.losses, divergence, rows.lead, None), grads
 
@@ -161,7 +165,7 @@ def check_beta(beta: object) -> float:
     """Check the share of the teacher in what lies between two softmaxes."""
     if isinstance(beta, bool) or not isinstance(beta, Real):
         raise TypeError(f"`beta` must be a number, got {type(beta).__name__}")
-    share = float(beta)
+    share = as_float(beta)
     if not 0 <= share <= 1 or 0 < share < SMALLEST:
         raise ValueError(f"`beta` must be 0 or between {SMALLEST} and 1, got {beta}")
     return share

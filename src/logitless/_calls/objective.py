@@ -26,7 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.checks import as_array, check_divisor, check_integer, compute_dtype, plain
+from .._arrays.checks import (
+    as_array,
+    as_float,
+    check_divisor,
+    check_integer,
+    compute_dtype,
+    plain,
+)
 from .._arrays.exclusions import Exclusions
 from .._arrays.rows import Rows
 from .._arrays.sparse import SparseRows, checked_csr, is_sparse
@@ -198,7 +205,7 @@ def reduced(losses: np.ndarray, divisor: float, reduction: str, dtype: np.dtype)
 
 def check_reduction(reduction: str) -> None:
     """Refuse an unknown reduction."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {REDUCTIONS}, got {reduction!r}")
 
 
@@ -305,7 +312,7 @@ def _check_amount(value: object, name: str, least: float, most: float) -> float:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    number = float(value)
+    number = as_float(value)
     if math.isfinite(number) and least <= number <= most:
         return number
     limits = (f"between {least} and {most}" if math.isfinite(most) else

@@ -10,6 +10,15 @@ _VALUES = 1 << 20  # random numbers held at a time
 _TICK = 2.0**-54  # below what steps the random numbers come in
 
 
+def generator(rng: object) -> np.random.Generator:
+    """Make the source of randomness that `rng` is or is the seed of."""
+    try:
+        return np.random.default_rng(rng)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise type(error)("`rng` must be a numpy.random.Generator, a seed that is not negative, or "
+                          f"None, got {rng!r:.80}") from None
+
+
 def draw(rows: Batch, rng: np.random.Generator, size: int) -> np.ndarray:
     """Draw classes (m, size): the winner of an exponential race (Gumbel-max).
 
@@ -39,7 +48,8 @@ def _race(z: np.ndarray, rng: np.random.Generator, row: int, drawn: np.ndarray) 
             "`sample` needs logits that are not NaN or +inf, and not all -inf, "
             f"got such in row {bad}"
         )
-    z -= peak[:, None]
+    with np.errstate(over="ignore"):
+        z -= peak[:, None]
     r, n = z.shape
     step = max(1, _VALUES // (r * n))  # less than all draws only where r is 1
     for lo in range(0, drawn.shape[1], step):

@@ -32,7 +32,11 @@ def fitted(objective: Objective, scored: Pass) -> float:
     """Find the `u` where the sum of the losses is least; 0 where all are as good."""
 
     def derivatives(u: float) -> tuple[float, float]:
-        return _derivatives(objective, scored(u))
+        found = _derivatives(objective, scored(u))
+        if not all(map(math.isfinite, found)):
+            raise ValueError("`x` and `sample_weight` must have derivatives of the loss with a "
+                             f"finite sum, got {found[0]} and {found[1]}")
+        return found
 
     slope, curvature = derivatives(0.0)
     if slope == 0:
@@ -85,7 +89,7 @@ def _derivatives(
     slope = curvature = gap = 0.0
     for rows, state in parts:
         counts = _counted(objective, state, rows)
-        with np.errstate(invalid="ignore"):  # rows that do not count
+        with np.errstate(over="ignore", invalid="ignore"):  # rows that do not count
             mass, gaps = _targets(objective, state)
             mean = np.subtract(state.log_norm, state.entropy, dtype=F64)
             square = np.divide(state.square, 1 + state.rest.astype(F64))
@@ -126,4 +130,5 @@ def _counted(objective: Objective, state: State, rows: slice) -> np.ndarray | No
 
 
 def _total(values: np.ndarray, counts: np.ndarray | None) -> float:
-    return float(np.sum(values if counts is None else values[counts]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sum(values if counts is None else values[counts]))

@@ -50,8 +50,9 @@ class TopKDivergence(Rowwise):
         """
         c = np.zeros((len(COEFFICIENTS), rows.stop - rows.start), self.dtype)
         for some in row_blocks(c.shape[1], most=max(1, _CELLS // self._index.shape[1])):
-            c[SOFTMAX, some], c[GIVEN, some] = self._take(
-                state, some, slice(rows.start + some.start, rows.start + some.stop))
+            with np.errstate(over="ignore"):  # of factors that the precision has no room for
+                c[SOFTMAX, some], c[GIVEN, some] = self._take(
+                    state, some, slice(rows.start + some.start, rows.start + some.stop))
         return c
 
     def _take(self, state: State, at: slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:

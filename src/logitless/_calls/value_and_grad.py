@@ -11,6 +11,7 @@ import numpy as np
 from .._arrays.checks import (
     as_array,
     check_direct_out,
+    check_flag,
     check_integer,
     compute_dtype,
     plain,
@@ -43,6 +44,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
     """
     wanted = check_wrt(wrt, isinstance(x, SparseX))
     workspace_bytes = check_workspace(workspace_bytes)
+    accumulate = check_flag(accumulate, "accumulate")
     eps = _check_eps(filter_eps)
     used = x
     if options is not DEFAULTS:
@@ -56,7 +58,7 @@ def value_and_grad(layer: Layer, n_threads: int | None, x: np.ndarray | SparseX,
     request = objective.request(entropy=scores is not None)
     backward = Backward(objective, factor, eps, layer.temperature, scores)
     into = Gradients(_rows_of(grads.x, used.shape, accumulate), grads.weight, grads.bias)
-    engine.gradients(layer, rows, request, backward, into, bool(accumulate), workspace_bytes,
+    engine.gradients(layer, rows, request, backward, into, accumulate, workspace_bytes,
                      n_threads)
     return given_loss(backward.losses, objective, rows.lead, None), grads
 
