@@ -1,9 +1,10 @@
 """The kernels without Python around them: every instruction set and compiler gives the same bits.
 
 ``c/hashes.c`` is built as ``setup.py`` builds the kernels, run, and held against
-``golden/hashes.txt``, and ``c/bf16.c`` against ``golden/bf16.txt``, which ``write_goldens.py``
-writes. NEON and a big-endian machine are cross-compiled for and emulated; where the tools for that
-are missing the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks for a failure instead.
+``golden/hashes.txt``, and programs that print one hash against the file of their name there;
+``write_goldens.py`` writes them. NEON and a big-endian machine are cross-compiled for and emulated;
+where the tools for that are missing the test is skipped, unless ``LOGITLESS_REQUIRE_QEMU=1`` asks
+for a failure instead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from support.c_programs import (
 )
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "hashes.txt"
-GOLDEN_HASH = {"bf16": GOLDEN.with_name("bf16.txt")}
+GOLDEN_HASH = {name: GOLDEN.with_name(f"{name}.txt") for name in ("bf16", "edges", "narrow")}
 ARM = ("aarch64", "arm64")
 
 pytestmark = pytest.mark.compiled_only
