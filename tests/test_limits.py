@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from support.processes import python
 
@@ -63,3 +64,25 @@ def test_products_of_bytes_are_counted(isa):
     assert one % (2 * 4 * screener.lanes) == 0 < one
     assert [screener.spin(rounds) for rounds in (0, 2, 63, 64, 1000)] == [
         rounds * one for rounds in (0, 2, 63, 64, 1000)]
+
+
+@pytest.mark.compiled_only
+def test_chains_and_products_are_counted(dtype):
+    """Two operations each, for every number of each accumulator; and none without a round."""
+    from logitless._engines.compiled.kernels import BF16, KERNELS
+
+    for load, lanes in (KERNELS[dtype].spin_fma, 64 // dtype.itemsize), (BF16.spin, 2):
+        one = load(1)
+        assert one % (2 * lanes) == 0 < one
+        assert [load(rounds) for rounds in (0, 2, 1000)] == [rounds * one for rounds in (0, 2, 1000)]
+
+
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("streams", [1, 3, 4, 5])
+def test_memory_is_read_once(streams, dtype):
+    """Whole vectors of each part: what is read is added up."""
+    from logitless._engines.compiled.kernels import KERNELS
+
+    vector = 64 // dtype.itemsize
+    memory = np.arange(streams * 3 * vector, dtype=dtype)
+    assert KERNELS[dtype].spin_read(memory, streams) == memory.sum()
