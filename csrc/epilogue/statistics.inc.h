@@ -16,8 +16,7 @@ LL_TEMPLATE vec statistic_add(int which, vec sum, vec e, vec d)
 {
     switch (which) {
     case LL_MOMENT: return vfma(e, d, sum);
-    case LL_SECOND: return vfma(vmul(e, d), d, sum);
-    default: return sum;
+    default: /* LL_SECOND */ return vfma(vmul(e, d), d, sum);
     }
 }
 
@@ -33,12 +32,11 @@ LL_TEMPLATE vec statistic_move(int which, vec sum, vec before, vec all, vec shif
     case LL_MOMENT:
         sum = merge ? vfma(shift, all, sum) : vadd(sum, vmul(shift, all));
         return vmul_zero(scale, sum);
-    case LL_SECOND:
+    default: /* LL_SECOND */
         twice = vadd(before, before);
         twice = merge ? vfma(shift, all, twice) : vadd(twice, vmul(shift, all));
         sum = merge ? vfma(shift, twice, sum) : vadd(sum, vmul(shift, twice));
         return vmul_zero(scale, sum);
-    default: return sum;
     }
 }
 
