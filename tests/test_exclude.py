@@ -144,6 +144,52 @@ def test_against_a_softmax_in_numpy(n, dtype, rng):
     assert (p[mask] == 0).all()
 
 
+@pytest.mark.parametrize("n", [7, 40, 700])
+@pytest.mark.parametrize("form", ["csr", "alike"])
+def test_smoothing_goes_over_the_classes_that_are_left(n, form, dtype, rng):
+    x, w = rng.standard_normal((20, 5)).astype(dtype), rng.standard_normal((n, 5)).astype(dtype)
+    exclude, mask = as_form(masks(20, n, 3, 0.3), form)
+    target = np.argmin(mask, axis=1)
+    weight = np.arange(n) % 3 + 1
+    log_p = ll.log_softmax(np.where(mask, -np.inf, x.astype(np.float64) @ w.T.astype(np.float64)))
+    terms = np.where(mask, 0, -weight * log_p)
+    expected = (0.75 * terms[np.arange(20), target]
+                + 0.25 / (~mask).sum(axis=1) * terms.sum(axis=1))
+    losses = ll.LinearHead(w).loss(x, target, label_smoothing=0.25, class_weight=weight,
+                                   exclude=exclude)
+    np.testing.assert_allclose(losses, expected, rtol=200 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("n", [9, 60, 700])
+def test_ranks_of_what_cannot_happen(n, rng):
+    """A target of -inf that is left comes after all others that are, and earlier ones like it."""
+    x, w = rng.standard_normal((40, 4)), rng.standard_normal((n, 4))
+    impossible = rng.random(n) < 0.4
+    impossible[0] = False
+    head = ll.LinearHead(w, np.where(impossible, -np.inf, 0))
+    exclude, mask = as_form(masks(40, n, 5, 0.3), "csr")
+    target = rng.integers(n, size=40)
+    assert impossible[target].any()
+    scores = head.score(x, target, exclude=exclude)
+    np.testing.assert_array_equal(scores.target_rank, ranks(head.logits(x), mask, target))
+
+
+@pytest.mark.parametrize("n", [3, 16, 40])
+@pytest.mark.parametrize("m", [5, 40])
+def test_sparse_rows(m, n, dtype, rng):
+    """Few classes as many, and as few and as many rows."""
+    x = sparse.random_array((m, 30), density=0.2, format="csr", dtype=dtype, rng=rng)
+    head = ll.LinearHead(rng.standard_normal((n, 30)).astype(dtype))
+    exclude, mask = as_form(masks(m, n, 7, 0.4), "csr")
+    target = rng.integers(n, size=m)
+    ours, theirs = (head.score(rows, target, entropy=True, exclude=exclude)
+                    for rows in (x, x.toarray()))
+    for name, value in parts_of(theirs).items():
+        assert_same(getattr(ours, name), value, name)
+    assert_same_bits(head.topk(x, min(n, 4), exclude=exclude).index,
+                     best(head.logits(x.toarray()), mask, min(n, 4))[0])
+
+
 @pytest.mark.parametrize("n", [5, 16, 200, 600, 9000])
 def test_nothing_excluded_changes_no_bit(n, dtype, rng):
     x, w = rng.standard_normal((70, 9)).astype(dtype), rng.standard_normal((n, 9)).astype(dtype)
