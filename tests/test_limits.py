@@ -74,7 +74,7 @@ def test_chains_and_products_are_counted(dtype):
     for load, lanes in (KERNELS[dtype].spin_fma, 64 // dtype.itemsize), (BF16.spin, 2):
         one = load(1)
         assert one % (2 * lanes) == 0 < one
-        assert [load(rounds) for rounds in (0, 2, 1000)] == [rounds * one for rounds in (0, 2, 1000)]
+        assert [load(rounds) for rounds in (0, 2, 99)] == [rounds * one for rounds in (0, 2, 99)]
 
 
 @pytest.mark.compiled_only

@@ -57,11 +57,11 @@ def compiler_named(name):
 class Build:
     """Objects of one compiler for a machine, all or the wanted sets, and programs of them."""
 
-    def __init__(self, compiler, machine, folder, *switches, wanted=()):
+    def __init__(self, compiler, machine, folder, *switches, wanted=(), csrc=CSRC):
         self.compiler, self.machine, self.folder = compiler, machine, folder
-        self.switches, self.wanted = switches, wanted
+        self.switches, self.wanted, self.csrc = switches, wanted, csrc
         self.setup = setup_table()
-        self.objects = {}
+        self.sources, self.objects = {}, {}
         self.have = []
 
     def command(self):
@@ -73,6 +73,7 @@ class Build:
 
     def add(self, name, source, *flags):
         """Compile an object for all programs, or compile it anew."""
+        self.sources[name] = source, *flags
         self.objects[name] = self.compiled(name, source, *flags)
 
     def compiled(self, name, source, *flags):
@@ -99,7 +100,7 @@ class Build:
 
     def kernels(self):
         """Compile every instruction set that is wanted and known, side by side."""
-        isa, files = CSRC / "isa", []
+        isa, files = self.csrc / "isa", []
         for name, flags in self.usable("ISAS"):
             files += [(f"{name}{bits}", isa / f"{name}.c", *flags, f"-DLL_REAL={bits}")
                       for bits in (64, 32)]
@@ -108,13 +109,13 @@ class Build:
             for name, flags in self.usable(table):
                 files.append((f"{kind}_{name}", isa / f"{kind}_{name}.c", *flags))
                 self.have.append(f"{kind}_{name}")
-        files.append(("dispatch", CSRC / "dispatch.c", *self.macros()))
+        files.append(("dispatch", self.csrc / "dispatch.c", *self.macros()))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda file: self.add(*file), files))
 
     def program(self, name, *flags):
         """Compile a program, and link it with all other objects."""
-        own = self.compiled(name, TESTS / "c" / f"{name}.c", f"-I{CSRC}", *flags)
+        own = self.compiled(name, TESTS / "c" / f"{name}.c", f"-I{self.csrc}", *flags)
         path = str(self.folder / name)
         link = [*self.command(), *self.objects.values(), own, "-o", path, "-lm"]
         subprocess.run(link, check=True, timeout=120)
