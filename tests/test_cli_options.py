@@ -106,13 +106,15 @@ def test_a_fitted_temperature(command, files, rng, shift):
     np.save("head", 3 * files["head"])
     target = np.where(rng.random(M) < 0.5, head.predict(files["x"]), files["target"])
     np.save("target", target)
+    np.save("none", np.zeros(len(files["head"]), bool))
     x, target = files["x"][: M - shift], target[shift:]
     found, stdout = score(command, "x.npy", "target.npy", "--fit-temperature", "--shift", shift)
     best = ll.fit_temperature(head, x, target)
     assert float(re.search(r"^temperature +(\S+)$", stdout, re.M)[1]) == pytest.approx(best, 1e-4)
     np.testing.assert_allclose(found["loss"], head.with_temperature(best).loss(x, target), 1e-4)
     for words, said in ((["x.npy"], "--fit-temperature is by TARGET, got none"),
-                        (["x.npy", "target.npy", "--exclude", "x.npy"], "--exclude must be")):
+                        (["x.npy", "target.npy", "--exclude", "x.npy"], "--exclude must be"),
+                        (["x.npy", "target.npy", "--exclude", "none.npy"], "got --exclude")):
         code, _, stderr = command("score", "head.npy", *words, "-o", "o.npz", "--fit-temperature")
         assert (code, stderr.count("\n")) == (2, 1)
         assert said in stderr

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.damage import assert_clean, damaged, damages, everything
+from support.oracle import says
 
 from logitless._arrays.files import map_array
 from logitless._arrays.safetensors import Safetensors
@@ -159,3 +160,18 @@ def test_each_damage_is_told(tmp_path, data, message):
         with pytest.raises(ValueError, match=f"head.npy: (it|expected).*{message}") as caught:
             read(path)
         assert "\n" not in str(caught.value)
+
+
+def test_an_index_of_more_than_may_be(tmp_path):
+    path = tmp_path / "index.json"
+    path.write_bytes(VALID_INDEX)
+    os.truncate(path, 100_000_001)  # of which the system keeps no more than there was
+    with says(ValueError, "index.json", "more than 100000000 bytes"):
+        read_head(path)
+
+
+def test_a_header_that_is_no_object(tmp_path):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(tensors(text="[1]"))
+    with says(ValueError, "head.safetensors", "expected"):
+        Safetensors(path)

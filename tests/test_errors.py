@@ -355,9 +355,33 @@ def test_threads_are_at_least_one(w, bad):
         pass
 
 
-def test_threads_are_whole(w):
-    with says(TypeError, "thread"):
-        ll.LinearHead(w, n_threads=1.5)
+@pytest.mark.parametrize("bad", [1.5, "2", True])
+def test_threads_are_whole(w, bad):
+    with says(TypeError, "`n` must be an int", type(bad).__name__), ll.threads(bad):
+        pass
+    if bad is not True:
+        with says(TypeError, "`n_threads` must be an int", type(bad).__name__):
+            ll.LinearHead(w, n_threads=bad)
+
+
+def test_masked_arrays(head, x, w):
+    with says(TypeError, "`x` must be a plain array", "masked"):
+        head.predict(np.ma.masked_less(x, 0))
+    with says(TypeError, "`weight` must be a plain array", "masked"):
+        ll.LinearHead(np.ma.masked_less(w, 0))
+
+
+def test_gradients_are_named_in_a_sequence(head, x, t):
+    with says(TypeError, "`wrt` must be a sequence", "'weight'", "int"):
+        head.value_and_grad(x, t, wrt=1)
+
+
+def test_scores_without_a_target(head, x):
+    scores = head.score(x)
+    with says(ValueError, "`perplexity` needs scores made with a target"):
+        _ = scores.perplexity
+    with says(ValueError, "`accuracy` needs scores made with one target class a row"):
+        _ = scores.accuracy
 
 
 @pytest.mark.parametrize("bad", ["int4", "INT8", True, 8])

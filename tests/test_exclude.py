@@ -190,6 +190,20 @@ def test_sparse_rows(m, n, dtype, rng):
                      best(head.logits(x.toarray()), mask, min(n, 4))[0])
 
 
+def test_entries_in_any_order_and_twice(rng):
+    x, w = rng.standard_normal((6, 5)), rng.standard_normal((40, 5))
+    mask = masks(6, 40, 0, 0.5)
+    mask[[2, 5]] = False
+    tidy, untidy = (as_form(mask, form)[0] for form in ("csr", "untidy"))
+    entries = untidy.indices.copy()
+    head, target = ll.LinearHead(w), rng.integers(40, size=6)
+    ours, theirs = (head.score(x, target, k=9, exclude=exclude) for exclude in (untidy, tidy))
+    assert_same_bits(ours.loss, theirs.loss)
+    assert_same_bits(ours.top.index, theirs.top.index)
+    assert_same_bits(head.predict_proba(x, exclude=untidy), head.predict_proba(x, exclude=tidy))
+    np.testing.assert_array_equal(untidy.indices, entries)  # it stays as it was
+
+
 @pytest.mark.parametrize("n", [5, 16, 200, 600, 9000])
 def test_nothing_excluded_changes_no_bit(n, dtype, rng):
     x, w = rng.standard_normal((70, 9)).astype(dtype), rng.standard_normal((n, 9)).astype(dtype)

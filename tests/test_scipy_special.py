@@ -63,6 +63,13 @@ def test_axes_of_a_scalar(name):
             getattr(ll, name)(3.0, axis=axis)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_axis_is_named_once(name):
+    for axis in ((0, 0), (1, -1)):
+        with says(ValueError, "`axis` must not name an axis twice", axis):
+            getattr(ll, name)(np.ones((2, 3)), axis=axis)
+
+
 @pytest.mark.parametrize(("shape", "axis"), [
     ((0,), -1), ((0,), None), ((3, 0), 1), ((0, 3), 0), ((3, 0), None), ((2, 0, 3), (0, 1)),
     ((2, 0, 3), 1),

@@ -508,8 +508,17 @@ def test_shapes_of_deferred_logits():
     assert z[:, 1:].shape == z[..., 1:, :].shape == z[:, 1:, :].shape == (2, 2, N)
     assert (z[1].shape, z[1, 2].shape) == ((3, N), (N,))
     assert z.to(dtype=torch.float64).dtype == torch.float64
+    assert z.to("cpu") is z
     with pytest.raises(ValueError, match="have 64 classes, got the shape"):
         z.view(-1, N + 1)
+
+
+def test_scales_of_deferred_logits():
+    """``factor * tanh(z / divisor)``: a softcap and what is then like a temperature."""
+    z = _deferred.DeferredLogits("Some", torch.ones(2, 3, 16), torch.ones(N, 16), None)
+    assert ((z / 4 * 2).softcap, (z / 4 * 2).temperature) == (None, 2)
+    capped = torch.tanh(z / 4) * 6 / 2
+    assert (capped.softcap, capped.temperature) == (4, 4 / 3)
 
 
 # In company
