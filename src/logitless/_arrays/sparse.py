@@ -39,11 +39,6 @@ class SparseRows:
         return len(self.start) - 1
 
     @property
-    def whole(self) -> SparseRows:
-        """All rows."""
-        return self
-
-    @property
     def row_bytes(self) -> int:
         """A slice of rows copies nothing."""
         return 0
