@@ -11,6 +11,7 @@ from support.oracle import says
 
 import logitless as ll
 from logitless._arrays.checks import plain
+from logitless._arrays.sparse_x import read_x
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -339,3 +340,10 @@ def test_memory(n, pack):
     assert peak_again(lambda: head.loss(x, t)) < limit
     assert peak_again(lambda: head.predict(x)) < limit
     assert m * n * 4 > 2 * limit or n == 10
+
+
+def test_as_many_features_as_an_index_can_count():
+    nothing = np.empty(0), (np.empty(0, int), np.empty(0, int))
+    assert read_x(sparse.coo_array(nothing, shape=(1, 2**31 - 1))).n == 2**31 - 1
+    with says(ValueError, "sparse `x` must have at most 2147483647", 2**31):
+        read_x(sparse.coo_array(nothing, shape=(1, 2**31)))
