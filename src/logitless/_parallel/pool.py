@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
-from sys import is_finalizing
+from sys import exc_info, is_finalizing
 from typing import Any
 
 from .cores import usable_cores
@@ -144,12 +144,20 @@ def _hire() -> Any:
     if _new_helper is None or len(_helpers) >= MAX_THREADS:
         return None
     helper = _new_helper()
+    thread = threading.Thread(target=helper.serve, name=f"logitless_{len(_helpers)}", daemon=True)
+    outer = exc_info()[1]
+    _helpers.append(helper)  # before it starts: an interrupt may come with that
     try:
-        threading.Thread(target=helper.serve, name=f"logitless_{len(_helpers)}",
-                         daemon=True).start()
-    except RuntimeError:
-        return None
-    _helpers.append(helper)
+        thread.start()
+    except BaseException as error:
+        if thread.ident is None:
+            _helpers.remove(helper)
+        if not isinstance(error, RuntimeError):
+            raise
+        if error.__context__ is outer:  # there are no more threads
+            return None
+        # An interrupt that came while a Condition waited, and which that made an error of.
+        raise (error.__context__ or error) from None
     if len(_helpers) >= _cores():
         for each in _helpers:
             each.turns = 0  # who waits awake would be in the way

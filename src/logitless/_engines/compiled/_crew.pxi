@@ -53,14 +53,13 @@ cdef class Helper:
         How long it is awake: 0 where threads are more than cores.
     """
 
-    cdef int64_t state
-    cdef public int turns
+    cdef int64_t state, awake
     cdef int seat
     cdef errand *work
     cdef PyThread_type_lock bell
 
     def __cinit__(self):
-        self.turns = TURNS
+        self.awake = TURNS
         self.bell = PyThread_allocate_lock()
         if self.bell == NULL:
             raise MemoryError
@@ -70,6 +69,14 @@ cdef class Helper:
         # Its thread has not begun: one that has holds on to it, even where a fork left it behind.
         if self.bell != NULL:
             PyThread_free_lock(self.bell)
+
+    @property
+    def turns(self):
+        return ll_read(&self.awake)
+
+    @turns.setter
+    def turns(self, int64_t turns):
+        ll_add(&self.awake, turns - ll_read(&self.awake))  # its thread may be looking
 
     cdef int64_t post(self, errand *work, int seat) noexcept:
         """Give it work, if it has none; returns the number of the work or 0."""
@@ -102,8 +109,7 @@ cdef class Helper:
 
     cdef void wait(self) noexcept nogil:
         """Wait for work that needs the GIL, and do other work."""
-        cdef int turns = self.turns
-        cdef int64_t state
+        cdef int64_t state, turns = ll_read(&self.awake)
         while True:
             state = ll_read(&self.state)
             if (state & KIND) == POSTED_PYTHON:
@@ -111,7 +117,7 @@ cdef class Helper:
             if self.begin(POSTED):
                 self.work.part(self.work.shared, self.seat)
                 self.end(self.work)
-                turns = self.turns
+                turns = ll_read(&self.awake)
             elif turns > 0:
                 turns -= 1
                 ll_relax()
@@ -119,7 +125,7 @@ cdef class Helper:
                 ll_relax()
             elif ll_replace(&self.state, state, state + ASLEEP - IDLE):
                 PyThread_acquire_lock(self.bell, WAIT_LOCK)
-                turns = self.turns
+                turns = ll_read(&self.awake)
 
     def serve(self):
         """What its thread does, until the end of the process."""
@@ -143,7 +149,7 @@ cdef class Crew:
 
     cdef errand errand
     cdef bint awaited
-    cdef int turns
+    cdef int64_t turns
     cdef list posted
     cdef object work, help_, stop_, error
 
@@ -196,8 +202,10 @@ cdef class Crew:
             self.settle(True)
         except:  # noqa: E722: also those that handlers of signals raise
             # No bytecode runs from here on, and with it no other handler.
-            self.stop()
-            self.settle(False)
+            try:
+                self.stop()
+            finally:
+                self.settle(False)
             raise
         if self.error is not None:
             raise self.error
@@ -206,11 +214,11 @@ cdef class Crew:
         cdef int64_t number = helper.post(&self.errand, <int>len(self.posted) + 1)
         if number:
             self.posted.append((helper, number))
-            self.turns = helper.turns
+            self.turns = ll_read(&helper.awake)
 
     cdef int settle(self, bint signals) except -1:
         """Wait until no helper is at work."""
-        cdef int turns = self.turns
+        cdef int64_t turns = self.turns
         cdef bint gone = False
         for helper, number in self.posted:
             (<Helper>helper).recall(&self.errand, number)
@@ -226,4 +234,5 @@ cdef class Crew:
                 gone = PyThread_acquire_lock_timed(self.errand.gone, LOOK, 0) == PY_LOCK_ACQUIRED
             if signals and not gone:
                 PyErr_CheckSignals()
+        ll_read(&self.errand.helpers)  # what they wrote is seen, whatever a lock of Python's is
         return 0

@@ -82,9 +82,10 @@ cdef class FewRows:
             return None
         cdef ll_job job = self.layer
         cdef char *memory = self.run(&job, x, NULL)
-        best = self.classes(&job)
-        PyMem_RawFree(memory)
-        return best
+        try:
+            return self.classes(&job)
+        finally:
+            PyMem_RawFree(memory)
 
     def columns(self, x, str write):
         """What `write` names, (rows, n), or None."""
@@ -125,13 +126,14 @@ cdef class FewRows:
         job.question.n_targets, job.question.targets = 1, <const int64_t *>data(target)
         job.output.state.target_logit = data(logit)
         memory = self.run(&job, x, data(loss))
-        memcpy(data(rank), job.output.state.ints + LL_RANK * job.output.state.stride,
-               rows * sizeof(int64_t))
-        largest, norm = self.values(&job, LL_MAX), self.values(&job, LL_REST)
-        found = (loss, largest + norm, logit, rank, self.classes(&job), largest,
-                 self.values(&job, LL_MOMENT) if entropy else None)
-        PyMem_RawFree(memory)
-        return found, best
+        try:
+            memcpy(data(rank), job.output.state.ints + LL_RANK * job.output.state.stride,
+                   rows * sizeof(int64_t))
+            largest, norm = self.values(&job, LL_MAX), self.values(&job, LL_REST)
+            return (loss, largest + norm, logit, rank, self.classes(&job), largest,
+                    self.values(&job, LL_MOMENT) if entropy else None), best
+        finally:
+            PyMem_RawFree(memory)
 
     cdef tuple best(self, ll_job *job, ptrdiff_t rows, ptrdiff_t top, bint normalize):
         """Arrays of a job for its best classes: none yet."""
