@@ -263,7 +263,8 @@ def test_helpers_that_cannot_be_started_take_no_memory(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", fail)
     tracemalloc.start()
     try:
-        pool.run(lambda tasks: list(tasks), 2, 2)
+        for _ in range(100):  # what Python keeps for itself
+            pool.run(lambda tasks: list(tasks), 2, 2)
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(500):
             pool.run(lambda tasks: list(tasks), 2, 2)
