@@ -105,8 +105,10 @@ def tables(records: list[dict], cuts: tuple[Cut, ...] = CUTS) -> list[str]:
 
 def renewed(page: str, records: list[dict], cuts: tuple[Cut, ...]) -> str:
     """Give a page with its first tables made anew; what is written between them stays."""
-    for new, old in zip(tables(records, cuts)[::-1], list(TABLE.finditer(page))[: len(cuts)][::-1],
-                        strict=True):
+    there = list(TABLE.finditer(page))[: len(cuts)]
+    if len(there) < len(cuts):
+        raise ValueError(f"expected a page of {len(cuts)} tables, found {len(there)}")
+    for new, old in zip(tables(records, cuts)[::-1], there[::-1], strict=True):
         (made,) = TABLE.finditer(f"{new}\n")
         first, before = (found[1].partition(" |")[0] for found in (made, old))
         if first != before:
