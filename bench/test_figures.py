@@ -31,7 +31,7 @@ def test_a_page_shows_what_was_measured(name):
 
 def test_tables_of_another_page_are_not_renewed():
     page = (runner.HERE.parent / "README.md").read_text()
-    with pytest.raises(ValueError, match="expected a table of 'screened', found one of 'logitless'"):
+    with pytest.raises(ValueError, match="expected a table of 'screened', found"):
         readme.renewed(page, [], readme.CUTS[2:3])
     with pytest.raises(ValueError, match="expected a page of 2 tables, found 1"):
         readme.renewed(page, [], readme.PAGES["docs/benchmarks/best-classes.md"])
