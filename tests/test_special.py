@@ -30,6 +30,9 @@ def test_what_float32_has_no_room_for_is_infinite_without_a_word():
     x, w = np.ones((1, 2), np.float32), np.zeros((3, 2), np.float32)
     head = ll.LinearHead(w, [0, 1e300, -1e300])
     assert head.logits(x).tolist() == [[0, INF, -INF]]
+    screened = ll.LinearHead(np.zeros((700, 2), np.float32), np.linspace(-1e300, 1e300, 700), screen="int8")
+    assert screened.topk(x, 1, normalize=False).logit.tolist() == [[INF]]
+    assert screened.predict(x).tolist() == [350]  # the first of those without end
     loss, grad = head.kl_div_value_and_grad(x, ll.LinearHead(w), x, wrt="bias", reduction="none",
                                             sample_weight=[1e300], grad_output=[1e300])
     assert np.isnan([*loss, *grad.bias]).all()

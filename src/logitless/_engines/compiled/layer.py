@@ -114,6 +114,13 @@ class Layer:
         lanes = KERNELS[self.dtype].lanes
         return self.packed.reshape(-(-self.n_classes // lanes), self._panel_row, lanes)
 
+    def bias_in(self, dtype: np.dtype) -> np.ndarray | None:
+        """The bias in a precision; what that has no room for is infinite."""
+        if self.bias is None or self.bias.dtype == dtype:
+            return self.bias
+        with np.errstate(over="ignore"):
+            return self.bias.astype(dtype)
+
     def classes(self, first: int, last: int, dtype: np.dtype) -> np.ndarray:
         """Weights of some classes as an array of `dtype`, a copy where it must be one."""
         if self.windows is not None:

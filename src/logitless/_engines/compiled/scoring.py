@@ -257,10 +257,7 @@ class LinearScoring(Scoring):
         dtype = self.dtype
         self.layer = layer
         self.x: np.ndarray | Rows | SparseX = x.of(dtype) if isinstance(x, SparseX) else x
-        self.bias = layer.bias
-        if self.bias is not None and self.bias.dtype != dtype:
-            with np.errstate(over="ignore"):
-                self.bias = self.bias.astype(dtype)
+        self.bias = layer.bias_in(dtype)
         self.w_dtype = layer.held if layer.dtype == dtype else dtype
         self.x_dtype = BFLOAT16 if x.dtype == self.w_dtype == BFLOAT16 else dtype
         few = self.n <= SMALL_N

@@ -161,9 +161,7 @@ class ScreenedScoring:
         self.x_dtype = BFLOAT16 if x.dtype == layer.held == BFLOAT16 else layer.dtype
         self.top = max(request.k, 1)
         self.kernels = KERNELS[layer.dtype]
-        self.bias = layer.bias
-        if self.bias is not None and self.bias.dtype != layer.dtype:
-            self.bias = self.bias.astype(layer.dtype)
+        self.bias = layer.bias_in(layer.dtype)
         self.room = min(max(self.n // 16, 8 * self.top), min(max(self.k, ROOM[0]), ROOM[1]))
         self.room = max(self.room, ROOM_FOR_BEST * self.top)
         # So many make the sum of the work's share and of what each of them costs the smallest.
