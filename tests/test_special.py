@@ -30,7 +30,8 @@ def test_what_float32_has_no_room_for_is_infinite_without_a_word():
     x, w = np.ones((1, 2), np.float32), np.zeros((3, 2), np.float32)
     head = ll.LinearHead(w, [0, 1e300, -1e300])
     assert head.logits(x).tolist() == [[0, INF, -INF]]
-    screened = ll.LinearHead(np.zeros((700, 2), np.float32), np.linspace(-1e300, 1e300, 700), screen="int8")
+    screened = ll.LinearHead(np.zeros((700, 2), np.float32), np.linspace(-1e300, 1e300, 700),
+                             screen="int8")
     assert screened.topk(x, 1, normalize=False).logit.tolist() == [[INF]]
     assert screened.predict(x).tolist() == [350]  # the first of those without end
     loss, grad = head.kl_div_value_and_grad(x, ll.LinearHead(w), x, wrt="bias", reduction="none",
@@ -40,6 +41,11 @@ def test_what_float32_has_no_room_for_is_infinite_without_a_word():
     _, grad = ll.LinearHead(w).topk_kl_div_value_and_grad(x, index, prob, wrt="bias",
                                                           sample_weight=[1e300])
     assert np.isfinite(grad.bias).all()
+    weights = {"sample_weight": [1e308, 1e308], "class_weight": [100.0, 1, 1]}
+    for reduction in ("mean", "sum"):
+        assert not np.isfinite(head.loss(x[[0, 0]], [0, 1], reduction=reduction, **weights))
+        assert not np.isfinite(head.kl_div(x[[0, 0]], head, x[[0, 0]], reduction=reduction,
+                                           sample_weight=[1e308, 1e308]))
 
 
 def test_minus_infinity_is_a_class_that_cannot_happen(dtype, n, rng):

@@ -269,6 +269,6 @@ def spoil(draw, found):
         name = draw.pick(
             ["temprature", "shift", "k", "out", "exclude", "n_threads", "screen", "softcap"])
     junk = draw.pick(JUNK)
-    if name in ("bins", "size") and type(junk) is int and junk == 2**31:
+    if name in ("bins", "size", "k") and type(junk) is int and junk == 2**31:
         junk = 2**63  # there might be memory for the other
     args[name] = junk

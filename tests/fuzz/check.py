@@ -193,7 +193,8 @@ def _otherwise(value, how):
         value = Head({name: _otherwise(part, how) for name, part in value.items()})
         if how == "threads" and type(value.get("n_threads", 1)) is int:
             value["n_threads"] = 5 - min(value.get("n_threads", 1), 3)
-        if how == "pack" and type(value.get("pack", True)) is bool and not value.get("screen"):
+        if (how == "pack" and type(value.get("pack", True)) is bool
+                and value.get("screen") is None):
             value["pack"] = not value.get("pack", True)
         return value
     if isinstance(value, list) and value and isinstance(value[0], Head):
@@ -251,8 +252,11 @@ def on_plain_numpy(found, result, error):
     with np.errstate(all="ignore"):
         other, other_error = outcome(found, PLAIN)
     if error is not None or other_error is not None:
-        return [] if repr(error) == repr(other_error) else [
-            f"plain NumPy: {error!r} and {other_error!r}"]
+        same = (repr(error) == repr(other_error)
+                or (isinstance(error, MemoryError) and isinstance(other_error, MemoryError))
+                # To rounding, too: losses may fall for ever or end just there.
+                or (found.name == "fit_temperature" and type(error or other_error) is ValueError))
+        return [] if same else [f"plain NumPy: {error!r} and {other_error!r}"]
     complaints = []
     for i, (a, b) in enumerate(zip(result, other, strict=True)):
         if [getattr(a, name, None) for name in ("dtype", "shape")] != [

@@ -83,7 +83,7 @@ class Draw:
         k = self.pick(FEATURES)
         m = self.pick(LENGTHS) if self.chance(0.98) else self.pick(MANY[:5])
         while max(m, 1) * n * max(k, 1) > most:  # a number of classes at an end stays there
-            if max(m, k) == 1:
+            if max(m, k) <= 1:
                 n //= 2
             elif m > k:
                 m = (m + 1) // 2

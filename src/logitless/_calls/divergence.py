@@ -75,7 +75,8 @@ class Rowwise:
     def divisor(self) -> float:
         """What the sum of the rows is divided by; 0 where no row counts in a mean."""
         if self.reduction == "mean" and self.sample_weight is not None:
-            return float(self.sample_weight.sum())
+            with np.errstate(over="ignore"):
+                return float(self.sample_weight.sum())
         return len(self.losses) if self.reduction in ("mean", "batch_mean") else 1
 
     def reduce(self, losses: np.ndarray) -> np.generic:

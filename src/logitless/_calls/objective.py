@@ -169,10 +169,11 @@ class Objective:
             return self.targets.counted
         weight = np.ones(m) if o.sample_weight is None else o.sample_weight.copy()
         of_class = None if self.targets.soft else self.target_weight(ALL)
-        if of_class is not None:
-            weight *= of_class
         counts = self.counts(ALL)
-        return float(weight.sum() if counts is None else weight[counts].sum())
+        with np.errstate(over="ignore"):
+            if of_class is not None:
+                weight *= of_class
+            return float(weight.sum() if counts is None else weight[counts].sum())
 
     def reduce(self, losses: np.ndarray) -> np.generic:
         """Losses (m,) to one: added up in float64, in an order that threads do not change."""
