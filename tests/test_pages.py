@@ -12,11 +12,12 @@ from support import pages
 
 ROOT = pages.ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+OTHERS = [ROOT / name for name in
+          ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")]
 # Pages, and folders of pages, that need not have anything to run.
 PROSE = ("docs/architecture.md", "docs/arithmetic.md", "docs/screening.md", "docs/guides/index.md",
-         "docs/index.md", "docs/trust.md", "docs/accuracy.md", "docs/benchmarks/",
-         "docs/reference/")
+         "docs/index.md", "docs/trust.md", "docs/accuracy.md", "docs/changelog.md",
+         "docs/contributing.md", "docs/benchmarks/", "docs/reference/")
 # Pages that another test runs, and looks at what comes out.
 ELSEWHERE = {"docs/coming-from.md": "test_origins_page.py",
              "docs/coming-from-language-models.md": "test_origins_language_models.py"}
