@@ -270,8 +270,8 @@ def _scaling(section: list[dict], records: list[dict]) -> str:
 def _details(section: list[dict], differ: list[str]) -> Iterator[str]:
     """All contenders; of libraries that `differ` in version, which one it was."""
     seen = None
-    extra = [key for key in EXTRA_COLUMNS if any(key in r for r in section)]
     for (shape, op), group in _groups(section):
+        extra = [key for key in EXTRA_COLUMNS if any(key in r for r in group.values())]
         first = next(iter(group.values()))
         if shape != seen:
             seen = shape
