@@ -20,7 +20,8 @@ HERE = Path(__file__).resolve().parent
 PAGES = HERE.parent / "docs" / "benchmarks"
 OURS, OTHERS, LIMIT, INK = "#0a7d55", "#aab4bf", "#c2410c", "#1f2933"
 NOT_RIVALS = ("head",)  # columns that are no time
-CHANGED, LINE_HEIGHT = 0.1, 0.04  # of the history
+OURS_BEGIN = ("logitless", "screened", "without")  # names of what is ours
+CHANGED = 0.1  # what the history draws
 UNITS = {"ms": 1e-3, "s": 1.0, "MiB": 1.0}
 CELL = re.compile(r"([\d,.]+) (ms|s|MiB)(?:, ([^:]+))?(?:: (.+))?$")
 
@@ -92,68 +93,56 @@ def limit_seconds(figure: Figure, records: list[dict]) -> float | None:
 
 
 def draw(figure: Figure, records: list[dict], out: Path) -> None:
-    """Horizontal bars, the shortest first, ours marked; a line where the limit is."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
+    """Bars of a row, the shortest first, ours marked; a line where the limit is."""
     found = sorted(bars((PAGES / f"{figure.page}.md").read_text(), figure.row), key=lambda b: b[1])
-    names, lengths, labels = zip(*found, strict=True)
     limit = limit_seconds(figure, records)
-    ours = [name.startswith(("logitless", "screened", "without")) for name in names]
-    canvas = Canvas(figsize=(5, 1.1 + 0.36 * len(names)), layout="constrained", facecolor="white")
-    axes = canvas.subplots()
-    axes.barh(range(len(names)), lengths, color=[OURS if own else OTHERS for own in ours],
-              height=0.7)
-    for y, (length, label) in enumerate(zip(lengths, labels, strict=True)):
-        axes.text(length, y, f" {label}", va="center", fontsize=10, color=INK,
-                  weight="bold" if ours[y] else "normal")
-    if limit:
-        axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.5)
-        axes.set_xlabel(f"dashed: the machine's limit, {_told(limit)}", color=LIMIT, fontsize=10)
-    axes.set_yticks(range(len(names)), [fill(name, 16) for name in names], fontsize=10.5)
-    for tick, own in zip(axes.get_yticklabels(), ours, strict=True):
-        tick.set(color=OURS if own else INK, weight="bold" if own else "normal")
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(lengths) * (1.15 + 0.034 * max(map(len, labels))))
-    axes.set_xticks([])
-    axes.tick_params(left=False)
-    axes.spines[:].set_visible(False)
-    canvas.suptitle(figure.title, fontsize=12, weight="bold", color=INK, x=0.02, ha="left")
-    with matplotlib.rc_context({"svg.hashsalt": figure.page}):
-        canvas.savefig(out / f"{figure.page}.svg", metadata={"Date": None})
+    line = (limit, f"dashed: the machine's limit, {_told(limit)}") if limit else None
+    _draw(out / f"{figure.page}.svg", figure.title, found, line)
 
 
 def draw_history(out: Path) -> None:
-    """A line for each case over revisions; names of those that changed, clear of each other."""
+    """Bars of the cases that changed since the first revision, those that gained most first."""
+    lines = history.since_the_first(history.load())
+    found = sorted(((name, line[-1], f"{line[-1]:.2f}") for name, line in lines.items()
+                    if line[-1] is not None and abs(line[-1] - 1) >= CHANGED), key=lambda b: b[1])
+    _draw(out / "history.svg", "Time over that at the first revision", found,
+          (1.0, "dashed: as long as then"), own=True)
+
+
+def _draw(path: Path, title: str, found: list[tuple[str, float, str]],
+          line: tuple[float, str] | None, *, own: bool = False) -> None:
+    """Horizontal bars with names and labels, ours or all in our colour; a line, and what it is."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    entries = history.load()
-    revisions = [entries[0]["a"][:7], *(entry["b"][:7] for entry in entries)]
-    lines = history.since_the_first(entries)
-    canvas = Canvas(figsize=(5, 4.2), layout="constrained", facecolor="white")
+    names, lengths, labels = zip(*found, strict=True)
+    ours = [own or name.startswith(OURS_BEGIN) for name in names]
+    told = [fill(name, 18, break_long_words=False) for name in names]
+    height = max(0.36, 0.18 * max(name.count("\n") + 1 for name in told))
+    # As wide as a phone, nearly: letters are as large there as they are made here.
+    canvas = Canvas(figsize=(4.2, 1.1 + height * len(names)), layout="constrained",
+                    facecolor="white")
     axes = canvas.subplots()
-    last, named = len(revisions) - 1, []
-    for name, line in lines.items():
-        changed = line[last] is not None and abs(line[last] - 1) >= CHANGED
-        axes.plot(range(len(line)), [float("nan") if v is None else v for v in line], marker="o",
-                  markersize=3, color=OURS if changed else OTHERS, linewidth=1.5 if changed else 1,
-                  zorder=2 + changed)
-        if changed:
-            named.append((line[last], name))
-    axes.axhline(1, color=INK, linewidth=0.8)
-    height = 0.0
-    for value, name in sorted(named):
-        height = max(value, height + LINE_HEIGHT)
-        axes.text(last + 0.15, height, f"{name} {value:.2f}", fontsize=8, va="center", color=OURS)
-    axes.set_xlim(-0.2, 1.75 * last)
-    axes.set_xticks(range(len(revisions)), revisions, fontsize=8, rotation=45)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    canvas.suptitle("Time over that at the first revision", fontsize=12, weight="bold", color=INK,
-                    x=0.02, ha="left")
-    with matplotlib.rc_context({"svg.hashsalt": "history"}):
-        canvas.savefig(out / "history.svg", metadata={"Date": None})
+    axes.barh(range(len(names)), lengths, color=[OURS if mine else OTHERS for mine in ours],
+              height=0.7)
+    for y, (length, label) in enumerate(zip(lengths, labels, strict=True)):
+        axes.annotate(label, (length, y), (4, 0), textcoords="offset points", va="center",
+                      fontsize=10, color=INK, weight="bold" if ours[y] else "normal",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    if line:
+        axes.axvline(line[0], color=LIMIT, linestyle="--", linewidth=1.5)
+        canvas.supxlabel(line[1], x=0.98, ha="right", color=LIMIT, fontsize=10)
+    axes.set_yticks(range(len(names)), told, fontsize=10)
+    for tick, mine in zip(axes.get_yticklabels(), ours, strict=True):
+        tick.set(color=OURS if mine else INK, weight="bold" if mine else "normal")
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(lengths) * (1.15 + 0.046 * max(map(len, labels))))
+    axes.set_xticks([])
+    axes.tick_params(left=False)
+    axes.spines[:].set_visible(False)
+    canvas.suptitle(fill(title, 38), fontsize=12, weight="bold", color=INK, x=0.02, ha="left")
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        canvas.savefig(path, metadata={"Date": None})
 
 
 def _told(seconds: float) -> str:
