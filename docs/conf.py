@@ -57,13 +57,16 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"logitless {release}"
 html_copy_source = False
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 copybutton_exclude = ".linenos, .gp, .go"  # prompts, and what comes out
 
-# Files beside this folder that are pages of the site.
-PAGES = {"CHANGELOG": "changelog", "CONTRIBUTING": "contributing", "README": "index"}
 HERE = Path(__file__).parent
+# Files beside this folder that are pages of the site; what includes one has its links.
+INCLUDED = {HERE.parent / "CHANGELOG.md": "changelog",
+            HERE.parent / "CONTRIBUTING.md": "contributing"}
+PAGES = INCLUDED | {HERE.parent / "README.md": "index"}
 
 
 def settle_links(app: Sphinx, doctree: nodes.document) -> None:
@@ -71,12 +74,14 @@ def settle_links(app: Sphinx, doctree: nodes.document) -> None:
     for link in list(doctree.findall(pending_xref)):
         if link["reftype"] != "myst":
             continue
+        page = link["refdoc"]
+        folder = HERE.parent if page in INCLUDED.values() else (HERE / page).parent
         # Joined, an absolute path stays what it is.
-        path = (HERE / link["refdoc"]).parent / link["reftarget"]
-        if path.stem in PAGES:
-            link.attributes |= {"refdomain": "doc", "reftarget": PAGES[path.stem],
+        path = Path(os.path.normpath(folder / link["reftarget"]))
+        if path in PAGES:
+            link.attributes |= {"refdomain": "doc", "reftarget": PAGES[path],
                                 "reftargetid": link.get("reftargetid")}
-        elif not Path(os.path.normpath(path)).is_relative_to(HERE):
+        elif not path.is_relative_to(HERE):
             link.replace_self(link.children)
 
 
