@@ -120,6 +120,9 @@ class LinearHead:
     array. What goes wrong in reading comes out as it is: an `out` of as many columns as
     there are classes then holds the rows before, any other what it held.
 
+    Bad arguments leave `out` as it was. A call that a MemoryError or Ctrl-C ends may have
+    left anything in the `out` of a matrix or of gradients; any other holds what it held.
+
     ``-log p[c] = (max(z) - z[c]) + log1p(rest)`` with ``rest`` the sum of
     ``exp(z - max(z))`` over all classes but the largest: no digit cancels, so
     losses keep full relative precision down to the smallest. A logit of -inf is
