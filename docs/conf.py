@@ -64,9 +64,8 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts, and what comes out
 
 HERE = Path(__file__).parent
 # Files beside this folder that are pages of the site; what includes one has its links.
-INCLUDED = {HERE.parent / "CHANGELOG.md": "changelog",
-            HERE.parent / "CONTRIBUTING.md": "contributing"}
-PAGES = INCLUDED | {HERE.parent / "README.md": "index"}
+INCLUDED = {HERE.parent / "CHANGELOG": "changelog", HERE.parent / "CONTRIBUTING": "contributing"}
+PAGES = INCLUDED | {HERE.parent / "README": "index"}
 
 
 def settle_links(app: Sphinx, doctree: nodes.document) -> None:
@@ -76,12 +75,15 @@ def settle_links(app: Sphinx, doctree: nodes.document) -> None:
             continue
         page = link["refdoc"]
         folder = HERE.parent if page in INCLUDED.values() else (HERE / page).parent
-        # Joined, an absolute path stays what it is.
-        path = Path(os.path.normpath(folder / link["reftarget"]))
+        # Joined, an absolute path stays what it is; of files that are there it has no suffix.
+        path = Path(os.path.normpath(folder / link["reftarget"])).with_suffix("")
         if path in PAGES:
             link.attributes |= {"refdomain": "doc", "reftarget": PAGES[path],
                                 "reftargetid": link.get("reftargetid")}
         elif not path.is_relative_to(HERE):
+            link.replace_self(link.children)
+    for link in list(doctree.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("FILE:"):  # FILE:KEY of help is no address
             link.replace_self(link.children)
 
 
