@@ -311,6 +311,34 @@ def test_helpers_are_kept():
     assert pool._helpers == before
 
 
+COMING_AND_GOING = """
+import threading
+from logitless._engines.compiled._core import Crew, Helper
+
+helpers = []
+
+def nothing():
+    pass
+
+def change():
+    for _ in range(100):
+        helpers.extend([Helper() for _ in range(50)])
+        for helper in list(helpers):
+            helpers.remove(helper)
+
+other = threading.Thread(target=change)
+other.start()
+while other.is_alive():
+    Crew(nothing, nothing, nothing).run(helpers, 40, nothing)
+print("good")
+"""
+
+
+def test_helpers_come_and_go_while_a_caller_looks_for_some(run_python):
+    """Without a GIL that reads memory which was given back, if it reads the list itself."""
+    assert run_python(COMING_AND_GOING).split() == ["good"]
+
+
 def test_threads_that_are_more_than_cores_do_not_wait_awake(monkeypatch):
     monkeypatch.setattr(pool, "_helpers", [])
     monkeypatch.setattr(pool, "_cores", lambda: 3)

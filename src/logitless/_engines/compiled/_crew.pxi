@@ -4,6 +4,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
     PyThread_free_lock, PyThread_release_lock, PyThread_type_lock, WAIT_LOCK)
+from cython cimport critical_section
 
 cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long, int)
@@ -173,7 +174,8 @@ cdef class Crew:
         try:
             self.help_()
         except BaseException as error:
-            self.error = error
+            with critical_section(self):  # several may fail at once, and where there is no GIL
+                self.error = error
 
     cdef object lead(self):
         """The caller's part."""
@@ -188,11 +190,11 @@ cdef class Crew:
         What the caller's part raises, or a handler of a signal, leaves when no helper is at work.
         """
         cdef Helper helper
-        cdef int i = 0
         try:
-            while i < len(helpers) and len(self.posted) < count:
-                self.post(helpers[i])
-                i += 1
+            for helper in list(helpers):  # as they are now: others may hire meanwhile
+                if len(self.posted) >= count:
+                    break
+                self.post(helper)
             while len(self.posted) < count:
                 helper = hire()
                 if helper is None:
