@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from logitless.transformers import (  # noqa: E402
     _check,
     _deferred,
+    _patch,
     _scoring,
     loglikelihood,
     patch,
@@ -487,6 +488,12 @@ def test_a_class_that_changed_since_is_not_undone():
     for call in (patch, unpatch):
         with pytest.raises(ValueError, match=r"LlamaForCausalLM was patched.*changed since"):
             call(model)
+
+
+def test_a_class_that_two_threads_have_made_is_undone():
+    model = patch(model_of("Llama"))
+    _patch._patched.cache_clear()  # as where that of the other thread took the place of its own
+    assert type(unpatch(patch(model))) is transformers.LlamaForCausalLM
 
 
 @pytest.mark.parametrize("use", [
