@@ -105,7 +105,7 @@ class Known:
         return found + ([(tuple(files), self.limit(*files))] if files else [])
 
     def limit(self, *suites: str) -> float:
-        return 30 + 3 * sum(self.suites[suite]["seconds"] for suite in suites)
+        return 5 + 2 * sum(self.suites[suite]["seconds"] for suite in suites)
 
     def sampled(self, seed: int, count: int, files: str) -> list[tuple[str, Edit, int]]:
         found = []

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from math import ceil
 from pathlib import Path
 
 import numpy
@@ -81,7 +82,7 @@ class Oracle:
                         str(self.folder / "extension.o")],
                        check=True)
 
-    def start(self, *suite: str) -> subprocess.Popen[str]:
+    def start(self, *suite: str, seconds: float) -> subprocess.Popen[str]:
         """A program, or pytest with files of tests; linked anew if that has not been done."""
         env = {**os.environ, "HYPOTHESIS_PROFILE": "dev", "PYTHONPATH": str(self.folder / "src"),
                "LOGITLESS_ISA": self.isa, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
@@ -94,22 +95,24 @@ class Oracle:
         self.link(name)
         return subprocess.Popen(command, cwd=self.folder, env=env, text=True, errors="replace",
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                start_new_session=True, preexec_fn=bound)
+                                preexec_fn=lambda: bound(seconds))
 
     def run(self, *suite: str, seconds: float) -> str:
-        """What was wrong, at the first line that should be another, in the end, or in time."""
-        running = self.start(*suite)
+        """What was wrong, at the first line that should be another, in the end, or in so many
+        seconds of a core: ten times as many, where they are spent waiting.
+        """
+        running = self.start(*suite, seconds=seconds)
         judge, output, wrong = Judge(suite[0], self.isa), [], ""
-        timer = threading.Timer(seconds, os.killpg, (running.pid, signal.SIGKILL))
+        timer = threading.Timer(10 * seconds, running.kill)
         timer.start()
         with running:
             for line in running.stdout or ():
                 output.append(line)
                 wrong = judge.wrong(line.rstrip("\n"))
                 if wrong or judge.enough:
-                    os.killpg(running.pid, signal.SIGKILL)
+                    running.kill()
                     break
-        in_time = timer.is_alive()
+        in_time = timer.is_alive() and running.returncode != -signal.SIGXCPU
         timer.cancel()
         if wrong or judge.enough or (in_time and running.returncode == 0):
             return wrong
@@ -119,7 +122,8 @@ class Oracle:
                 else failed[0] if failed else f"{suite[0]}: exit status {running.returncode}")
 
 
-def bound() -> None:
+def bound(seconds: float) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (ceil(seconds), ceil(seconds) + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
