@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import threading
 import time
@@ -271,6 +272,30 @@ def test_helpers_that_cannot_be_started_take_no_memory(monkeypatch):
         assert tracemalloc.get_traced_memory()[0] - before < 500 * 8
     finally:
         tracemalloc.stop()
+
+
+def test_helpers_do_not_keep_what_their_first_caller_had_set(monkeypatch):
+    """Where threads begin with the context of who starts them, as in Python 3.14 without a GIL."""
+    class Inheriting(threading.Thread):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.context = contextvars.copy_context()
+
+        def run(self):
+            self.context.run(super().run)
+
+    def work(tasks):
+        for _ in tasks:
+            seen[threading.current_thread()] = np.geterr()["over"]
+            time.sleep(0.01)
+
+    monkeypatch.setattr(pool, "_helpers", [])
+    monkeypatch.setattr(threading, "Thread", Inheriting)
+    with np.errstate(over="raise"):
+        seen = {}
+        pool.run(work, 20, 2)
+    caller = seen.pop(threading.current_thread())
+    assert (caller, list(seen.values())) == ("raise", ["warn"])
 
 
 def test_all_tasks_are_done_once():

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import cache, partial
 from sys import exc_info, is_finalizing
 from typing import Any
@@ -144,7 +144,9 @@ def _hire() -> Any:
     if _new_helper is None or len(_helpers) >= MAX_THREADS:
         return None
     helper = _new_helper()
-    thread = threading.Thread(target=helper.serve, name=f"logitless_{len(_helpers)}", daemon=True)
+    # In a context of its own: what this caller has set, `np.errstate` say, is not the next one's.
+    thread = threading.Thread(target=Context().run, args=(helper.serve,), daemon=True,
+                              name=f"logitless_{len(_helpers)}")
     outer = exc_info()[1]
     _helpers.append(helper)  # before it starts: an interrupt may come with that
     try:
