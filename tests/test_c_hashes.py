@@ -27,7 +27,8 @@ from support.c_programs import (
 )
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "hashes.txt"
-GOLDEN_HASH = {name: GOLDEN.with_name(f"{name}.txt") for name in ("bf16", "edges", "narrow")}
+GOLDEN_HASH = {name: GOLDEN.with_name(f"{name}.txt")
+               for name in ("bf16", "edges", "narrow", "screens")}
 ARM = ("aarch64", "arm64")
 
 pytestmark = pytest.mark.compiled_only

@@ -22,7 +22,7 @@ if __name__ == "__main__":
         programs = c_programs.build(compiler, c_programs.here(), pathlib.Path(folder), "-O3")
         by_name = {pathlib.Path(program).name: program for program in programs}
         lines = c_programs.run(by_name["hashes"])["scalar"]
-        for name in ("bf16", "edges", "narrow"):
+        for name in ("bf16", "edges", "narrow", "screens"):
             done = subprocess.run(by_name[name], check=True, capture_output=True, text=True)
             (GOLDEN / f"{name}.txt").write_text(done.stdout.split()[-1] + "\n")
     (GOLDEN / "hashes.txt").write_text("\n".join(lines) + "\n")

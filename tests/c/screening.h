@@ -153,6 +153,7 @@ static uint64_t try_screens(void)
         { "ordinary", 32, 304, 127, 1, 0, 0, 1, ORDINARY },
         { "sums beyond 2^24", 5, 40, 5000, 1, 0, 0, 1, ORDINARY },
         { "softcap and temperature", 9, 900, 40, 8, 0, 30, 1.7, ORDINARY },
+        { "temperature", 9, 900, 40, 8, 0, 0, 1.7, ORDINARY },
         { "denormal", 9, 600, 40, 0x1p-130, 0, 0, 1, ORDINARY },
         { "large", 9, 600, 40, 0x1p59, 0, 0, 1, ORDINARY },
         { "special", 12, 900, 20, 1, 0, 0, 1, SPECIAL },

@@ -1,5 +1,5 @@
-/* The candidates of every screen that was built in and that this processor runs: one line each,
- * which must be the same. Sums of bytes are exact, and what follows is done in one order.
+/* The candidates and bounds of every screen that was built in and that this processor runs: one line
+ * each, which must be the same. Sums of bytes are exact, and what follows is done in one order.
  *
  * Each row's best class by kernels of float32 must be among the rescored ones. Exit status 1 where
  * either is not so.

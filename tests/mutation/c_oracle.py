@@ -140,7 +140,7 @@ class Judge:
             self.wanted = [line for line in (GOLDEN / "hashes.txt").read_text().splitlines()
                            if line.startswith(f"f{words[0]} ")]
         self.hash = ""
-        if name in ("bf16", "edges", "narrow"):
+        if name in ("bf16", "edges", "narrow", "screens"):
             self.hash = (GOLDEN / f"{name}.txt").read_text().strip()
         self.at = 0
         self.block = ""
