@@ -153,6 +153,16 @@ def test_a_row_with_no_number_touches_no_other(special):
     assert_same(np.delete(lse, 3), np.delete(plain, 3))
 
 
+@pytest.mark.parametrize("k", [0, 1, 33])
+def test_sums_begin_at_zero(k):
+    """Those of targets that come before a pass, too: of equal logits the earlier ranks higher."""
+    x, w = np.zeros((5, k)).astype(bfloat16()), narrow((9000, k), 1, "bfloat16")
+    t = np.array([0, 1, 5000, 8191, 8999])
+    scores = ll.LinearHead(w).score(x, t)
+    assert_same_bits(scores.target_logit, np.zeros(5, np.float32))
+    np.testing.assert_array_equal(scores.target_rank, t)
+
+
 def test_largest_numbers():
     most = np.float32(3.3895314e38)
     x, w = np.full((3, 2), most).astype(bfloat16()), np.ones((20, 2)).astype(bfloat16())

@@ -208,6 +208,15 @@ def test_many_candidates_on_the_way(rng, monkeypatch):
     agree(weight, None, x, (4,), n_threads=1)
 
 
+@compiled_only
+def test_bounds_of_helpers_that_know_exact_logits(rng, monkeypatch):
+    """What has kept classes out of one share keeps them out of all."""
+    from logitless._engines.compiled import screening
+
+    monkeypatch.setattr(screening, "ROOM", (40, 40))
+    agree(normal(rng, 9000, 600), None, normal(rng, 2, 600), (1, 3), n_threads=2)
+
+
 heads = st.fixed_dictionaries({
     "n": st.integers(512, 2600), "k": st.integers(1, 70), "m": st.integers(1, 30),
     "seed": st.integers(0, 2**32 - 1), "dtype": st.sampled_from(["float32", "float64"]),
