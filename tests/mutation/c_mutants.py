@@ -6,8 +6,8 @@
     python tests/mutation/c_mutants.py table             # counts, and survivors without a reason
 
 A mutant is an oracle build from a copy of ``csrc`` in which one place is another. It meets the
-programs of ``tests/c``, whose lines must be the golden ones, then files of tests in Python, of
-those that come to its line; the first that is wrong ends it, as does the time that it takes. What
+programs of ``tests/c``, whose lines must be the golden ones, then tests in Python, of those that
+come to its line; the first that is wrong ends it, as does the time that it takes. What
 is found is a line of JSON each in ``build/mutation/c.jsonl``. Mutants whose objects are the same to
 the byte are no mutants. ``c_survivors.txt`` says why those that survive may.
 """
@@ -96,16 +96,16 @@ class Known:
         self.suites = self.map["suites"]
 
     def about(self, name: str, line: int) -> list[tuple[tuple[str, ...], float]]:
-        """Programs one by one, then files of tests together, the quickest first; time for each."""
+        """Programs one by one, then files of tests, the quickest first; time for each."""
         come = [suite for suite, found in self.suites.items()
                 if line in found["lines"].get(name, [])]
         files = sorted((suite for suite in come if suite not in PROGRAMS),
                        key=lambda suite: self.suites[suite]["seconds"])
-        found = [((suite,), self.limit(suite)) for suite in PROGRAMS if suite in come]
-        return found + ([(tuple(files), self.limit(*files))] if files else [])
+        return [((suite,), self.limit(suite))
+                for suite in (*(name for name in PROGRAMS if name in come), *files)]
 
-    def limit(self, *suites: str) -> float:
-        return 5 + 2 * sum(self.suites[suite]["seconds"] for suite in suites)
+    def limit(self, suite: str) -> float:
+        return float(5 + 2 * self.suites[suite]["seconds"])
 
     def sampled(self, seed: int, count: int, files: str) -> list[tuple[str, Edit, int]]:
         found = []
