@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import cases
 import checkouts
@@ -130,17 +131,23 @@ def test_the_peak_of_a_call():
     assert 1 << 20 <= compare_worker.peak(lambda: np.zeros(1 << 20, np.uint8)[0]) < (1 << 20) + 4096
 
 
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory):
-    """This checkout as another one, with what it was built to."""
-    folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(checkouts.ROOT / "src", folder / "src", copy_function=shutil.copy2)
+def copy(folder):
+    """The package that is tested, which need not be built where its sources are, as a checkout."""
+    shutil.copytree(Path(ll.__file__).parent, folder / "src" / "logitless",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    for extension in folder.rglob("_core.*.*"):
+        extension.touch()  # as if built from the sources beside it
     return folder
 
 
 @pytest.fixture(scope="module")
-def here():
-    return checkouts.Checkout(checkouts.ROOT / "src")
+def copied(tmp_path_factory):
+    return copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    return checkouts.Checkout(copy(tmp_path_factory.mktemp("here")) / "src")
 
 
 def run(*arguments):
@@ -156,13 +163,13 @@ def hasty(monkeypatch):
 pytestmark = pytest.mark.skipif(ll.active_isa() == "numpy", reason="there is nothing compiled")
 
 
-def test_a_checkout_against_itself(copied, hasty, tmp_path):
+def test_a_checkout_against_itself(copied, here, hasty, tmp_path):
     history = tmp_path / "history.json"
-    same = {"a": str(copied), "b": str(checkouts.ROOT)}
+    same = {"a": str(copied), "b": str(here.src.parent)}
     before = {"ratios": {"loss 1x64x10": [1, 1, 1], SMALL[0]: [2, 2, 2]},
               "other bits": ["loss 1x64x10", SMALL[0]]}
     history.write_text(json.dumps([same | before, {"a": "", "b": ""}]))
-    done = run(copied, "--other", checkouts.ROOT, "--quick", "--threshold", 50,
+    done = run(copied, "--other", here.src.parent, "--quick", "--threshold", 50,
                "--save", history, *SMALL)
     assert done.exit_code == 0, done.output
     rows = [line.split(" | ") for line in done.output.splitlines() if "x64x" in line]
