@@ -217,3 +217,14 @@ def test_sparse_where_dense_is_wanted():
     damaged = csr([0, 1, 2], [[0, 1], [2, 3]])
     with says(TypeError, "weight", "dense", "toarray"):
         ll.linear_logsumexp(np.ones((3, N)), damaged)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0,)])
+def test_one_axis(shape):
+    x, w = problem()
+    target = sparse.coo_array(np.zeros(shape))
+    for call in (lambda: ll.LinearHead(w).loss(x, target),
+                 lambda: ll.LinearHead(w).score(x, target, shift=1),
+                 lambda: ll.LinearHead(w).predict(x, exclude=target)):
+        with pytest.raises(ValueError, match=rf"must have shape .*, got {says(shape)}"):
+            call()

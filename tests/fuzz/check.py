@@ -191,7 +191,8 @@ def variant(found, draw, result, error):
 def _otherwise(value, how):
     if isinstance(value, Head):
         value = Head({name: _otherwise(part, how) for name, part in value.items()})
-        if how == "threads" and type(value.get("n_threads", 1)) is int:
+        if how == "threads" and type(value.get("n_threads", 1)) is int and (
+                value.get("n_threads", 1) > 0):
             value["n_threads"] = 5 - min(value.get("n_threads", 1), 3)
         if (how == "pack" and type(value.get("pack", True)) is bool
                 and value.get("screen") is None):

@@ -128,6 +128,8 @@ def checked_csr(matrix: Any, name: str) -> Any:
     SciPy's own conversions trust what a matrix says about itself: they read and write wherever a
     damaged one sends them.
     """
+    if len(matrix.shape) != 2:
+        raise ValueError(f"sparse `{name}` must have shape (rows, columns), got {matrix.shape}")
     check = _STRUCTURE.get(getattr(matrix, "format", ""))
     if check is not None:
         check(matrix, name)
