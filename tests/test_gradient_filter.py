@@ -138,6 +138,22 @@ def test_what_is_left_out_adds_nothing_to_negative_zero(dtype, k):
     assert np.signbit(nothing).all()
 
 
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("row", [0, 1, 3])
+@pytest.mark.parametrize(("kept", "added"), [(32, False), (33, True)])
+def test_what_is_kept_of_a_group_is_counted_whole(row, kept, added, dtype):
+    """An eighth is links alone, which leave -0 as it is; of more, all others add 0 to it."""
+    m, n = 4, 64
+    w = np.full((n, m), -60, dtype)
+    w[5] = 0
+    w[:kept, row] = 0  # classes as likely as each other, all of which are kept
+    out = ll.Gradients(*(np.full(shape, -0.0, dtype) for shape in ((m, m), (n, m), (n,))))
+    ll.LinearHead(w).value_and_grad(np.eye(m, dtype=dtype), [5] * m, reduction="sum",
+                                    filter_eps=1e-6, out=out, accumulate=True)
+    assert np.count_nonzero(out.weight) == kept
+    assert_same(np.signbit(out.weight[kept:]), np.full((n - kept, m), not added))
+
+
 def test_nan_is_never_left_out(dtype):
     z, target = sharper_and_sharper(30, 700, dtype)
     inputs = z, np.eye(700, dtype=dtype), None
