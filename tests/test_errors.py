@@ -359,9 +359,25 @@ def test_threads_are_at_least_one(w, bad):
 def test_threads_are_whole(w, bad):
     with says(TypeError, "`n` must be an int", type(bad).__name__), ll.threads(bad):
         pass
-    if bad is not True:
-        with says(TypeError, "`n_threads` must be an int", type(bad).__name__):
-            ll.LinearHead(w, n_threads=bad)
+    with says(TypeError, "`n_threads` must be an int", type(bad).__name__):
+        ll.LinearHead(w, n_threads=bad)
+
+
+@pytest.mark.parametrize(
+    "name", ["k", "size", "ignore_index", "workspace_bytes", "axis", "first", "bins", "n"])
+def test_switches_are_no_counts(head, x, w, t, name):
+    calls = {
+        "k": lambda: head.topk(x, True),
+        "size": lambda: head.sample(x, np.random.default_rng(0), size=True),
+        "ignore_index": lambda: head.loss(x, t, ignore_index=False),
+        "workspace_bytes": lambda: head.value_and_grad(x, t, workspace_bytes=True),
+        "axis": lambda: ll.softmax(x, axis=True),
+        "first": lambda: ll.RowState.of(x, w, target=t, first=False),
+        "bins": lambda: ll.calibration_error(np.ones(M), t == 0, bins=True),
+        "n": lambda: ll.shard_bounds(True, 1),
+    }
+    with says(TypeError, f"`{name}` must be an integer, got bool"):
+        calls[name]()
 
 
 def test_masked_arrays(head, x, w):

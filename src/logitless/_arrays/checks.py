@@ -247,6 +247,8 @@ def check_integer(
     value: Any, name: str, least: int | None = None, most: int | None = None
 ) -> int:
     try:
+        if isinstance(value, bool):  # it is an index to Python, but a switch in the wrong place
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}") from None
@@ -254,6 +256,11 @@ def check_integer(
         limits = f"at least {least}" if most is None else f"between {least} and {most}"
         raise ValueError(f"`{name}` must be {limits}, got {number}")
     return number
+
+
+def read_shift(value: Any) -> int:
+    """How far targets are shifted; True is 1 here, as in Cut Cross-Entropy."""
+    return check_integer(int(value) if isinstance(value, bool) else value, "shift", 0)
 
 
 def check_axis(axis: object, ndim: int) -> tuple[int, ...]:

@@ -30,9 +30,9 @@ from .._arrays.checks import (
     as_array,
     as_float,
     check_divisor,
-    check_integer,
     compute_dtype,
     plain,
+    read_shift,
 )
 from .._arrays.exclusions import Exclusions
 from .._arrays.rows import Rows
@@ -219,7 +219,7 @@ def shifted(
     x: Any, target: Any, options: LossOptions, x_name: str = "x"
 ) -> tuple[Any, Any, LossOptions]:
     """Rows of x (..., t, k) paired with the targets `shift` places further along t."""
-    shift = check_integer(options.shift, "shift", 0)
+    shift = read_shift(options.shift)
     if shift == 0:
         return x, target, options
     lead = x.shape[:-1]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import torch
 
-from .._arrays.checks import check_integer, check_positive
+from .._arrays.checks import check_integer, check_positive, read_shift
 
 
 class Options(NamedTuple):
@@ -170,7 +170,7 @@ def check_options(options: Options) -> Options:
     for name in _NUMBERS:
         checked[name] = _number(getattr(options, name), name)
     checked["ignore_index"] = -100 if index is None else check_integer(index, "ignore_index")
-    checked["shift"] = check_integer(options.shift, "shift", 0)
+    checked["shift"] = read_shift(options.shift)
     checked["softcap"] = None if softcap is None else check_positive(softcap, "softcap")
     checked["temperature"] = check_positive(options.temperature, "temperature")
     return Options(**checked)

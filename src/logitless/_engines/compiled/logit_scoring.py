@@ -23,7 +23,7 @@ class LogitScoring(Scoring):
         super().__init__(request, m, n, 0)
         self.logits, self.in_place = logits, in_place(logits, self.dtype)
         self.copies = not self.in_place or self.copied_probs is not None
-        self.direct = not self.copies and not (request.rank and n > self.kernels.block)
+        self.direct = not self.copies
         self.cut = plan(
             self.kernels, self.m, self.n, 0, small_n=False, tiles_rows=False,
             n_threads=pool.resolve(n_threads), copies_values=self.copies,
@@ -41,12 +41,3 @@ class LogitScoring(Scoring):
         super().give(job, block, lo, hi, first, last)
         if not self.in_place:
             job.logits(plain(self.logits[lo:hi, first:last], self.dtype), first)
-
-    def target_logits(self, block: Block, lo: int, hi: int) -> None:
-        assert self.request.targets is not None  # whose ranks are asked for
-        target = self.request.targets[lo:hi, 0]
-        z = self.logits[np.arange(lo, hi), np.maximum(target, 0)]
-        job = self.job(block, lo, hi)
-        job.ask(0, True, np.minimum(target, 0)[:, None], 0, None, None)
-        job.logits(plain(z, self.dtype)[:, None], 0)
-        job.target_logits(0)

@@ -154,7 +154,10 @@ class Scoring:
         return None
 
     def target_logits(self, block: Block, lo: int, hi: int) -> None:
-        """Find logits of the targets, before the classes are gone through: ranks need them."""
+        """Find logits of the targets, before the classes are gone through: ranks need them.
+
+        None are asked for of logits at hand.
+        """
         raise NotImplementedError
 
 
