@@ -379,6 +379,7 @@ def test_reliability_diagram():
     assert f"{found.ece:.3f}" in ax.get_title()
     own = Figure().subplots()
     assert reliability(found, own) is own
+    assert len(ll.calibration_error([0.5], [1]).count) == 15
     with pytest.raises(TypeError, match="`calibration` must be"):
         reliability([0.5])
 

@@ -15,6 +15,7 @@ import pytest
 from support.oracle import assert_same, assert_same_bits
 
 import logitless as ll
+from logitless._parallel import cores
 
 # JAX, once imported, warns of every fork: of its own threads, not of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
@@ -60,6 +61,48 @@ def test_omp_num_threads_is_respected(run_python):
 def test_affinity_is_respected(run_python):
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + ONE_CALL
     assert started(run_python, code) == 0
+
+
+# What /proc and /sys hold of a group and of those above it, and the cores that they leave of 16.
+GROUPS = {
+    "none": ({}, 16),
+    "no quota": ({"/proc/self/cgroup": "0::/a\n", "/sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 16),
+    "one and a half": ({"/proc/self/cgroup": "0::/a/b\n",
+                        "/sys/fs/cgroup/a/b/cpu.max": "150000 100000\n",
+                        "/sys/fs/cgroup/a/cpu.max": "300000 100000\n"}, 2),
+    "of a group above": ({"/proc/self/cgroup": "0::/a/b\n",
+                          "/sys/fs/cgroup/a/b/cpu.max": "800000 100000\n",
+                          "/sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+    "more than there are": ({"/proc/self/cgroup": "0::/\n",
+                             "/sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 16),
+    "what is none": ({"/proc/self/cgroup": "0::/a\n", "/sys/fs/cgroup/a/cpu.max": "\n"}, 16),
+    "version 1": ({"/proc/self/cgroup": "3:cpuset:/a\n2:cpu,cpuacct:/a:b\n0::/c\n",
+                   "/sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us": "1\n",
+                   "/sys/fs/cgroup/cpuset/a/cpu.cfs_period_us": "1\n",
+                   "/sys/fs/cgroup/cpu,cpuacct/a:b/cpu.cfs_quota_us": "400000\n",
+                   "/sys/fs/cgroup/cpu,cpuacct/a:b/cpu.cfs_period_us": "100000\n"}, 4),
+    "version 1, no quota": ({"/proc/self/cgroup": "2:cpu:/a\n",
+                             "/sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
+                             "/sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n"}, 16),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("affinity", [True, False])
+def test_quotas_of_control_groups_are_respected(monkeypatch, files, expected, affinity):
+    def read(path):
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    monkeypatch.setattr(cores, "_read", read)
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 16)
+    if affinity:
+        monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(16)),
+                            raising=False)
+    else:
+        monkeypatch.delattr(cores.os, "sched_getaffinity", raising=False)
+    assert cores.usable_cores() == expected
 
 
 @pytest.mark.slow
