@@ -41,6 +41,14 @@ def test_ignored_rows_have_loss_zero(rng, dtype):
     assert (loss[[0, 2]] > 0).all()
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_ignored_rows_of_probabilities_have_loss_zero(dtype, reduction):
+    proba = np.array([[0.5, 0.5], [0.25, 0.75], [np.nan, 2]], dtype)
+    target = [0, -100, -100]
+    expected = [np.log(2), 0, 0] if reduction == "none" else np.log(2)
+    np.testing.assert_allclose(ll.nll(proba, target, reduction=reduction), expected, rtol=1e-6)
+
+
 def test_a_nan_row_that_counts_is_nan(rng, dtype):
     z = rng.standard_normal((3, 4)).astype(dtype)
     z[1, 2] = np.nan

@@ -123,8 +123,7 @@ class Job:
         if not self._screen:
             return self.head.score(x, target, k=self.k, ignore_index=self.ignore_index, **more)
         top = self.head.topk(x, max(self.k, 1), normalize=False, **more)
-        nothing: Any = None  # what a screen does not find
-        return ll.Scores(predicted=top.index[:, 0], max_logit=top.logit[:, 0], lse=nothing,
+        return ll.Scores(predicted=top.index[:, 0], max_logit=top.logit[:, 0],
                          top=top if self.k else None)
 
     def fit_temperature(self) -> float:
