@@ -376,6 +376,7 @@ def test_reliability_diagram():
     assert [bar.get_height() for bar in ax.patches] == [0, 0, 1, 1]
     assert [bar.get_x() for bar in ax.patches] == pytest.approx([0.2, 0.7, 0.8, 0.9])
     assert list(ax.lines[1].get_xdata()) == [0.3, 0.8, 0.9, 0.95]
+    assert ax.lines[1].get_marker() == "o"  # there is no line between them
     assert f"{found.ece:.3f}" in ax.get_title()
     own = Figure().subplots()
     assert reliability(found, own) is own

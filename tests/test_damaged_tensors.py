@@ -112,6 +112,8 @@ TENSORS = {
     "deep": (tensors(text="{\"a\":" + "[" * 100_000), "recursion|cannot be read"),
     "not numbers": (tensors(text="{\"a\": NaN}"), "expected dtype, shape .* of 'a', got nan"),
     "a name twice": (tensors(text=f"{{{NAMES}, {NAMES}}}"), "'weight' is there more than once"),
+    "a long name twice": (tensors(text='{"' + "a" * 99 + '": 1, "' + "a" * 99 + '": 2}'),
+                          r"'a{99}\.\.\. is there more than once"),
     "a key twice": (tensors(text="{\"a\": {\"dtype\": \"F32\", \"dtype\": \"F32\"}}"),
                     "'dtype' is there more than once"),
     "key too few": (tensors(a={"dtype": "F32", "shape": []}), "expected dtype, shape and data_"),

@@ -165,6 +165,9 @@ def test_compilers_and_transforms_see_an_operator(gen, reduction):
     x, w, b, y, v, a = detached
     torch.library.opcheck(torch.ops.logitless.linear_kl_div.default, (
         x, w, b, y, v, a, None, reduction, 0.5, None, None, 1.0, 1.0, torch.float32, "x weight"))
+    x, w, b, y, v, a = (t.double() for t in detached)
+    torch.library.opcheck(torch.ops.logitless.linear_kl_div.default, (
+        x, w, b, y, v, a, None, reduction, 0.5, None, None, 1.0, 1.0, torch.float64, "x"))
 
 
 @pytest.mark.skipif(not COMPILED, reason="plain NumPy widens what is narrow")

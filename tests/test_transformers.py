@@ -502,11 +502,14 @@ def test_a_class_that_two_threads_have_made_is_undone():
     lambda z: z.float() * 2 + torch.ones(N), lambda z: torch.tanh(torch.tanh(z)),
     lambda z: torch.softmax(z, -1), lambda z: z.to("meta"),
     lambda z: F.cross_entropy(z, torch.zeros(2, N, dtype=int)),
+    lambda z: F.cross_entropy(torch.ones(2, N), z),
 ])
 def test_what_deferred_logits_do_not_know_is_an_error(gen, use):
     x, weight = torch.ones(2, 3, 16), torch.ones(N, 16)
     with pytest.raises((TypeError, AttributeError), match="logits of Some are not computed"):
         use(_deferred.DeferredLogits("Some", x, weight, None))
+    with pytest.raises(TypeError, match="it needs them: softmax"):
+        torch.softmax(_deferred.DeferredLogits("Some", x, weight, None), -1)
 
 
 def test_shapes_of_deferred_logits():
