@@ -4,13 +4,15 @@
     python tests/mutation/python_mutants.py map         # which test runs which line: minutes
     python tests/mutation/python_mutants.py run --seed 1 --count 300
     python tests/mutation/python_mutants.py again       # survivors, by all tests, slow ones too
+    python tests/mutation/python_mutants.py table       # counts, and survivors without a reason
 
 Everything happens in a copy of the tree, and what is found lies in ``build/mutation``: a line of
 JSON for each mutant in ``python.jsonl``, of which the last one counts. A mutant meets tests that
 run its line, of both engines, quick ones first; the first that fails ends it. One without an end
 is ended by the time that it takes. Files of Cython are compiled anew; their
 tests are those that come to the compiled engine. What survives meets all tests of the files about
-it again, or those that `--tests` names: it is equivalent, or a hole.
+it again, or those that `--tests` names: it is equivalent, as ``python_survivors.txt`` says of it,
+or a hole.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from python_edits import Edit
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path("src/logitless")
 FOUND = ROOT / "build/mutation"
+REASONS = Path(__file__).with_name("python_survivors.txt")
 ENGINES = ["compiled", "numpy"]
 HEAVY = ("torch", "transformers", "sklearn", "dask", "jax")  # take seconds to import
 LOADED = ("numpy", "hypothesis.extra.numpy", "scipy.special", "scipy.sparse.linalg", "mpmath",
@@ -303,6 +306,21 @@ def recorded(log: Path) -> list[dict]:
     return list({(line["file"], line["line"], *line["edit"]): line for line in lines}.values())
 
 
+def table(log: Path) -> None:
+    """Count, and list the survivors that no reason excuses."""
+    lines = (line.split("\t") for line in REASONS.read_text().splitlines() if line[:1] != "#")
+    known = {tuple(key): reason for *key, reason in lines}
+    count = Counter(line["fate"] for line in recorded(log))
+    left = [key for line in recorded(log) if line["fate"] == "survived"
+            and not known.get(key := (str(Path(line["file"]).relative_to(PACKAGE)), line["source"],
+                                      line["old"], line["new"]), "").startswith("equivalent")]
+    counted = count["killed"] + count["survived"]
+    print(dict(count), f"killed {100 * count['killed'] / counted:.1f} % of {counted}; "
+          f"not equivalent {len(left)} ({100 * len(left) / counted:.1f} %)")
+    for key in left:
+        print(*key, known.get(key, "?"), sep="\t")
+
+
 def run(mutants: list[tuple[str, Edit, str]], plan: Plan, log: Path, **more: object) -> None:
     """Find out what becomes of mutants."""
     for name in LOADED:
@@ -327,7 +345,7 @@ def run(mutants: list[tuple[str, Edit, str]], plan: Plan, log: Path, **more: obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["map", "run", "again"])
+    parser.add_argument("command", choices=["map", "run", "again", "table"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--files", default=r"\.py$", help="a regular expression of paths")
@@ -337,6 +355,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "map":
         map_tests("slow" if given.slow else "not slow")
+        return
+    if given.command == "table":
+        table(given.log)
         return
     known = [Tests(engine, "not slow") for engine in ENGINES
              if (FOUND / f"not-slow.{engine}").exists()]
