@@ -219,12 +219,12 @@ def test_sparse_where_dense_is_wanted():
         ll.linear_logsumexp(np.ones((3, N)), damaged)
 
 
-@pytest.mark.parametrize("shape", [(3,), (0,)])
+@pytest.mark.parametrize("shape", [(3,)])
 def test_one_axis(shape):
     x, w = problem()
     target = sparse.coo_array(np.zeros(shape))
     for call in (lambda: ll.LinearHead(w).loss(x, target),
                  lambda: ll.LinearHead(w).score(x, target, shift=1),
                  lambda: ll.LinearHead(w).predict(x, exclude=target)):
-        with pytest.raises(ValueError, match=rf"must have shape .*, got {says(shape)}"):
+        with says(ValueError, "must have shape", shape):
             call()
