@@ -247,6 +247,15 @@ def test_a_row_with_nothing_left(n, alike, rng):
     np.testing.assert_array_equal(head.loss(x, [-100, 0, -100], exclude=exclude), [0, np.nan, 0])
 
 
+@pytest.mark.parametrize("n", [5, 300])
+def test_the_first_class_left_where_none_can_happen(n):
+    head = ll.LinearHead(np.ones((n, 4)), np.full(n, -np.inf))
+    mask = np.zeros((4, n), bool)
+    mask[1, [1, 3]] = mask[2, [0, 1, 3]] = mask[3, :-1] = True
+    found = head.predict(np.ones((4, 4)), exclude=sparse.csr_array(mask))
+    np.testing.assert_array_equal(found, [0, 0, 2, n - 1])
+
+
 def test_an_excluded_target_cannot_happen(rng):
     x, w = rng.standard_normal((2, 4)), rng.standard_normal((600, 4))
     exclude = sparse.csr_array(([1.0, 1.0], ([0, 0], [7, 9])), shape=(2, 600))
