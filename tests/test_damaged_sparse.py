@@ -104,6 +104,10 @@ BROKEN = {
                    ["columns [0, 5000)", "got -1", "row 1"]),
     "coo lengths": (ValueError, of_form("coo", data=np.ones(2)), ["target.row", "(2)", "got 3"]),
     "dia offsets": (ValueError, of_form("dia", offsets=np.array([0])), ["target.data"]),
+    "dia far away": (ValueError, of_form("dia", offsets=np.array([0, 2**40])),
+                     ["target.offsets", "2147483647", "got 1099511627776"]),
+    "dia unsigned": (ValueError, of_form("dia", offsets=np.array([0, 2**64 - 4], np.uint64)),
+                     ["target.offsets", "got 18446744073709551612"]),
 }
 
 

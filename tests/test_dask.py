@@ -176,6 +176,13 @@ def test_sparse_rows(classes):
         check(found, ll.linear_score(rows, WEIGHT, TARGET, k=3), COMPILED)
 
 
+def test_damaged_sparse_rows_are_refused_before_they_are_cut():
+    rows = pytest.importorskip("scipy.sparse").csr_array(np.ones((3, K)))
+    rows.indptr = np.array([0, 5, 10, 10**6])
+    with pytest.raises(ValueError, match=r"x\.indices.*1000000"):
+        ll_dask.predict(rows, WEIGHT, BIAS)
+
+
 def test_data_sets_of_files_are_read_by_tasks(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arrays.checks import as_array, compute_dtype
 from .._arrays.sliced import is_sliced
-from .._arrays.sparse import is_sparse
+from .._arrays.sparse import checked_csr, is_sparse
 from ._graph import Key
 
 SPARSE_ROWS = 8192  # in a chunk, as Dask's size tells nothing of the entries
@@ -152,6 +152,6 @@ def _lazy(value: Any, name: str) -> da.Array:
     if name != "x":
         return da.from_array(as_array(value, name), chunks=-1)
     if is_sparse(value):
-        return da.from_array(value.tocsr(), chunks=(SPARSE_ROWS, -1), asarray=False)
+        return da.from_array(checked_csr(value, name), chunks=(SPARSE_ROWS, -1), asarray=False)
     return da.from_array(value if is_sliced(value) else as_array(value, name),
                          chunks={0: "auto", 1: -1})
