@@ -117,6 +117,15 @@ def test_classes_that_neither_has(dtype, beta):
         assert not any(getattr(grad, name).any() for name in NAMES)
 
 
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_rows_without_a_class_that_can_happen_have_no_divergence(dtype, beta, n):
+    x, index, prob = np.zeros((2, 3), dtype), np.full((2, 1), -1), np.zeros((2, 1))
+    bias = np.full(n, -np.inf, dtype)
+    found = ll.linear_topk_kl_div(x, np.ones((n, 3), dtype), index, prob, bias, beta=beta)
+    assert np.isnan(found).all()
+
+
 @pytest.mark.parametrize("gap", [1.0, 10.0, 28.0])
 def test_what_is_left_of_sure_rows_keeps_its_digits(dtype, gap):
     x = np.array([[0, -gap, -gap - 1, -gap - 2, -gap - 2.5]], dtype)
@@ -128,6 +137,72 @@ def test_what_is_left_of_sure_rows_keeps_its_digits(dtype, gap):
         q = [*map(mpmath.mpf, prob[0]), 1 - mpmath.mpf(prob[0, 0]) - mpmath.mpf(prob[0, 1])]
         exact = sum(b * mpmath.log(b / a) for a, b in zip(p, q, strict=True))
     assert abs(float((found - exact) / exact)) < 100 * (1 + gap) * np.finfo(dtype).eps
+
+
+def shared(dtype, gap):
+    """Two classes share out what there is but for a little that two others have."""
+    x = np.array([[0.5, -gap, -gap - 1, 0.25]], dtype)
+    return x, np.array([[3, 0]]), np.array([[0.25, 0.5]])
+
+
+def exact_of_shared(x):
+    with mpmath.workdps(50):
+        e = [mpmath.exp(mpmath.mpf(float(z))) for z in x[0]]
+        p = [z / sum(e) for z in (e[0], e[3], e[1] + e[2])]
+        q = [mpmath.mpf(0.5), mpmath.mpf(0.25), mpmath.mpf(0.25)]
+        by = [-b / a for a, b in zip(p, q, strict=True)]
+        mean = sum(a * b for a, b in zip(p, by, strict=True))
+        slopes = [e[c] / sum(e) * (by[b] - mean) for c, b in ((0, 0), (1, 2), (2, 2), (3, 1))]
+        return (float(sum(b * mpmath.log(b / a) for a, b in zip(p, q, strict=True))),
+                [float(slope) for slope in slopes])
+
+
+@pytest.mark.parametrize("gap", [3.0, 8.0, 17.0, 30.0, 60.0, 150.0, 900.0, 1e20])
+def test_what_is_left_by_classes_that_share_keeps_its_digits(dtype, gap):
+    """A difference of sums would have none of them."""
+    x, index, prob = shared(dtype, gap)
+    exact, slopes = exact_of_shared(x)
+    found = ll.linear_topk_kl_div(x, np.eye(4, dtype=dtype), index, prob)[0]
+    assert abs(found / exact - 1) < 20 * np.finfo(dtype).eps ** 0.5 / max(1, gap)
+    if gap > 20:  # computed again, not as a difference
+        assert abs(found / exact - 1) < 20 * np.finfo(dtype).eps
+    if gap < 80:  # float32 can say what the probabilities are
+        _, grad = ll.linear_topk_kl_div_value_and_grad(x, np.eye(4, dtype=dtype), index, prob)
+        np.testing.assert_allclose(grad.x[0], slopes, rtol=20 * np.finfo(dtype).eps ** 0.5,
+                                   atol=4 * np.finfo(dtype).eps)
+
+
+def test_rows_that_are_scored_again_come_in_any_form(dtype, tmp_path):
+    """Some of many, sparse, in a file, in strides that no view of rows has, by threads."""
+    sparse, h5py = pytest.importorskip("scipy.sparse"), pytest.importorskip("h5py")
+    rng = np.random.default_rng(8)
+    m, n = 60, 300
+    x = np.where(rng.random((m, n)) < 0.1, rng.standard_normal((m, n)), 0)
+    sure = rng.random(m) < 0.5
+    x[sure, :2] += 45.0  # but for a little, these have all
+    x = x.astype(dtype)
+    w = np.eye(n, dtype=dtype)
+    index, prob = np.tile([0, 1], (m, 1)), np.full((m, 2), 0.375)
+    z = x.astype(np.longdouble)
+    top, others = np.logaddexp(z[:, 0], z[:, 1]), np.logaddexp.reduce(z[:, 2:], axis=1)
+    lse = np.logaddexp(top, others)
+    exact = (0.375 * (2 * np.log(0.375) + 2 * lse - z[:, 0] - z[:, 1])
+             + 0.25 * (np.log(0.25) + lse - others))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = x
+        forms = [x, x[::-1].copy()[::-1], sparse.csr_array(x), file["x"],
+                 np.moveaxis(np.moveaxis(x.reshape(6, 10, n), 0, 1).copy(), 0, 1)]
+        for n_threads in (1, 2):
+            head = ll.LinearHead(w, n_threads=n_threads)
+            found = [head.topk_kl_div(form, *(a.reshape(*form.shape[:-1], 2)
+                                              for a in (index, prob))) for form in forms]
+            np.testing.assert_allclose(found[0], exact, rtol=400 * np.finfo(dtype).eps)
+            value, grad = head.topk_kl_div_value_and_grad(
+                x, index, prob, reduction="none", workspace_bytes=1)
+            assert_same(value, found[0])
+            assert np.isfinite(grad.x).all()
+            for other in found:
+                assert_same(other.reshape(m), found[0])
 
 
 @pytest.mark.parametrize("beta", BETAS)

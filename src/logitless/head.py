@@ -22,6 +22,7 @@ from ._arrays.checks import (
 )
 from ._arrays.exclusions import Exclusions, check_exclude
 from ._arrays.files import check_mapped
+from ._arrays.rows import Rows
 from ._arrays.sparse_x import SparseX, as_rows, check_rows
 from ._calls.batch import Batch, check_loss_out, given_loss, screen_stats, top_of
 from ._calls.candidates import best_of, check_ranked
@@ -879,12 +880,11 @@ class LinearHead:
         Notes
         -----
         One pass, as `target_log_prob`, in float64 from there, in some 40 bytes for each entry of
-        `index`. What is left of the student's probability is a difference of sums: its error is
-        that of the sum of all classes but the largest, so that where the student shares out its
-        probability among several of `index`, less than 1e-7 of it, in float32, is taken for
-        about that. Where all but the largest have less than 1e-45 in float32, nothing is left,
-        and `beta` 0 is infinite if the teacher leaves anything; `beta` 1 is if the teacher leaves
-        nothing, in float64, and the student something.
+        `index`. What is left of the student's probability is a difference of sums, whose error is
+        that of the sum of all classes but the largest. Where less than the root of the precision's
+        epsilon of that sum is left, `beta` is 0 and the teacher leaves something, rows are
+        scored once more without the classes of `index`. `beta` 1 is infinite if the teacher
+        leaves nothing, in float64, and the student something.
 
         Examples
         --------
@@ -894,8 +894,8 @@ class LinearHead:
         >>> head.topk_kl_div([[0.0, 0.0, 0.0]], [[1, -1]], [[0.8, 0.0]]).round(4)
         array([0.4596])
         """
-        checked, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
-        rows = as_rows(checked)
+        _, rows, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight,
+                                                    self._n_threads)
         if out is not None:
             check_loss_out(out, divergence, rows.lead)
         batch = Batch(rows, self._n_classes, divergence.dtype, self._score, self._n_threads)
@@ -948,7 +948,8 @@ class LinearHead:
         >>> float(value.round(4)), grad.x.round(4)
         (0.4596, array([[ 0.2333, -0.4667,  0.2333]]))
         """
-        checked, divergence = self._topk_divergence(x, index, prob, beta, reduction, sample_weight)
+        checked, _, divergence = self._topk_divergence(x, index, prob, beta, reduction,
+                                                       sample_weight, 1)
         return divergence_value_and_grad(
             self._layer, self._n_threads, checked, divergence, wrt=wrt, grad_output=grad_output,
             workspace_bytes=workspace_bytes, out=out, accumulate=accumulate,
@@ -956,11 +957,14 @@ class LinearHead:
 
     def _topk_divergence(
         self, x: ArrayLike, index: object, prob: object, beta: object, reduction: str,
-        sample_weight: object,
-    ) -> tuple[np.ndarray | SparseX, TopKDivergence]:
-        rows, dtype = self._checked(x)
-        return rows, TopKDivergence(index, prob, rows.shape[:-1], self._n_classes, dtype, beta,
-                                    reduction, sample_weight)
+        sample_weight: object, n_threads: int | None,
+    ) -> tuple[np.ndarray | SparseX, Rows | SparseX, TopKDivergence]:
+        """Rows as they came and as rows, and what is asked, of some again by so many threads."""
+        checked, dtype = self._checked(x)
+        rows = as_rows(checked)
+        score = partial(self._score, n_threads=n_threads)
+        return checked, rows, TopKDivergence(index, prob, rows, score, self._n_classes, dtype,
+                                             beta, reduction, sample_weight)
 
     def _divergence(
         self, x: ArrayLike, teacher: LinearHead, teacher_x: ArrayLike, beta: object,

@@ -61,20 +61,23 @@ class Rows:
         # A single row is the least that can be copied.
         self.whole = array.reshape(self.m, self.n) if whole or self.m == 1 else None
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows start to stop: a view, or a copy where there is no view of all."""
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows start to stop, a view or a copy where there is no view of all; or those numbers."""
         if self.whole is not None:
             return self.whole[rows]
         if self.sliced is not None:
-            return self.sliced.rows(rows.start, rows.stop)
+            if isinstance(rows, slice):
+                return self.sliced.rows(rows.start, rows.stop)
+            return np.concatenate([self.sliced.rows(row, row + 1) for row in rows.tolist()])
         return self.array[self._where(rows)].reshape(-1, self.n)
 
     def __setitem__(self, rows: slice, values: np.ndarray) -> None:
         """Write rows start to stop, of which there is no view of all."""
         self.array[self._where(rows)] = values.reshape(-1, *self.array.shape[len(self.lead) :])
 
-    def _where(self, rows: slice) -> tuple[np.ndarray, ...]:
-        return np.unravel_index(np.arange(rows.start, rows.stop), self.lead)
+    def _where(self, rows: slice | np.ndarray) -> tuple[np.ndarray, ...]:
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return np.unravel_index(numbers, self.lead)
 
     @property
     def arrays(self) -> list[np.ndarray]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .._arrays.checks import as_array, compute_dtype, plain
-from .._arrays.rows import row_blocks
+from .._arrays.exclusions import Exclusions
+from .._arrays.rows import Rows, row_blocks
 from .._arrays.sparse import SparseRows
+from .._arrays.sparse_x import SparseX
 from .._engines.gaps import by_prob, slopes, terms, times
 from .._engines.interface import COEFFICIENTS, Request, State
 from .divergence import Rowwise, check_beta
@@ -24,19 +28,20 @@ class TopKDivergence(Rowwise):
 
     The derivative by a logit is ``p (l - sum p l)`` with l the derivative by a probability: of the
     classes of a row numbers, which are known once it has been scored, of all others their p times
-    the same number.
+    the same number. Rows of `x` whose other classes have almost nothing are scored once more, by
+    `score`.
     """
 
     teacher = None
 
-    def __init__(self, index: object, prob: object, lead: tuple[int, ...], n: int,
-                 dtype: np.dtype, beta: object, reduction: str, sample_weight: object):
-        super().__init__(lead, dtype, reduction, sample_weight)
-        self._beta, self._n = check_beta(beta), n
-        self._index, self._prob, self._off = check_top(index, prob, lead, n)
-        used = self._index >= 0
-        start = np.append(0, np.cumsum(np.count_nonzero(used, axis=1))).astype(np.int64)
-        self._targets = SparseRows(start, self._index[used], np.zeros(start[-1], dtype), n)
+    def __init__(self, index: object, prob: object, x: Rows | SparseX,
+                 score: Callable[[Any, Request], State], n: int, dtype: np.dtype, beta: object,
+                 reduction: str, sample_weight: object):
+        super().__init__(x.lead, dtype, reduction, sample_weight)
+        self._beta, self._n, self._x, self._score = check_beta(beta), n, x, score
+        self._index, self._prob, self._off = check_top(index, prob, x.lead, n)
+        start, classes = _named(self._index)
+        self._targets = SparseRows(start, classes, np.zeros(start[-1], dtype), n)
         self.request = Request(dtype, targets=self._index, probs=self._targets)
 
     def arrays(self) -> list[np.ndarray | None]:
@@ -87,7 +92,8 @@ class TopKDivergence(Rowwise):
     def _cells(self, state: State, at: slice, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Log of the student's probabilities (r, j + 1), and the teacher's: others' are last."""
         index, q = self._index[rows], self._prob[rows]
-        used, rest = index >= 0, state.rest[at].astype(F64)[:, None]
+        used = index >= 0
+        rest = np.where(np.isnan(state.log_norm[at]), np.nan, state.rest[at].astype(F64))[:, None]
         with np.errstate(all="ignore"):
             e = np.where(used, np.exp(state.target_logit[at].astype(F64) - state.max[at, None]), 0)
             log_p = np.where(used, -state.target_loss[at].astype(F64), -math.inf)
@@ -97,11 +103,38 @@ class TopKDivergence(Rowwise):
             has_best = best.any(axis=1, keepdims=True)
             left = np.where(has_best, rest, 1 + rest) - others
             # No less than what rounding of `rest` leaves, but where every class is there.
-            left = np.maximum(left, np.finfo(self.dtype).eps / 4 * rest)
+            eps = np.finfo(self.dtype).eps
+            few = left <= math.sqrt(eps) * np.where(has_best, rest, 1 + rest)
+            left = np.maximum(left, eps / 4 * rest)
             left[np.count_nonzero(used, axis=1) == self._n] = 0
             gone = np.maximum(1 - q.sum(axis=1, keepdims=True), 0)
             gone[(left == 0) & (gone < self._off)] = 0
-            return np.hstack([log_p, np.log(left) - np.log1p(rest)]), np.hstack([q, gone])
+            log_left = np.log(left)
+            if self._beta == 0:  # else what is so small hardly counts
+                at_all = np.count_nonzero(used, axis=1)[:, None] < self._n
+                again = np.flatnonzero(few & at_all & (gone > 0))
+                log_left[again, 0] = self._log_left(rows.start + again, state.max[at][again])
+            return np.hstack([log_p, log_left - np.log1p(rest)]), np.hstack([q, gone])
+
+    def _log_left(self, numbers: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        """Log of what other classes of some rows add to sums relative to their `largest` logits.
+
+        By a pass over the classes without the ones that are named: no digit cancels.
+        """
+        log_left = np.empty(len(numbers))
+        for some in row_blocks(len(numbers), self._x):
+            which = numbers[some]
+            exclude = Exclusions(*_named(self._index[which]), self._n, False)
+            state = self._score(self._x[which], Request(self.dtype, exclude=exclude))
+            gap = state.max.astype(F64) - largest[some]
+            log_left[some] = np.where(gap == -math.inf, gap, gap + np.log1p(state.rest.astype(F64)))
+        return log_left
+
+
+def _named(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the classes of each row begin, (m + 1,), and the classes of all rows."""
+    used = index >= 0
+    return (np.append(0, np.cumsum(np.count_nonzero(used, axis=1))).astype(np.int64), index[used])
 
 
 def check_top(index: object, prob: object, lead: tuple[int, ...],
