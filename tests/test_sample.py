@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-from support.oracle import assert_same_bits
+from support.oracle import assert_same_bits, says
 
 import logitless as ll
 
@@ -86,3 +86,9 @@ def test_many_classes(rng, dtype):
     head = ll.LinearHead(np.zeros((n, 1), dtype), bias)
     drawn = head.sample(np.ones((50, 1), dtype), np.random.default_rng(2), size=4)
     assert set(drawn.ravel()) == {5, n - 1}
+
+
+@pytest.mark.parametrize("kind", ["m8[s]", "M8[D]"])
+def test_a_time_is_no_seed(head, x, kind):
+    with says(TypeError, "rng", "Generator", "timedelta" if kind[0] == "m" else "datetime"):
+        head.sample(x, np.array([3], kind))

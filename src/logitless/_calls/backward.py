@@ -53,10 +53,10 @@ class Backward:
         by = temperature if objective.options.temperature is None else objective.options.temperature
         # Of each row, or of all that count; nothing is reduced where none counts.
         with np.errstate(all="ignore"):
-            self._weight = grad_output / (divisor * by) if divisor else 0.0
-        self._class_total: float = objective.n
-        if objective.options.class_weight is not None:
-            self._class_total = float(objective.options.class_weight.sum(dtype=F64))
+            self._weight = np.divide(grad_output, divisor * by) if divisor else 0.0
+            self._class_total: float = objective.n
+            if objective.options.class_weight is not None:
+                self._class_total = float(objective.options.class_weight.sum(dtype=F64))
 
     def take(self, state: State, rows: slice) -> np.ndarray:
         """Note the losses of some rows and give their coefficients, 0 for rows left out."""

@@ -58,8 +58,8 @@ class Rowwise:
     def multiply(self, grad_output: np.ndarray | float, temperature: float) -> None:
         """Say what gradients by the logits are multiplied with."""
         divisor = self.divisor()
-        with np.errstate(over="ignore"):
-            self._factor = grad_output / (divisor * temperature) if divisor else 0.0
+        with np.errstate(all="ignore"):
+            self._factor = np.divide(grad_output, divisor * temperature) if divisor else 0.0
 
     def note(self, value: np.ndarray, rows: slice) -> np.ndarray:
         """Note the divergences of some rows and give the factors of their gradients."""

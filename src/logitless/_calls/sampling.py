@@ -13,6 +13,8 @@ _TICK = 2.0**-54  # below what steps the random numbers come in
 def generator(rng: object) -> np.random.Generator:
     """Make the source of randomness that `rng` is or is the seed of."""
     try:
+        if isinstance(rng, np.ndarray) and rng.dtype.kind in "mM":  # NumPy would warn of some
+            raise TypeError
         return np.random.default_rng(rng)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise type(error)("`rng` must be a numpy.random.Generator, a seed that is not negative, or "

@@ -63,11 +63,13 @@ class Tasks:
             losses, grad = head.value_and_grad(
                 x, target, reduction="none", **self.of_gradient, **options,
                 grad_output=np.full(x.shape[0], 1 / divisor if divisor else 0.0))
-        return _Part(losses.sum(dtype=F64), grad)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _Part(losses.sum(dtype=F64), grad)
 
     def add(self, parts: list[_Part]) -> _Part:
         """Add up what chunks give, in their order; the gradients by x stay where they are."""
-        loss = np.sum([part.loss for part in parts])
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = np.sum([part.loss for part in parts])
         return _Part(loss, Gradients(weight=_sum([part.grad.weight for part in parts]),
                                      bias=_sum([part.grad.bias for part in parts])))
 
