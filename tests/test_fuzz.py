@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import importlib
 import math
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +28,24 @@ def test_calls_of_every_kind(tmp_path):
     assert len({name for name, _ in counts}) > 30
     assert {"ok", "ValueError", "TypeError", "IndexError"} <= set(ends)
     assert sum(count for (_, end), count in counts.items() if end == "ok") > SEEDS / 2
+
+
+def dies_in_case_1500(first, last, until, folder):
+    for seed in range(first, last):
+        (Path(folder) / str(os.getpid())).write_text(str(seed))
+        if seed == 1500:
+            os._exit(1)
+    return collections.Counter({("a call", "ok"): last - first}), []
+
+
+@pytest.mark.slow
+def test_others_go_on_where_a_process_dies(monkeypatch, tmp_path):
+    main = importlib.import_module("fuzz.__main__")
+    monkeypatch.setattr(main, "batch", dies_in_case_1500)
+    asked = argparse.Namespace(seed=0, cases=2500, seconds=1e9, processes=1)
+    counts, complaints = zip(*main.batches(asked, tmp_path), strict=True)
+    assert [sum(count.values()) for count in counts] == [1000, 0, 499, 500]
+    assert complaints == ([], ["a process has died, in one of the cases 1500"], [], [])
 
 
 def fail(error):

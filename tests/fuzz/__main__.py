@@ -41,18 +41,40 @@ def show(seed):
 
 
 def batches(asked, folder):
-    """Results of ranges of cases, as processes come to their ends."""
-    last, until = asked.seed + int(asked.cases), time.time() + asked.seconds
-    works = ((first, min(first + STEP, last), until, folder)
-             for first in range(asked.seed, last, STEP))
-    with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(batch, *work) for work in itertools.islice(works, asked.processes)}
+    """Results of ranges of cases, as processes come to their ends; for one that dies others go on.
+    """
+    last = asked.seed + int(asked.cases)
+    until = time.time() + asked.seconds
+    ranges = ((first, min(first + STEP, last)) for first in range(asked.seed, last, STEP))
+    while True:
+        try:
+            yield from pool_of(asked.processes, ranges, until, folder)
+            return
+        except BrokenProcessPool:
+            places = sorted(int(path.read_text()) for path in Path(folder).iterdir())
+            if not places:
+                raise
+        yield (collections.Counter(),
+               [f"a process has died, in one of the cases {', '.join(map(str, places))}"])
+        for path in Path(folder).iterdir():
+            path.unlink()
+        left = [(place + 1, min(place + STEP - (place - asked.seed) % STEP, last))
+                for place in places]
+        ranges = itertools.chain(left, ranges)
+
+
+def pool_of(processes, ranges, until, folder):
+    """Results of ranges, until one of the processes dies."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(batch, *some, until, folder)
+                   for some in itertools.islice(ranges, processes)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            for future in done:
+                yield future.result()
             if time.time() < until:
-                running |= {pool.submit(batch, *work)
-                            for work in itertools.islice(works, len(done))}
+                running |= {pool.submit(batch, *some, until, folder)
+                            for some in itertools.islice(ranges, len(done))}
 
 
 def report(counts, n_complaints, seconds):
@@ -81,19 +103,14 @@ def main():
             print(line, flush=True)
             print(line, file=log, flush=True)
 
-        try:
-            for found, complaints in batches(asked, folder):
-                counts += found
-                n_complaints += len(complaints)
-                for line in complaints:
-                    say(line)
-                if time.time() > said + 60:
-                    said = time.time()
-                    say(f"{sum(counts.values()):,} cases, {said - begun:.0f} s")
-        except BrokenProcessPool:
-            n_complaints += 1
-            last = sorted(path.read_text().strip() for path in Path(folder).iterdir())
-            say(f"a process has died, in one of the cases {', '.join(last)}")
+        for found, complaints in batches(asked, folder):
+            counts += found
+            n_complaints += len(complaints)
+            for line in complaints:
+                say(line)
+            if time.time() > said + 60:
+                said = time.time()
+                say(f"{sum(counts.values()):,} cases, {said - begun:.0f} s")
         for line in report(counts, n_complaints, time.time() - begun):
             say(line)
     return int(n_complaints > 0)

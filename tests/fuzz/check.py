@@ -150,7 +150,7 @@ def check(seed, heard):
     if error is not None:
         complaints += wrong_error(found, error)
     reads = any(isinstance(value, Read) for value in found.args.values())
-    if COMPILED and not out and not reads:
+    if COMPILED and not out and not reads and found.args.get("rng", 0) is not None:
         if draw.chance(0.25):
             complaints += variant(found, draw, result, error)
         if draw.chance(0.06):
@@ -235,8 +235,8 @@ def some_rows(found, draw, result):
 
 def _rows(value, rows, m):
     if scipy.sparse.issparse(value):
-        return value.tocsr()[rows]
-    if isinstance(value, list):
+        return value.tocsr()[rows] if value.shape[0] == m else value
+    if isinstance(value, (list, tuple, range)):
         return [value[row] for row in rows]
     of_rows = isinstance(value, np.ndarray) and value.ndim and len(value) == m
     return value[rows] if of_rows else value
@@ -263,14 +263,18 @@ def on_plain_numpy(found, result, error):
         if [getattr(a, name, None) for name in ("dtype", "shape")] != [
                 getattr(b, name, None) for name in ("dtype", "shape")]:
             complaints.append(f"plain NumPy: result {i} has another shape or type")
-        elif a is not None and found.exact and not near(a, b):
+        elif i and "grad" in found.name and not np.isfinite(result[0]).all():
+            pass  # what is infinite has no gradient
+        elif a is not None and found.exact and not near(a, b, "topk_kl_div" in found.name):
             complaints.append(f"plain NumPy: result {i} is {a!r} and {b!r}")
     return complaints
 
 
-def near(a, b):
+def near(a, b, half=False):
+    """Whether these are equal but for rounding; to `half` of the digits, as differences are."""
     if a.dtype.kind != "f":
         return np.array_equal(a, b)
     finite = np.abs(b[np.isfinite(b)])
-    eps = 1000 * np.finfo(a.dtype).eps
+    eps = np.finfo(a.dtype).eps
+    eps = 20 * eps**0.5 if half else 1000 * eps
     return np.allclose(a, b, rtol=eps, atol=eps * max(1.0, finite.max(initial=0)), equal_nan=True)
