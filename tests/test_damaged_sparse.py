@@ -119,6 +119,12 @@ def test_other_formats_are_checked_before_scipy_converts_them(kind):
             call()
 
 
+def test_entries_that_are_no_numbers():
+    for call in calls(csr([0, 1, 2], data=np.array([1, {}, 2], object))).values():
+        with says(TypeError, "`target` must be", "float64", "got object"):
+            call()
+
+
 def test_types_that_scipy_does_not_convert():
     exclude = of_form("bsr", data=np.array([[[1]], [[{}]], [[2]]], object))
     with says(TypeError, "`exclude` cannot be read as CSR"):

@@ -181,6 +181,9 @@ def test_damaged_sparse_rows_are_refused_before_they_are_cut():
     rows.indptr = np.array([0, 5, 10, 10**6])
     with pytest.raises(ValueError, match=r"x\.indices.*1000000"):
         ll_dask.predict(rows, WEIGHT, BIAS)
+    rows.data = rows.data.astype(object)
+    with pytest.raises(TypeError, match="`x` must be .* got object"):
+        ll_dask.predict(rows, WEIGHT, BIAS)
 
 
 def test_data_sets_of_files_are_read_by_tasks(tmp_path):

@@ -237,6 +237,7 @@ def shifted(
             if value.shape[0] != math.prod(lead):
                 raise ValueError(f"`{name}` must have {math.prod(lead)} rows, "
                                  f"got shape {value.shape}")
+            compute_dtype(value.dtype, name)
             rows = np.arange(value.shape[0]).reshape(lead)[..., shift:]
             return checked_csr(value, name)[rows.reshape(-1)]
         array = as_array(value, name)

@@ -152,6 +152,7 @@ def _lazy(value: Any, name: str) -> da.Array:
     if name != "x":
         return da.from_array(as_array(value, name), chunks=-1)
     if is_sparse(value):
+        compute_dtype(value.dtype, name)
         return da.from_array(checked_csr(value, name), chunks=(SPARSE_ROWS, -1), asarray=False)
     return da.from_array(value if is_sliced(value) else as_array(value, name),
                          chunks={0: "auto", 1: -1})
