@@ -139,7 +139,7 @@ def test_gradients():
     truth = gradients(ll.LinearHead(w.astype(np.float64)), x.astype(np.float64), t)
     for name in ("x", "weight", "bias"):
         assert ours[name].dtype == np.float32
-        np.testing.assert_allclose(ours[name], truth[name], atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(ours[name], truth[name], rtol=1e-6, atol=2e-6, err_msg=name)
     assert_same(ours["loss"], ll.LinearHead(w).loss(x, t))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.oracle import assert_same
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -39,7 +40,7 @@ def score(command, *words):
 
 def same(found, **expected):
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        assert_same(found[name], array, name)
 
 
 @pytest.mark.parametrize("kind", ["rows", "classes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -280,6 +281,21 @@ def test_one_process_at_a_time(folder, resume):
         assert (code, stderr.count("\n")) == (2, 1)
         assert "out.npz.part: another process is at work on it" in stderr
     assert resume()[0] == 0
+
+
+def test_a_lock_that_cannot_be_had_is_closed(folder, resume, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    held = []
+
+    def fail(file, how):
+        held.append(file)
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    code, _, stderr = resume()
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert os.strerror(errno.ENOLCK) in stderr
+    assert held[0].closed
 
 
 def parquet(name, array):

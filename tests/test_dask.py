@@ -182,7 +182,7 @@ def test_damaged_sparse_rows_are_refused_before_they_are_cut():
     with pytest.raises(ValueError, match=r"x\.indices.*1000000"):
         ll_dask.predict(rows, WEIGHT, BIAS)
     rows.data = rows.data.astype(object)
-    with pytest.raises(TypeError, match="`x` must be .* got object"):
+    with pytest.raises(TypeError, match=r"`x` must be .* got object"):
         ll_dask.predict(rows, WEIGHT, BIAS)
 
 

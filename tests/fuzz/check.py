@@ -237,7 +237,7 @@ def _rows(value, rows, m):
     if scipy.sparse.issparse(value):
         return value.tocsr()[rows] if value.shape[0] == m else value
     if isinstance(value, (list, tuple, range)):
-        return [value[row] for row in rows]
+        return [value[row] for row in rows] if len(value) == m else value
     of_rows = isinstance(value, np.ndarray) and value.ndim and len(value) == m
     return value[rows] if of_rows else value
 

@@ -131,4 +131,7 @@ def _locked(folder: Path) -> BinaryIO:
     except BlockingIOError:
         file.close()
         raise ValueError(f"{folder}: another process is at work on it") from None
+    except BaseException:
+        file.close()
+        raise
     return file
