@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
-from itertools import count
+from itertools import chain, count
 
 import pytest
 from support import faults
@@ -56,6 +57,49 @@ def test_arrays(cases, name, n_threads):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("known", [False, True], ids=["new", "fitted"])
+def test_fits(known):
+    """Some of the allocations of a fit: who has failed is as before."""
+    sklearn = pytest.importorskip("logitless.sklearn")
+    x, _, y = faults.problem(40, 3, 4)
+
+    def coefficients(model):
+        return faults.as_bytes([model.coef_, model.intercept_])
+
+    expected = coefficients(sklearn.SoftmaxRegression(max_iter=5, tol=1).fit(x, y))
+    for which in chain(range(1, 60), range(60, 10**6, 29)):
+        model = sklearn.SoftmaxRegression(max_iter=5, tol=1)
+        before = vars(model.fit(x[:20], y[:20]) if known else model).copy()
+        _, error, there = faults.starved(lambda m=model: m.fit(x, y), which)
+        if error is None:
+            assert coefficients(model) == expected
+        else:
+            assert isinstance(error, MemoryError), (which, error)
+            assert vars(model) == before
+        if there < which:
+            break
+    assert which > 60
+
+
+@pytest.mark.slow
+def test_tensors():
+    """Loss and gradients by PyTorch, whose own memory does not fail here."""
+    torch = pytest.importorskip("torch")
+    ours = pytest.importorskip("logitless.torch")
+    x, w, y = (torch.from_numpy(array) for array in faults.problem(30, 1100, 8))
+    x.requires_grad_()
+    w.requires_grad_()
+
+    def call():
+        x.grad = w.grad = None
+        loss = ours.linear_cross_entropy(x, w, y)
+        loss.backward()
+        return [loss.detach().numpy(), x.grad.numpy(), w.grad.numpy()]
+
+    assert starve_each(faults.Case(call), faults.as_bytes(call())) > 0
+
+
+@pytest.mark.slow
 @pytest.mark.compiled_only
 @pytest.mark.parametrize("name", ["few", "few, predict", "few, loss"])
 def test_memory_of_a_few_rows(cases, name):
@@ -94,6 +138,8 @@ def test_a_caller_beside_one_that_fails(cases, name):
 
 
 @pytest.mark.compiled_only
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="where it cannot make a function, CPython "
+                                                        "itself crashes")
 def test_the_pool():
     """Where objects of Python cannot be made, too: each task is done once, or the run fails."""
     def work():

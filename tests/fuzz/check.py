@@ -229,8 +229,11 @@ def some_rows(found, draw, result):
     other, error = outcome(found, args=chosen)
     if error is not None:
         return [f"rows {rows.tolist()}: {error!r}"]
-    return [f"rows {rows.tolist()}: other bits: {where}" for where in differences(
-        [None if a is None else a[rows] for a in result], other)]
+    # Rows of probabilities that are all of one class have the logit of it, too.
+    both = [(a[rows], b) for a, b in zip(result, other, strict=True)
+            if a is not None and b is not None]
+    return [f"rows {rows.tolist()}: other bits: {where}"
+            for where in differences(*zip(*both, strict=True))]
 
 
 def _rows(value, rows, m):

@@ -32,9 +32,9 @@ NAMES = (
     "loss", "loss, out", "loss, soft", "loss, halves", "predict", "topk", "topk, excluded",
     "candidates", "screened", "screened, few", "proba", "proba, out", "score", "score, few",
     "few", "few, predict", "few, loss", "gradients", "gradients, out", "gradients, added",
-    "divergence", "divergences", "sample", "targets", "sparse", "sparse gradients", "state",
-    "states", "head", "head, halves", "head, screened", "head, of a file", "head, taken",
-    "temperature", "softmax",
+    "divergence", "divergences", "named", "named, gradients", "sample", "targets", "sparse",
+    "sparse gradients", "state", "states", "head", "head, halves", "head, screened",
+    "head, of a file", "head, taken", "temperature", "softmax",
 )
 
 
@@ -151,6 +151,8 @@ def cases(folder):
     screened, many = ll.LinearHead(w, screen="int8"), ll.LinearHead(v, pack=False)
     small, teacher = ll.LinearHead(w[:9]), ll.LinearHead(teacher_w)
     likely = np.where(np.arange(60) % 4, head.predict(x), t)
+    sure = 9 * x  # other classes have almost nothing, and are computed again
+    named, prob = head.topk(sure, 8).index, np.full((60, 8), 0.1)
     loss, proba = np.empty(60, np.float32), np.empty((60, 1100), np.float32)
     grads = ll.Gradients(*(np.empty(a.shape, np.float32) for a in (x, w, w[:, 0])))
     state = ll.RowState.of(few, v[:4096], first=0, k=3)
@@ -180,6 +182,8 @@ def cases(folder):
             grads.x, grads.weight, grads.bias),
         "divergence": Case(lambda: head.kl_div(x, teacher, teacher_x, beta=0.5)),
         "divergences": Case(lambda: head.kl_div_value_and_grad(x, teacher, teacher_x)),
+        "named": Case(lambda: head.topk_kl_div(sure, named, prob)),
+        "named, gradients": Case(lambda: head.topk_kl_div_value_and_grad(sure, named, prob)),
         "sample": Case(lambda: head.sample(x[:9], np.random.default_rng(1))),
         "targets": Case(lambda: head.target_log_prob(x, np.tile(t[:8], (60, 1)))),
         "sparse": Case(lambda: head.score(spread, t, k=2)),
