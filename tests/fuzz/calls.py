@@ -238,9 +238,9 @@ def case(draw):
     make, name = draw.pick(ENTRIES)
     problem = Problem(draw)
     found = make(problem, name)
-    found.exact = draw.whole and found.name != "fit_temperature" and not _divides(found.args)
     if draw.chance(0.15):
         spoil(draw, found)
+    found.exact = draw.whole and found.name != "fit_temperature" and not _divides(found.args)
     return found
 
 
