@@ -40,7 +40,6 @@ NEEDED = (
     "tests/test_exclude.py::test_sparse_rows",
     "tests/test_gradient_bits.py::test_threads_on_work_worth_splitting[f32-2-shape4]",
     "tests/test_gradient_filter.py::test_filter_zero_is_exact",
-    "tests/test_gradient_filter.py::test_weights_two_apart",
     "tests/test_sparse_rows.py::test_a_row_does_not_see_the_batch",
     "tests/test_sparse_rows.py::test_every_call_takes_them",
     "tests/test_sparse_rows.py::test_every_form",
@@ -54,6 +53,7 @@ NEEDED = (
 # What comes to lines that mutants are on.
 FILES = (
     "tests/test_limits.py",
+    "tests/test_golden.py",
     "tests/test_exclude.py",
     "tests/test_sparse_rows.py",
     "tests/test_gradient_filter.py::test_filter_zero_is_exact",
