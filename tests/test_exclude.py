@@ -266,6 +266,17 @@ def test_an_excluded_target_cannot_happen(rng):
     assert scores.target_rank[0] == 598
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_whole_vectors_of_classes_and_then_some(alike, dtype):
+    """More best classes than a vector holds are looked for one by one."""
+    mask = np.arange(200) < 150
+    mask[155] = True
+    exclude = mask if alike else sparse.csr_array(np.tile(mask, (2, 1)))
+    head = ll.LinearHead(-np.arange(200, dtype=dtype)[:, None])
+    top = head.topk(np.ones((2, 1), dtype), 20, normalize=False, exclude=exclude)
+    np.testing.assert_array_equal(top.index, np.tile(np.flatnonzero(~mask)[:20], (2, 1)))
+
+
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(problems(least=512), st.sampled_from([1, 3, 10]), st.booleans())

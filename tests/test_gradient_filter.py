@@ -167,6 +167,16 @@ def test_nan_is_never_left_out(dtype):
     assert_same(grad.x[~spoiled], usual.x[~spoiled])
 
 
+def test_weights_two_apart(dtype):
+    """Features of a class are read where they are only if they lie side by side."""
+    (x, w, bias), target = peaked(30, 700, 40, dtype)
+    apart = np.repeat(w, 2, axis=1)
+    apart[:, 1::2] = 7
+    grads = [ll.LinearHead(weight, bias, pack=False).value_and_grad(x, target, filter_eps=1e-3)[1]
+             for weight in (w, apart[:, ::2])]
+    assert_same_gradients(*grads, same=assert_same_bits)
+
+
 @pytest.mark.compiled_only
 def test_weights_of_what_is_left_out_are_not_read(dtype):
     """A class that cannot happen, because of a weight of -inf: 0 times that would be NaN."""

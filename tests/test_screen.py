@@ -133,6 +133,16 @@ def test_norms_over_twenty_orders(of, dtype, rng):
     agree(weight, None, x)
 
 
+@compiled_only
+def test_a_class_too_large_for_bounds(dtype, rng):
+    """It is a candidate always: a row of whole bytes would not tell how large it is."""
+    weight = (2.0**55 * (1 + rng.random((1000, 4)))).astype(dtype)
+    weight[77] = 2.0**62
+    head = agree(weight, None, np.full((3, 4), 127, dtype))
+    assert (head.predict(np.ones((3, 4), dtype)) == 77).all()
+    assert head.screen_stats.fell_back == 0
+
+
 @pytest.mark.parametrize("scale", [-1.0, -0.5, 0.5, 0.9, 1.0])
 def test_ends_of_the_range(scale, dtype, rng):
     """Denormals, and products that overflow."""

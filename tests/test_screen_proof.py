@@ -281,7 +281,8 @@ def test_5_bounds_by_16ths(kind, k, biased, levels, dtype):
 
 
 @pytest.mark.parametrize(("softcap", "temperature"), [(30.0, 1.0), (0.5, 1.0), (None, 0.3),
-                                                      (None, 1e20), (3.0, 7.0), (1e-3, 1e-3)])
+                                                      (None, 1e20), (None, 1e38), (3.0, 7.0),
+                                                      (1e-3, 1e-3)])
 def test_6_through_softcap_and_temperature(softcap, temperature, dtype):
     """Exact results of the first round rule out no class that they are not larger than."""
     rng = np.random.default_rng(5)

@@ -313,6 +313,8 @@ int main(void)
         n_cases = 0;
         together = 0;
         try_all();
+        if (product->spin(2) != 2 * product->spin(1)) /* for sanitizers */
+            failed = 1;
         printf("%s of %s %016llx\n", product->name, ll_bf16s[i].isa, (unsigned long long)together);
     }
     return failed;

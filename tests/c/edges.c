@@ -67,6 +67,20 @@ static void gradients(void)
     p.kind = SPECIAL, add(try_gradients(&p, FILTERED));
 }
 
+/* Loads that measure the machine. */
+static void loads(void)
+{
+    const ptrdiff_t count = 3 * 4 * table->lanes;
+    void *ones = reals(count);
+
+    for (ptrdiff_t i = 0; i < count; i++)
+        put(ones, i, 1);
+    if (table->spin_fma(2) != 2 * table->spin_fma(1)
+        || table->spin_read(count, ones, 4) != (double)count)
+        failed = 1;
+    release(0);
+}
+
 int main(void)
 {
     uint64_t first = 0;
@@ -81,6 +95,7 @@ int main(void)
             item = (size_t)bits / 8;
             passes();
             gradients();
+            loads();
         }
         printf("%s %016llx\n", at_work, (unsigned long long)together);
         first = first ? first : together;

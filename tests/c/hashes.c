@@ -64,6 +64,8 @@ static void problems(void)
         { "given", 32, 37, 1, 1, 0, 0, 1, SPOILT },
         { "given", 32, 600, 1, 16, 0, 0, 1, SPOILT },
         { "given", 32, 4611, 1, 64, 0, 0, 1, SPOILT },
+        { "zeros", 33, 15, 1, 1, 0, 0, 1, ZEROS },
+        { "zeros", 33, 133, 1, 1, 0, 0, 1, ZEROS },
         { "temperatures", 9, 131, 40, 1, 0, 0, 0.37, TEMPERED },
         { "temperatures", 33, 7, 40, 1, 0, 0, 0.37, TEMPERED },
         { "softcap and temperatures", 149, 33, 40, 8, 0, 30, 1.7, TEMPERED },

@@ -126,7 +126,7 @@ typedef struct {
     ptrdiff_t m, n, k;
     double scale, offset;         /* of the weights; of the bias */
     double softcap, temperature;
-    enum { ORDINARY, SPECIAL, SPOILT, TEMPERED } kind; /* the last: rows have one each */
+    enum { ORDINARY, SPECIAL, SPOILT, TEMPERED, ZEROS } kind; /* TEMPERED: rows have one each */
 } problem;
 
 typedef struct {
@@ -310,6 +310,15 @@ static inline void spoil(void *z, ptrdiff_t m, ptrdiff_t n)
             case 15: put(z, to, (double)(c * c % 7) * 100); break;
             }
         }
+}
+
+/* Given logits of which zeros, of either sign in any order, are the largest. */
+static inline void put_zeros(void *z, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const uint64_t r = draw() >> 61;
+        put(z, i, r < 4 ? -1.0 : r % 2 ? 0.0 : -0.0);
+    }
 }
 
 /* ---- hash ---------------------------------------------------------------------------------- */

@@ -300,12 +300,15 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
     return value;
 }
 
+/* Logits that no product makes. */
+static int is_given(const problem *p) { return p->kind == SPOILT || p->kind == ZEROS; }
+
 /* One ask; ways of asking that may not matter must give the same hash. Logits at hand are those
  * of a pass that has asked for everything. */
 static uint64_t try_ask(const inputs *in, enum ask ask)
 {
     const problem *p = in->p;
-    enum layout start = p->kind == SPOILT ? LOGITS : first_product(in);
+    enum layout start = is_given(p) ? LOGITS : first_product(in);
     uint64_t first = 0, value;
 
     for (enum layout layout = start; layout < LAYOUTS; layout++)
@@ -331,9 +334,12 @@ static uint64_t try_inputs(const inputs *in, enum ask last)
     const problem *p = in->p;
     uint64_t together = 0;
 
-    if (p->kind == SPOILT) {
+    if (is_given(p)) {
         run(in, ROWS, EVERYTHING, WHOLE);
-        spoil(in->logits, p->m, p->n);
+        if (p->kind == SPOILT)
+            spoil(in->logits, p->m, p->n);
+        else
+            put_zeros(in->logits, p->m * p->n);
         give_logits(in, in->logits, p->n);
     }
     for (enum ask ask = 0; ask <= last; ask++)

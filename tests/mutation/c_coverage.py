@@ -53,9 +53,11 @@ NEEDED = (
 # What comes to lines that mutants are on.
 FILES = (
     "tests/test_limits.py",
+    "tests/test_golden.py",
     "tests/test_exclude.py",
     "tests/test_sparse_rows.py",
     "tests/test_gradient_filter.py::test_filter_zero_is_exact",
+    "tests/test_gradient_filter.py::test_weights_two_apart",
     "tests/test_topk_divergence.py",
     "tests/test_gradient_bits.py::test_threads_on_work_worth_splitting[f32-2-shape4]",
     "tests/test_narrow.py",

@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 sys.path.insert(0, str(TESTS))
 
-from support.c_programs import CSRC, Build, here  # noqa: E402
+from support.c_programs import CSRC, SANITIZE, Build, here  # noqa: E402
 
 CORE = Path("src/logitless/_engines/compiled")
 GOLDEN = TESTS / "golden"
@@ -33,13 +33,15 @@ WANTED = {"scalar": (), "avx512": ("vnni", "dot"), "avx2": (), "neon": ("bfmlal"
 # What comes to the kernels: programs, and files of tests for what they do not reach.
 PROGRAMS = ("screens", "bf16", "hashes 32", "hashes 64", "narrow", "edges")
 MEMORY = 6 << 30  # of a mutant that asks for more and more
+# What programs are told under sanitizers: leaks are their own, stdbuf comes before everything.
+ASAN = "detect_leaks=0:verify_asan_link_order=0"
 
 
 class Oracle:
     """All objects of an instruction set beside plain C, and what is linked of them."""
 
     def __init__(self, folder: Path, *switches: str, isa: str = "scalar", csrc: Path = CSRC):
-        self.folder, self.isa = folder, isa
+        self.folder, self.isa, self.watched = folder, isa, set(SANITIZE) <= set(switches)
         folder.mkdir(parents=True, exist_ok=True)
         self.build = Build("gcc", here(), folder, *switches, "-fPIC", csrc=csrc,
                            wanted=("scalar", isa, *WANTED[isa]))
@@ -85,7 +87,8 @@ class Oracle:
     def start(self, *suite: str, seconds: float) -> subprocess.Popen[str]:
         """A program, or pytest with files of tests; linked anew if that has not been done."""
         env = {**os.environ, "HYPOTHESIS_PROFILE": "dev", "PYTHONPATH": str(self.folder / "src"),
-               "LOGITLESS_ISA": self.isa, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+               "LOGITLESS_ISA": self.isa, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+               "ASAN_OPTIONS": ASAN}
         name, *words = suite[0].split()
         command = ["stdbuf", "-oL", str(self.folder / name), *words]
         if suite[0] not in PROGRAMS:
@@ -95,7 +98,7 @@ class Oracle:
         self.link(name)
         return subprocess.Popen(command, cwd=self.folder, env=env, text=True, errors="replace",
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                preexec_fn=lambda: bound(seconds))
+                                preexec_fn=lambda: bound(seconds, not self.watched))
 
     def run(self, *suite: str, seconds: float) -> str:
         """What was wrong, at the first line that should be another, in the end, or in so many
@@ -122,9 +125,11 @@ class Oracle:
                 else failed[0] if failed else f"{suite[0]}: exit status {running.returncode}")
 
 
-def bound(seconds: float) -> None:
+def bound(seconds: float, memory: bool) -> None:
+    """Sanitizers have terabytes of addresses that they do not touch."""
     resource.setrlimit(resource.RLIMIT_CPU, (ceil(seconds), ceil(seconds) + 5))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
