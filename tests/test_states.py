@@ -551,3 +551,26 @@ def test_sparse_rows():
         np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-13)
         np.testing.assert_array_equal(got.target_rank, expected.target_rank)
         np.testing.assert_array_equal(got.top.index, expected.top.index)
+
+
+@pytest.mark.parametrize("options", [
+    {"label_smoothing": 0.1}, {"entropy_weight": -0.5}, {"z_loss": 0.1},
+    {"class_weight": np.arange(20) + 1.0}, {"sample_weight": np.ones(4)}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize("entropy", [False, True])
+def test_options_of_a_loss_that_is_not_asked_for(options, entropy, dtype):
+    """Without a target they are not looked at, as in `score`."""
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((4, 3)).astype(dtype), rng.standard_normal((20, 3)).astype(dtype)
+    expected = ll.linear_score(x, w, k=3, entropy=entropy, **options)
+    parts = []
+    for lo, hi in ((10, 20), (0, 10)):
+        own = {name: value[lo:hi] if name == "class_weight" else value
+               for name, value in options.items()}
+        state = ll.RowState.of(x, w[lo:hi], first=lo, k=3, entropy=entropy, **own)
+        parts.append(pickle.loads(pickle.dumps(state)))
+    found = parts[0].merge(parts[1]).scores()
+    assert found.loss is None
+    np.testing.assert_array_equal(found.predicted, expected.predicted)
+    np.testing.assert_allclose(found.lse, expected.lse, rtol=4 * np.finfo(dtype).eps)
+    if entropy:
+        np.testing.assert_allclose(found.entropy, expected.entropy, rtol=40 * np.finfo(dtype).eps)

@@ -193,15 +193,15 @@ def score_part(
     n = layer.n_classes
     asked = _PartObjective(target, rows.lead, n, dtype, options, layer.softcap, first)
     known = _check_known(target_logit, asked, rows.lead)
-    o, kind = asked.options, "none"
-    if target is not None:
-        kind = "probabilities" if asked.targets.soft else "classes"
+    o, kind = LossOptions(temperature=asked.options.temperature), "none"
+    if target is not None:  # else there is no loss to have options
+        o, kind = asked.options, "probabilities" if asked.targets.soft else "classes"
     agreed = Agreed(
         rows.lead, dtype, layer.softcap, layer.temperature, k, entropy, kind,
         o.class_weight is not None, o.label_smoothing, o.z_loss, o.entropy_weight,
         asked.target if kind == "classes" else None, o.sample_weight, o.temperature, known)
     request = asked.request(k=k, entropy=entropy)
-    if target is None:  # there is no loss
+    if target is None:
         request = Request(dtype, k=k, entropy=entropy, temperature=o.temperature)
     ranked = target is not None and (known is not None or not asked.elsewhere())
     if ranked:
