@@ -555,7 +555,8 @@ def test_sparse_rows():
 
 @pytest.mark.parametrize("options", [
     {"label_smoothing": 0.1}, {"entropy_weight": -0.5}, {"z_loss": 0.1},
-    {"class_weight": np.arange(20) + 1.0}, {"sample_weight": np.ones(4)}], ids=lambda o: next(iter(o)))
+    {"class_weight": np.arange(20) + 1.0}, {"sample_weight": np.ones(4)},
+], ids=lambda options: next(iter(options)))
 @pytest.mark.parametrize("entropy", [False, True])
 def test_options_of_a_loss_that_is_not_asked_for(options, entropy, dtype):
     """Without a target they are not looked at, as in `score`."""
