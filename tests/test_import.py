@@ -122,7 +122,7 @@ def test_a_second_interpreter_is_told_what_is_the_matter(run_python):
     """NumPy may refuse it first: then that is what is said."""
     pytest.importorskip("_xxsubinterpreters")
     done = run_python(SUBINTERPRETER, check=False, LOGITLESS_BACKEND=None)
-    first, second = done.stdout.strip().split("\n")
+    first, second = done.stdout.strip().split("\n", 1)
     assert first == "[1]"
     assert "missing" not in done.stderr
     if second == "[1]":
