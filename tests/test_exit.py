@@ -6,6 +6,8 @@ call needs it must have by its first use.
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 # Large enough to be worth several threads; `use` does what the case asks after each kind of call.
@@ -106,7 +108,9 @@ sys.exit(0)
 @pytest.mark.parametrize("case", [
     pytest.param(case, marks=[pytest.mark.slow] if i % 3 else []) for i, case in enumerate(CASES)
 ])
-def test_work_at_exit_is_silent(run_python, case, threads, before):
+def test_work_at_exit_is_silent(request, run_python, case, threads, before):
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() and "__del__" in CASES[case]:
+        request.applymarker(pytest.mark.xfail(reason="modules may go first without a GIL"))
     screen = case in ("object in a module", "atexit")
     code = (START + CASES[case]).format(threads=threads, before=before, screen=screen)
     done = run_python(code, check=False, PYTHONWARNINGS="always")
