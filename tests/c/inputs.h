@@ -126,7 +126,8 @@ typedef struct {
     ptrdiff_t m, n, k;
     double scale, offset;         /* of the weights; of the bias */
     double softcap, temperature;
-    enum { ORDINARY, SPECIAL, SPOILT, TEMPERED, ZEROS } kind; /* TEMPERED: rows have one each */
+    /* TEMPERED: rows have one each */
+    enum { ORDINARY, SPECIAL, SPOILT, TEMPERED, SIGNED_ZEROS } kind;
 } problem;
 
 typedef struct {

@@ -301,7 +301,7 @@ static uint64_t run(const inputs *in, enum layout layout, enum ask ask, enum cut
 }
 
 /* Logits that no product makes. */
-static int is_given(const problem *p) { return p->kind == SPOILT || p->kind == ZEROS; }
+static int is_given(const problem *p) { return p->kind == SPOILT || p->kind == SIGNED_ZEROS; }
 
 /* One ask; ways of asking that may not matter must give the same hash. Logits at hand are those
  * of a pass that has asked for everything. */
