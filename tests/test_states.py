@@ -68,7 +68,8 @@ class Problem:
         if special:
             self.bias[rng.integers(0, n, n // 2)] = -np.inf
             self.bias[: rng.integers(0, n)] = -np.inf
-            self.x[:: 3] = rng.choice([np.nan, np.inf, -0.0, 1e30], (len(self.x[::3]), 3))
+            # Large ones whose products are exact, so that what they cancel to is, too.
+            self.x[:: 3] = rng.choice([np.nan, np.inf, -0.0, 2.0**100], (len(self.x[::3]), 3))
             self.weight[rng.integers(0, n)] = rng.choice([np.nan, np.inf, 0.0])
         self.target = rng.integers(0, n, m)
         self.target[::4] = -100
