@@ -12,7 +12,7 @@ import numpy as np
 from .checks import compute_dtype, plain
 
 _INT64 = np.dtype(np.int64)
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -234,8 +234,8 @@ def _check_diagonals(matrix: Any, name: str) -> None:
         raise ValueError(f"`{name}.data` must have a row for each of `{name}.offsets` "
                          f"({len(matrix.offsets)}), got shape {matrix.data.shape}")
     for offset in matrix.offsets.tolist():  # SciPy cuts them to 32 bits once it has counted entries
-        if not -_MOST <= offset <= _MOST:
-            raise ValueError(f"`{name}.offsets` must be between -{_MOST} and {_MOST}, "
+        if not -MOST <= offset <= MOST:
+            raise ValueError(f"`{name}.offsets` must be between -{MOST} and {MOST}, "
                              f"got {offset}")
 
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from .checks import check_x, compute_dtype, plain
 from .rows import Rows
-from .sparse import Compressed, canonical_csr, is_sparse
+from .sparse import MOST, Compressed, canonical_csr, is_sparse
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
-MOST = 2**31 - 1
 
 
 class SparseX:

@@ -20,6 +20,7 @@ from .objective import F64
 from .targets import check_index
 
 _CELLS = 1 << 15  # that are worked on at a time
+_ROWS = 1 << 10  # that are copied at a time to be scored once more
 SOFTMAX, GIVEN = map(COEFFICIENTS.index, ("softmax", "given"))
 
 
@@ -122,7 +123,7 @@ class TopKDivergence(Rowwise):
         By a pass over the classes without the ones that are named: no digit cancels.
         """
         log_left = np.empty(len(numbers))
-        for some in row_blocks(len(numbers), self._x):
+        for some in row_blocks(len(numbers), self._x, most=_ROWS):
             which = numbers[some]
             exclude = Exclusions(*_named(self._index[which]), self._n, False)
             state = self._score(self._x[which], Request(self.dtype, exclude=exclude))
